@@ -1,0 +1,17 @@
+//! The Gateway API v1.6.3 types, all generated from the same CRD files that validate a directory of YAML.
+//!
+//! The experimental channel is used because it is a superset: a field that is not applied yet is still
+//! seen, and refused by name in the route's conditions, instead of being lost in parsing.
+#![allow(missing_docs, reason = "generated; the CRDs carry the documentation")]
+#![allow(clippy::use_self, clippy::derivable_impls, reason = "generated")]
+
+#[rustfmt::skip]
+pub mod grpc_route;
+#[rustfmt::skip]
+pub mod http_route;
+#[rustfmt::skip]
+pub mod reference_grant;
+
+pub use grpc_route::{GrpcRoute, GrpcRouteSpec};
+pub use http_route::{HttpRoute, HttpRouteSpec};
+pub use reference_grant::{ReferenceGrant, ReferenceGrantSpec};

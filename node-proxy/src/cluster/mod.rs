@@ -1,0 +1,3 @@
+//! What the cluster says.
+pub mod api;
+pub mod objects;

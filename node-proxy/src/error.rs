@@ -1,0 +1,193 @@
+//! The one table of reasons: what the proxy refused or could not do, as the user meets it.
+//!
+//! Every error that the proxy makes itself carries one [`FailureReason`]: in the access log, in the
+//! `reason` label of metrics, and in the `gammarus-reason` response header.
+
+use http::StatusCode;
+
+/// The response header that carries [`FailureReason::as_label`] on an answer the proxy made itself.
+pub const REASON_HEADER: &str = "gammarus-reason";
+
+/// Who is at the root of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureSource {
+    /// The client: what it sent, or that it left.
+    Downstream,
+    /// The proxy, or what it was told to do.
+    Proxy,
+    /// The destination.
+    Upstream,
+}
+
+/// Why the proxy answered or ended a connection by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureReason {
+    /// The client went away before its answer was complete.
+    ClientClosed,
+    /// The endpoint refused or did not answer the dial, and so did every other that was tried.
+    ConnectFailed,
+    /// CONNECT and absolute-form requests are not proxied.
+    ConnectMethodRefused,
+    /// The connection's original destination is one of the proxy's own ports.
+    DestinationIsProxy,
+    /// A backend of the matched rule does not exist or may not be used: its share answers 500.
+    InvalidBackend,
+    /// The request head is too long, or has too many fields (RFC 6585 section 5).
+    HeadTooLarge,
+    /// The TLS handshake with a peer failed.
+    HandshakeFailed,
+    /// No ClientHello within the time that strict mode allows.
+    HandshakeTimeout,
+    /// A request that RFC 9112 calls malformed or ambiguous.
+    MalformedRequest,
+    /// An upstream answer that RFC 9112 calls malformed or ambiguous.
+    MalformedResponse,
+    /// The peer's certificate is not of a workload that may be on this connection.
+    PeerIdentityRefused,
+    /// Strict mode takes no plain text.
+    PlaintextRefused,
+    /// The pod has reached one of its limits.
+    PodLimit,
+    /// The Service has no endpoint that is ready.
+    NoEndpoint,
+    /// No certificate for the pod's identity: the CA has not answered yet, or it has expired.
+    NoCertificate,
+    /// The route table of the Service has no rule for this request.
+    NoMatchingRule,
+    /// The peer offered an ALPN of the mesh in a version that is not spoken here.
+    UnknownHopVersion,
+    /// The rule asks for something that is not applied: it fails rather than doing something else.
+    UnsupportedRule,
+    /// The destination went away in the middle of an answer.
+    UpstreamReset,
+}
+
+impl FailureReason {
+    /// All reasons, in the order of the alphabet of their variants.
+    pub const ALL: [Self; 19] = [
+        Self::ClientClosed,
+        Self::ConnectFailed,
+        Self::ConnectMethodRefused,
+        Self::DestinationIsProxy,
+        Self::HandshakeFailed,
+        Self::HandshakeTimeout,
+        Self::HeadTooLarge,
+        Self::InvalidBackend,
+        Self::MalformedRequest,
+        Self::MalformedResponse,
+        Self::NoCertificate,
+        Self::NoEndpoint,
+        Self::NoMatchingRule,
+        Self::PeerIdentityRefused,
+        Self::PlaintextRefused,
+        Self::PodLimit,
+        Self::UnknownHopVersion,
+        Self::UnsupportedRule,
+        Self::UpstreamReset,
+    ];
+
+    /// The text of this reason in logs, labels and headers: stable, lower case, snake case.
+    #[must_use]
+    pub const fn as_label(self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectMethodRefused => "connect_method_refused",
+            Self::DestinationIsProxy => "destination_is_proxy",
+            Self::HandshakeFailed => "handshake_failed",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::HeadTooLarge => "head_too_large",
+            Self::InvalidBackend => "invalid_backend",
+            Self::MalformedRequest => "malformed_request",
+            Self::MalformedResponse => "malformed_response",
+            Self::NoCertificate => "no_certificate",
+            Self::NoEndpoint => "no_endpoint",
+            Self::NoMatchingRule => "no_matching_rule",
+            Self::PeerIdentityRefused => "peer_identity_refused",
+            Self::PlaintextRefused => "plaintext_refused",
+            Self::PodLimit => "pod_limit",
+            Self::UnknownHopVersion => "unknown_hop_version",
+            Self::UnsupportedRule => "unsupported_rule",
+            Self::UpstreamReset => "upstream_reset",
+        }
+    }
+
+    /// The status of the answer, for a client that speaks HTTP.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::NoMatchingRule => StatusCode::NOT_FOUND,
+            Self::InvalidBackend | Self::UnsupportedRule => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::ClientClosed | Self::MalformedRequest => StatusCode::BAD_REQUEST,
+            Self::ConnectMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MalformedResponse | Self::UpstreamReset => StatusCode::BAD_GATEWAY,
+            Self::ConnectFailed
+            | Self::DestinationIsProxy
+            | Self::HandshakeFailed
+            | Self::HandshakeTimeout
+            | Self::NoCertificate
+            | Self::NoEndpoint
+            | Self::PeerIdentityRefused
+            | Self::PlaintextRefused
+            | Self::PodLimit
+            | Self::UnknownHopVersion => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The gRPC status code of the answer, for a client that speaks gRPC.
+    ///
+    /// GRPCRoute asks for `UNIMPLEMENTED` when nothing matches and for `UNAVAILABLE` for an invalid backend.
+    #[must_use]
+    pub const fn grpc_status(self) -> u8 {
+        match self {
+            Self::NoMatchingRule | Self::ConnectMethodRefused => 12,
+            Self::ClientClosed => 1,
+            Self::HeadTooLarge | Self::PodLimit => 8,
+            Self::MalformedRequest | Self::MalformedResponse => 13,
+            Self::ConnectFailed
+            | Self::DestinationIsProxy
+            | Self::HandshakeFailed
+            | Self::HandshakeTimeout
+            | Self::InvalidBackend
+            | Self::NoCertificate
+            | Self::NoEndpoint
+            | Self::PeerIdentityRefused
+            | Self::PlaintextRefused
+            | Self::UnknownHopVersion
+            | Self::UnsupportedRule
+            | Self::UpstreamReset => 14,
+        }
+    }
+
+    /// Who is at the root of it.
+    #[must_use]
+    pub const fn source(self) -> FailureSource {
+        match self {
+            Self::ClientClosed
+            | Self::ConnectMethodRefused
+            | Self::DestinationIsProxy
+            | Self::HandshakeTimeout
+            | Self::HeadTooLarge
+            | Self::MalformedRequest
+            | Self::NoMatchingRule
+            | Self::PlaintextRefused => FailureSource::Downstream,
+            Self::InvalidBackend | Self::NoCertificate | Self::PodLimit | Self::UnsupportedRule => {
+                FailureSource::Proxy
+            }
+            Self::ConnectFailed
+            | Self::HandshakeFailed
+            | Self::MalformedResponse
+            | Self::NoEndpoint
+            | Self::PeerIdentityRefused
+            | Self::UnknownHopVersion
+            | Self::UpstreamReset => FailureSource::Upstream,
+        }
+    }
+}
+
+impl std::fmt::Display for FailureReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_label())
+    }
+}

@@ -1,0 +1,62 @@
+//! A pod joins the mesh: its namespace gets rules and listening sockets, and what it proves, its mark.
+
+pub mod netns;
+pub mod sockets;
+
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+
+use gammarus_ca::SpiffeId;
+
+use crate::cluster::objects::ObjectKey;
+use netns::NetnsFd;
+
+/// Which way a captured connection goes, seen from the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Towards the pod.
+    Inbound,
+    /// From the pod.
+    Outbound,
+}
+
+/// A pod of this node that is in the mesh.
+#[derive(Debug)]
+pub struct EnrolledPod {
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// The Pod's namespace and name.
+    pub pod: ObjectKey,
+    /// Its identity.
+    pub identity: SpiffeId,
+    /// Its addresses, as its CNI result gave them.
+    pub addresses: Vec<IpAddr>,
+    /// Its network namespace.
+    pub netns: NetnsFd,
+}
+
+/// One listening socket in a pod's namespace.
+#[derive(Debug)]
+pub struct PodListener {
+    /// What arrives there.
+    pub direction: Direction,
+    /// The socket, listening and non-blocking.
+    pub socket: TcpListener,
+}
+
+/// What the data path is told about pods.
+#[derive(Debug)]
+pub enum PodEvent {
+    /// A pod has joined: accept on its listeners.
+    Joined {
+        /// The pod.
+        pod: Arc<EnrolledPod>,
+        /// Its listeners, one per direction and address family.
+        listeners: Vec<PodListener>,
+    },
+    /// A pod has left: close everything of it.
+    Left {
+        /// The pod's uid.
+        uid: Arc<str>,
+    },
+}

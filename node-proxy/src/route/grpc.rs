@@ -1,0 +1,1 @@
+//! GRPCRoute's method matches on the matchers of HTTP.

@@ -1,0 +1,71 @@
+//! Which rule of a Service's routes a request matches. Pure: no runtime, no Kubernetes types.
+//!
+//! `compile` builds a [`RouteTable`] from attached HTTPRoutes or GRPCRoutes; the data path asks it with
+//! [`RouteTable::find`]. The order of the table is the Gateway API's precedence.
+
+pub mod grpc;
+pub mod matcher;
+pub mod precedence;
+pub mod split;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::cluster::objects::ObjectKey;
+use crate::error::FailureReason;
+use crate::snapshot::service::ServicePortKey;
+
+/// The kinds of route that the mesh applies to HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// GRPCRoute.
+    Grpc,
+    /// HTTPRoute.
+    Http,
+}
+
+/// Which route object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteRef {
+    /// Its kind.
+    pub kind: RouteKind,
+    /// Its namespace and name.
+    pub key: ObjectKey,
+}
+
+/// What a matcher may ask of a request head. Implemented by both HTTP wires.
+pub trait RequestHead {
+    /// The method, as sent (case-sensitive, RFC 9110 section 9.1).
+    fn method(&self) -> &str;
+    /// The path exactly as it will be forwarded, without the query.
+    fn path(&self) -> &str;
+    /// The query, without the question mark.
+    fn query(&self) -> Option<&str>;
+    /// The value of a field by its lower-case name; several lines are joined with `, ` (RFC 9110 section 5.3).
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+}
+
+/// Where a share of a rule's requests goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// To the endpoints of a Service's port (never to the routes of that Service again).
+    Service(ServicePortKey),
+    /// Nowhere: this share is answered by the proxy.
+    Failing(FailureReason),
+}
+
+/// One rule of one route, as the data path applies it.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The route it is of.
+    pub route: Arc<RouteRef>,
+    /// Its place in the route's `rules`.
+    pub index: usize,
+    /// Its `name`, if it has one.
+    pub name: Option<Arc<str>>,
+    /// Where matching requests go, by weight.
+    pub backends: split::Split,
+}
+
+pub use matcher::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
+pub use precedence::RouteTable;

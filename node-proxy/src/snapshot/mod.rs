@@ -1,0 +1,103 @@
+//! What the data path reads: one immutable [`Snapshot`], published by one writer through an atomic pointer.
+//!
+//! The data path takes one reference per request (HTTP) or per connection (opaque) and only ever calls
+//! `find_*`. Everything stringly was parsed when it was compiled.
+
+pub mod service;
+pub mod workload;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use service::{Frontend, FrontendMap, ServicePort, ServicePortKey};
+use workload::{MtlsMode, Workload};
+
+/// An address range in CIDR form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    /// Any address of the range.
+    pub address: IpAddr,
+    /// The length of the prefix in bits.
+    pub prefix_len: u8,
+}
+
+impl AddressRange {
+    /// Whether `address` lies in the range; addresses of the other family never do.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(range), IpAddr::V4(address)) => {
+                let shift = 32 - u32::from(self.prefix_len.min(32));
+                (u64::from(range.to_bits()) >> shift) == (u64::from(address.to_bits()) >> shift)
+            }
+            (IpAddr::V6(range), IpAddr::V6(address)) => {
+                let shift = 128 - u32::from(self.prefix_len.min(128));
+                range.to_bits().checked_shr(shift) == address.to_bits().checked_shr(shift)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A namespace's settings for the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamespacePolicy {
+    /// `gammarus.io/mesh=enabled`.
+    pub enrolled: bool,
+    /// `gammarus.io/mtls`.
+    pub mtls: MtlsMode,
+}
+
+/// Everything the data path may ask about the cluster, as of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts snapshots of this process.
+    pub generation: u64,
+    /// `VIP:port` → Service port.
+    pub frontends: FrontendMap,
+    /// Service ports by key, for backends.
+    pub service_ports: HashMap<ServicePortKey, Arc<ServicePort>>,
+    /// Addresses of Services, for a port that the Service does not have.
+    pub service_addresses: HashMap<IpAddr, crate::cluster::objects::ObjectKey>,
+    /// Pod address → pod.
+    pub workloads: HashMap<IpAddr, Arc<Workload>>,
+    /// Namespace name → settings.
+    pub namespaces: HashMap<Arc<str>, NamespacePolicy>,
+    /// The ranges that the nodes' pods get their addresses from (`spec.podCIDRs`).
+    pub pod_ranges: Vec<AddressRange>,
+    /// The nodes' own addresses.
+    pub node_addresses: HashMap<IpAddr, Arc<str>>,
+}
+
+impl Snapshot {
+    /// The Service port behind an original destination.
+    #[must_use]
+    pub fn find_frontend(&self, destination: SocketAddr) -> Option<&Frontend> {
+        self.frontends.get(&(destination.ip(), destination.port()))
+    }
+
+    /// The Service port of a backend.
+    #[must_use]
+    pub fn find_service_port(&self, key: &ServicePortKey) -> Option<&Arc<ServicePort>> {
+        self.service_ports.get(key)
+    }
+
+    /// The pod that has an address.
+    #[must_use]
+    pub fn find_workload(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads.get(&address)
+    }
+
+    /// A namespace's settings.
+    #[must_use]
+    pub fn find_namespace(&self, name: &str) -> Option<&NamespacePolicy> {
+        self.namespaces.get(name)
+    }
+
+    /// Whether an address could be a pod's: it lies in a node's pod range.
+    #[must_use]
+    pub fn is_pod_address(&self, address: IpAddr) -> bool {
+        self.pod_ranges.iter().any(|range| range.contains(address))
+    }
+}

@@ -1,0 +1,100 @@
+//! Services, their ports and endpoints as the data path sees them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use crate::cluster::objects::ObjectKey;
+use crate::route::RouteTable;
+use crate::snapshot::workload::Workload;
+
+/// What a Service's port is said to speak (design D4): by `appProtocol`, the port's name prefix or an
+/// attached route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortProtocol {
+    /// HTTP: HTTP/1.1 or HTTP/2 by prior knowledge, as the client's first bytes say.
+    Http,
+    /// Nothing is said: the first speaker decides.
+    Undeclared,
+    /// Anything else: bytes are passed on as they are.
+    Opaque,
+}
+
+/// How an address leads to a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrontendKind {
+    /// A clusterIP: routes apply.
+    ClusterIp,
+    /// An external IP, load-balancer address or node port: the hop without routes (design D3).
+    External,
+}
+
+/// A Service's port by number: the key under which snapshots hold it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePortKey {
+    /// The Service.
+    pub service: ObjectKey,
+    /// `spec.ports[].port`.
+    pub port: u16,
+}
+
+/// A Service's port: what a client reaches behind `VIP:port`.
+#[derive(Clone, Debug)]
+pub struct ServicePort {
+    /// Which one.
+    pub key: ServicePortKey,
+    /// What it speaks.
+    pub protocol: PortProtocol,
+    /// Who answers when no route says otherwise.
+    pub endpoints: Arc<EndpointSet>,
+    /// Routes of the Service's own namespace.
+    pub producer: Option<Arc<RouteTable>>,
+    /// Routes of client namespaces: each replaces the whole producer group for clients of that namespace.
+    pub consumers: HashMap<Arc<str>, Arc<RouteTable>>,
+}
+
+impl ServicePort {
+    /// The routes that hold for a client of `namespace`, if any does (GEP-1426: consumer before producer).
+    #[must_use]
+    pub fn find_routes(&self, namespace: &str) -> Option<&Arc<RouteTable>> {
+        self.consumers.get(namespace).or(self.producer.as_ref())
+    }
+}
+
+/// The endpoints of one Service port. Order is stable between snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointSet {
+    /// Endpoints that may be chosen, of all address families.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// One address of one pod (or of a bare EndpointSlice) behind a Service port.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where to dial: `PODIP:targetPort`.
+    pub address: SocketAddr,
+    /// The pod behind it, when there is one.
+    pub workload: Option<Arc<Workload>>,
+    /// How much is going on there now; outlives snapshots.
+    pub load: Arc<EndpointLoad>,
+}
+
+/// What must outlive a snapshot about one endpoint. Keyed by pod uid and address when compiled.
+#[derive(Debug, Default)]
+pub struct EndpointLoad {
+    /// Requests and opaque connections under way.
+    pub in_flight: AtomicU32,
+}
+
+/// A destination address of a Service, resolved.
+#[derive(Clone, Debug)]
+pub struct Frontend {
+    /// How the address leads there.
+    pub kind: FrontendKind,
+    /// The Service port behind it.
+    pub port: Arc<ServicePort>,
+}
+
+/// The frontends of one address: of a clusterIP, every port of its Service.
+pub type FrontendMap = HashMap<(IpAddr, u16), Frontend>;
