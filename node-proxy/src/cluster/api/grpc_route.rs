@@ -10,12 +10,11 @@ mod prelude {
 
 use self::prelude::*;
 
-#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(group = "gateway.networking.k8s.io", version = "v1", kind = "GRPCRoute", root = "GrpcRoute", plural = "grpcroutes")]
 #[kube(namespaced)]
 #[kube(status = "GrpcRouteStatus")]
 #[kube(schema = "disabled")]
-#[kube(derive="Default")]
 #[kube(derive="PartialEq")]
 pub struct GrpcRouteSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,7 +27,7 @@ pub struct GrpcRouteSpec {
     pub use_default_gateways: Option<GrpcRouteUseDefaultGateways>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteParentRefs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -43,7 +42,7 @@ pub struct GrpcRouteParentRefs {
     pub section_name: Option<String>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRules {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "backendRefs")]
     pub backend_refs: Option<Vec<GrpcRouteRulesBackendRefs>>,
@@ -57,7 +56,7 @@ pub struct GrpcRouteRules {
     pub session_persistence: Option<GrpcRouteRulesSessionPersistence>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<Vec<GrpcRouteRulesBackendRefsFilters>>,
@@ -74,7 +73,7 @@ pub struct GrpcRouteRulesBackendRefs {
     pub weight: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFilters {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "extensionRef")]
     pub extension_ref: Option<GrpcRouteRulesBackendRefsFiltersExtensionRef>,
@@ -88,14 +87,14 @@ pub struct GrpcRouteRulesBackendRefsFilters {
     pub r#type: GrpcRouteRulesBackendRefsFiltersType,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersExtensionRef {
     pub group: String,
     pub kind: String,
     pub name: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersRequestHeaderModifier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<Vec<GrpcRouteRulesBackendRefsFiltersRequestHeaderModifierAdd>>,
@@ -105,19 +104,19 @@ pub struct GrpcRouteRulesBackendRefsFiltersRequestHeaderModifier {
     pub set: Option<Vec<GrpcRouteRulesBackendRefsFiltersRequestHeaderModifierSet>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersRequestHeaderModifierAdd {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersRequestHeaderModifierSet {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersRequestMirror {
     #[serde(rename = "backendRef")]
     pub backend_ref: GrpcRouteRulesBackendRefsFiltersRequestMirrorBackendRef,
@@ -127,7 +126,7 @@ pub struct GrpcRouteRulesBackendRefsFiltersRequestMirror {
     pub percent: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersRequestMirrorBackendRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -140,14 +139,14 @@ pub struct GrpcRouteRulesBackendRefsFiltersRequestMirrorBackendRef {
     pub port: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersRequestMirrorFraction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denominator: Option<i32>,
     pub numerator: i32,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersResponseHeaderModifier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<Vec<GrpcRouteRulesBackendRefsFiltersResponseHeaderModifierAdd>>,
@@ -157,13 +156,13 @@ pub struct GrpcRouteRulesBackendRefsFiltersResponseHeaderModifier {
     pub set: Option<Vec<GrpcRouteRulesBackendRefsFiltersResponseHeaderModifierSet>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersResponseHeaderModifierAdd {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesBackendRefsFiltersResponseHeaderModifierSet {
     pub name: String,
     pub value: String,
@@ -177,7 +176,7 @@ pub enum GrpcRouteRulesBackendRefsFiltersType {
     ExtensionRef,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFilters {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "extensionRef")]
     pub extension_ref: Option<GrpcRouteRulesFiltersExtensionRef>,
@@ -191,14 +190,14 @@ pub struct GrpcRouteRulesFilters {
     pub r#type: GrpcRouteRulesFiltersType,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersExtensionRef {
     pub group: String,
     pub kind: String,
     pub name: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersRequestHeaderModifier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<Vec<GrpcRouteRulesFiltersRequestHeaderModifierAdd>>,
@@ -208,19 +207,19 @@ pub struct GrpcRouteRulesFiltersRequestHeaderModifier {
     pub set: Option<Vec<GrpcRouteRulesFiltersRequestHeaderModifierSet>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersRequestHeaderModifierAdd {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersRequestHeaderModifierSet {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersRequestMirror {
     #[serde(rename = "backendRef")]
     pub backend_ref: GrpcRouteRulesFiltersRequestMirrorBackendRef,
@@ -230,7 +229,7 @@ pub struct GrpcRouteRulesFiltersRequestMirror {
     pub percent: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersRequestMirrorBackendRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -243,14 +242,14 @@ pub struct GrpcRouteRulesFiltersRequestMirrorBackendRef {
     pub port: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersRequestMirrorFraction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denominator: Option<i32>,
     pub numerator: i32,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersResponseHeaderModifier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<Vec<GrpcRouteRulesFiltersResponseHeaderModifierAdd>>,
@@ -260,13 +259,13 @@ pub struct GrpcRouteRulesFiltersResponseHeaderModifier {
     pub set: Option<Vec<GrpcRouteRulesFiltersResponseHeaderModifierSet>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersResponseHeaderModifierAdd {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesFiltersResponseHeaderModifierSet {
     pub name: String,
     pub value: String,
@@ -280,7 +279,7 @@ pub enum GrpcRouteRulesFiltersType {
     ExtensionRef,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesMatches {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Vec<GrpcRouteRulesMatchesHeaders>>,
@@ -288,7 +287,7 @@ pub struct GrpcRouteRulesMatches {
     pub method: Option<GrpcRouteRulesMatchesMethod>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesMatchesHeaders {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
@@ -302,7 +301,7 @@ pub enum GrpcRouteRulesMatchesHeadersType {
     RegularExpression,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesMatchesMethod {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
@@ -318,7 +317,7 @@ pub enum GrpcRouteRulesMatchesMethodType {
     RegularExpression,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesSessionPersistence {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "absoluteTimeout")]
     pub absolute_timeout: Option<String>,
@@ -330,7 +329,7 @@ pub struct GrpcRouteRulesSessionPersistence {
     pub r#type: Option<GrpcRouteRulesSessionPersistenceType>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteRulesSessionPersistenceCookieConfig {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "lifetimeType")]
     pub lifetime_type: Option<GrpcRouteRulesSessionPersistenceCookieConfigLifetimeType>,
@@ -354,12 +353,12 @@ pub enum GrpcRouteUseDefaultGateways {
     None,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteStatus {
     pub parents: Vec<GrpcRouteStatusParents>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteStatusParents {
     pub conditions: Vec<Condition>,
     #[serde(rename = "controllerName")]
@@ -368,7 +367,7 @@ pub struct GrpcRouteStatusParents {
     pub parent_ref: GrpcRouteStatusParentsParentRef,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct GrpcRouteStatusParentsParentRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,

@@ -10,12 +10,11 @@ mod prelude {
 
 use self::prelude::*;
 
-#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(group = "gateway.networking.k8s.io", version = "v1", kind = "HTTPRoute", root = "HttpRoute", plural = "httproutes")]
 #[kube(namespaced)]
 #[kube(status = "HttpRouteStatus")]
 #[kube(schema = "disabled")]
-#[kube(derive="Default")]
 #[kube(derive="PartialEq")]
 pub struct HttpRouteSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,7 +27,7 @@ pub struct HttpRouteSpec {
     pub use_default_gateways: Option<HttpRouteUseDefaultGateways>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteParentRefs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -43,7 +42,7 @@ pub struct HttpRouteParentRefs {
     pub section_name: Option<String>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRules {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "backendRefs")]
     pub backend_refs: Option<Vec<HttpRouteRulesBackendRefs>>,
@@ -61,7 +60,7 @@ pub struct HttpRouteRules {
     pub timeouts: Option<HttpRouteRulesTimeouts>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<Vec<HttpRouteRulesBackendRefsFilters>>,
@@ -78,7 +77,7 @@ pub struct HttpRouteRulesBackendRefs {
     pub weight: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFilters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cors: Option<HttpRouteRulesBackendRefsFiltersCors>,
@@ -100,7 +99,7 @@ pub struct HttpRouteRulesBackendRefsFilters {
     pub url_rewrite: Option<HttpRouteRulesBackendRefsFiltersUrlRewrite>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersCors {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "allowCredentials")]
     pub allow_credentials: Option<bool>,
@@ -116,14 +115,14 @@ pub struct HttpRouteRulesBackendRefsFiltersCors {
     pub max_age: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersExtensionRef {
     pub group: String,
     pub kind: String,
     pub name: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersExternalAuth {
     #[serde(rename = "backendRef")]
     pub backend_ref: HttpRouteRulesBackendRefsFiltersExternalAuthBackendRef,
@@ -136,7 +135,7 @@ pub struct HttpRouteRulesBackendRefsFiltersExternalAuth {
     pub protocol: HttpRouteRulesBackendRefsFiltersExternalAuthProtocol,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersExternalAuthBackendRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -149,19 +148,19 @@ pub struct HttpRouteRulesBackendRefsFiltersExternalAuthBackendRef {
     pub port: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersExternalAuthForwardBody {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "maxSize")]
     pub max_size: Option<i64>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersExternalAuthGrpc {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "allowedHeaders")]
     pub allowed_headers: Option<Vec<String>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersExternalAuthHttp {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "allowedHeaders")]
     pub allowed_headers: Option<Vec<String>>,
@@ -179,7 +178,7 @@ pub enum HttpRouteRulesBackendRefsFiltersExternalAuthProtocol {
     Grpc,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersRequestHeaderModifier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<Vec<HttpRouteRulesBackendRefsFiltersRequestHeaderModifierAdd>>,
@@ -189,19 +188,19 @@ pub struct HttpRouteRulesBackendRefsFiltersRequestHeaderModifier {
     pub set: Option<Vec<HttpRouteRulesBackendRefsFiltersRequestHeaderModifierSet>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersRequestHeaderModifierAdd {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersRequestHeaderModifierSet {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersRequestMirror {
     #[serde(rename = "backendRef")]
     pub backend_ref: HttpRouteRulesBackendRefsFiltersRequestMirrorBackendRef,
@@ -211,7 +210,7 @@ pub struct HttpRouteRulesBackendRefsFiltersRequestMirror {
     pub percent: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersRequestMirrorBackendRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -224,14 +223,14 @@ pub struct HttpRouteRulesBackendRefsFiltersRequestMirrorBackendRef {
     pub port: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersRequestMirrorFraction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denominator: Option<i32>,
     pub numerator: i32,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersRequestRedirect {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -245,7 +244,7 @@ pub struct HttpRouteRulesBackendRefsFiltersRequestRedirect {
     pub status_code: Option<i64>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersRequestRedirectPath {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "replaceFullPath")]
     pub replace_full_path: Option<String>,
@@ -283,7 +282,7 @@ pub enum HttpRouteRulesBackendRefsFiltersRequestRedirectStatusCode {
     r#_308,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersResponseHeaderModifier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<Vec<HttpRouteRulesBackendRefsFiltersResponseHeaderModifierAdd>>,
@@ -293,13 +292,13 @@ pub struct HttpRouteRulesBackendRefsFiltersResponseHeaderModifier {
     pub set: Option<Vec<HttpRouteRulesBackendRefsFiltersResponseHeaderModifierSet>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersResponseHeaderModifierAdd {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersResponseHeaderModifierSet {
     pub name: String,
     pub value: String,
@@ -319,7 +318,7 @@ pub enum HttpRouteRulesBackendRefsFiltersType {
     ExternalAuth,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersUrlRewrite {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -327,7 +326,7 @@ pub struct HttpRouteRulesBackendRefsFiltersUrlRewrite {
     pub path: Option<HttpRouteRulesBackendRefsFiltersUrlRewritePath>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesBackendRefsFiltersUrlRewritePath {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "replaceFullPath")]
     pub replace_full_path: Option<String>,
@@ -343,7 +342,7 @@ pub enum HttpRouteRulesBackendRefsFiltersUrlRewritePathType {
     ReplacePrefixMatch,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFilters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cors: Option<HttpRouteRulesFiltersCors>,
@@ -365,7 +364,7 @@ pub struct HttpRouteRulesFilters {
     pub url_rewrite: Option<HttpRouteRulesFiltersUrlRewrite>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersCors {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "allowCredentials")]
     pub allow_credentials: Option<bool>,
@@ -381,14 +380,14 @@ pub struct HttpRouteRulesFiltersCors {
     pub max_age: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersExtensionRef {
     pub group: String,
     pub kind: String,
     pub name: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersExternalAuth {
     #[serde(rename = "backendRef")]
     pub backend_ref: HttpRouteRulesFiltersExternalAuthBackendRef,
@@ -401,7 +400,7 @@ pub struct HttpRouteRulesFiltersExternalAuth {
     pub protocol: HttpRouteRulesFiltersExternalAuthProtocol,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersExternalAuthBackendRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -414,19 +413,19 @@ pub struct HttpRouteRulesFiltersExternalAuthBackendRef {
     pub port: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersExternalAuthForwardBody {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "maxSize")]
     pub max_size: Option<i64>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersExternalAuthGrpc {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "allowedHeaders")]
     pub allowed_headers: Option<Vec<String>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersExternalAuthHttp {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "allowedHeaders")]
     pub allowed_headers: Option<Vec<String>>,
@@ -444,7 +443,7 @@ pub enum HttpRouteRulesFiltersExternalAuthProtocol {
     Grpc,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersRequestHeaderModifier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<Vec<HttpRouteRulesFiltersRequestHeaderModifierAdd>>,
@@ -454,19 +453,19 @@ pub struct HttpRouteRulesFiltersRequestHeaderModifier {
     pub set: Option<Vec<HttpRouteRulesFiltersRequestHeaderModifierSet>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersRequestHeaderModifierAdd {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersRequestHeaderModifierSet {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersRequestMirror {
     #[serde(rename = "backendRef")]
     pub backend_ref: HttpRouteRulesFiltersRequestMirrorBackendRef,
@@ -476,7 +475,7 @@ pub struct HttpRouteRulesFiltersRequestMirror {
     pub percent: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersRequestMirrorBackendRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -489,14 +488,14 @@ pub struct HttpRouteRulesFiltersRequestMirrorBackendRef {
     pub port: Option<i32>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersRequestMirrorFraction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denominator: Option<i32>,
     pub numerator: i32,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersRequestRedirect {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -510,7 +509,7 @@ pub struct HttpRouteRulesFiltersRequestRedirect {
     pub status_code: Option<i64>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersRequestRedirectPath {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "replaceFullPath")]
     pub replace_full_path: Option<String>,
@@ -548,7 +547,7 @@ pub enum HttpRouteRulesFiltersRequestRedirectStatusCode {
     r#_308,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersResponseHeaderModifier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<Vec<HttpRouteRulesFiltersResponseHeaderModifierAdd>>,
@@ -558,13 +557,13 @@ pub struct HttpRouteRulesFiltersResponseHeaderModifier {
     pub set: Option<Vec<HttpRouteRulesFiltersResponseHeaderModifierSet>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersResponseHeaderModifierAdd {
     pub name: String,
     pub value: String,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersResponseHeaderModifierSet {
     pub name: String,
     pub value: String,
@@ -584,7 +583,7 @@ pub enum HttpRouteRulesFiltersType {
     ExternalAuth,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersUrlRewrite {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -592,7 +591,7 @@ pub struct HttpRouteRulesFiltersUrlRewrite {
     pub path: Option<HttpRouteRulesFiltersUrlRewritePath>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesFiltersUrlRewritePath {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "replaceFullPath")]
     pub replace_full_path: Option<String>,
@@ -608,7 +607,7 @@ pub enum HttpRouteRulesFiltersUrlRewritePathType {
     ReplacePrefixMatch,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesMatches {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Vec<HttpRouteRulesMatchesHeaders>>,
@@ -620,7 +619,7 @@ pub struct HttpRouteRulesMatches {
     pub query_params: Option<Vec<HttpRouteRulesMatchesQueryParams>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesMatchesHeaders {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
@@ -656,7 +655,7 @@ pub enum HttpRouteRulesMatchesMethod {
     Patch,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesMatchesPath {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
     pub r#type: Option<HttpRouteRulesMatchesPathType>,
@@ -671,7 +670,7 @@ pub enum HttpRouteRulesMatchesPathType {
     RegularExpression,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesMatchesQueryParams {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
@@ -685,7 +684,7 @@ pub enum HttpRouteRulesMatchesQueryParamsType {
     RegularExpression,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesRetry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i64>,
@@ -695,7 +694,7 @@ pub struct HttpRouteRulesRetry {
     pub codes: Option<Vec<i64>>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesSessionPersistence {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "absoluteTimeout")]
     pub absolute_timeout: Option<String>,
@@ -707,7 +706,7 @@ pub struct HttpRouteRulesSessionPersistence {
     pub r#type: Option<HttpRouteRulesSessionPersistenceType>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesSessionPersistenceCookieConfig {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "lifetimeType")]
     pub lifetime_type: Option<HttpRouteRulesSessionPersistenceCookieConfigLifetimeType>,
@@ -725,7 +724,7 @@ pub enum HttpRouteRulesSessionPersistenceType {
     Header,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteRulesTimeouts {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "backendRequest")]
     pub backend_request: Option<String>,
@@ -739,12 +738,12 @@ pub enum HttpRouteUseDefaultGateways {
     None,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteStatus {
     pub parents: Vec<HttpRouteStatusParents>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteStatusParents {
     pub conditions: Vec<Condition>,
     #[serde(rename = "controllerName")]
@@ -753,7 +752,7 @@ pub struct HttpRouteStatusParents {
     pub parent_ref: HttpRouteStatusParentsParentRef,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct HttpRouteStatusParentsParentRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
