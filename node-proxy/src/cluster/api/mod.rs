@@ -3,7 +3,7 @@
 //! The experimental channel is used because it is a superset: a field that is not applied yet is still
 //! seen, and refused by name in the route's conditions, instead of being lost in parsing.
 #![allow(missing_docs, reason = "generated; the CRDs carry the documentation")]
-#![allow(clippy::use_self, clippy::derivable_impls, reason = "generated")]
+#![allow(unreachable_pub, clippy::use_self, clippy::derivable_impls, reason = "generated")]
 
 #[rustfmt::skip]
 pub mod grpc_route;
