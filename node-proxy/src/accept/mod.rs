@@ -1,1 +1,105 @@
-//! x
+//! Accept → original destination → protocol by the first speaker.
+//!
+//! The listening sockets live in the pods' namespaces; what they accept is dealt to the data path's threads.
+//! From here on a connection belongs to one thread, with its own pools and timers (design D9).
+
+pub mod detect;
+pub mod listener;
+pub mod orig_dst;
+pub mod rewind;
+pub mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::watch;
+
+use crate::cluster::writer::SharedSnapshot;
+use crate::pod::{Direction, EnrolledPod};
+use crate::telemetry::{Peer, Telemetry};
+use crate::tls::certs::CertStore;
+pub use worker::{Worker, Workers};
+
+/// What every thread of the data path shares.
+#[derive(Debug)]
+pub struct Mesh {
+    /// What the cluster says.
+    pub snapshot: SharedSnapshot,
+    /// The certificates of this node's identities.
+    pub certs: Arc<CertStore>,
+    /// Access log and metrics.
+    pub telemetry: Telemetry,
+    /// The most connections that one pod may have open at a time, both directions together.
+    pub max_connections_per_pod: usize,
+}
+
+/// A pod in the data path.
+#[derive(Debug)]
+pub struct JoinedPod {
+    /// The pod.
+    pub pod: Arc<EnrolledPod>,
+    gone: watch::Receiver<bool>,
+    connections: AtomicUsize,
+}
+
+impl JoinedPod {
+    /// A pod that stays until the sender of `gone` sends true or is dropped.
+    #[must_use]
+    pub const fn new(pod: Arc<EnrolledPod>, gone: watch::Receiver<bool>) -> Self {
+        Self { pod, gone, connections: AtomicUsize::new(0) }
+    }
+
+    /// Resolves when the pod has left: then everything of it must be closed, for one open socket keeps its
+    /// namespace alive.
+    pub async fn gone(&self) {
+        let mut gone = self.gone.clone();
+        // An error means that the sender went: the pod has left, too.
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
+
+    /// The pod as an end of a journey.
+    #[must_use]
+    pub fn as_peer(&self, address: SocketAddr) -> Peer {
+        Peer {
+            address: Some(address),
+            pod: Some(self.pod.pod.clone()),
+            identity: Some(self.pod.identity.clone()),
+        }
+    }
+}
+
+/// A connection of a pod counts while this lives.
+#[derive(Debug)]
+pub struct Seat(Arc<JoinedPod>);
+
+impl Seat {
+    /// Takes a seat, unless the pod has none left.
+    #[must_use]
+    pub fn take(pod: &Arc<JoinedPod>, limit: usize) -> Option<Self> {
+        let seat = Self(Arc::clone(pod));
+        // Dropping the seat gives it back, also when it is one too many.
+        (pod.connections.fetch_add(1, Ordering::Relaxed) < limit).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A captured connection.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The connection, non-blocking.
+    pub stream: std::net::TcpStream,
+    /// Who opened it.
+    pub client: SocketAddr,
+    /// The pod in whose namespace it arrived.
+    pub pod: Arc<JoinedPod>,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Its place among the pod's connections; keep it as long as the connection.
+    pub seat: Seat,
+}

@@ -1,1 +1,199 @@
-//! x
+//! From an endpoint to a connection: dialled in the client pod's namespace, and wrapped in the hop's mTLS
+//! whenever the endpoint is a pod of the mesh.
+//!
+//! What this stage must never do: fall back to plain text where mTLS is due. A failed handshake is the end.
+
+pub mod hops;
+pub mod streams;
+pub mod transport;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gammarus_ca::SpiffeId;
+use rustls::pki_types::ServerName;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::accept::{JoinedPod, Mesh};
+use crate::error::FailureReason;
+use crate::snapshot::service::Endpoint;
+use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
+use crate::telemetry::{Hop, PlaintextReason};
+use crate::tls;
+pub use transport::Transport;
+
+/// How long a dial may take, with its handshake. Long enough for two lost SYNs.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A destination to dial.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The pod there, when one is known.
+    pub workload: Option<Arc<Workload>>,
+}
+
+impl From<&Endpoint> for Destination {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self { address: endpoint.address, workload: endpoint.workload.clone() }
+    }
+}
+
+/// A connection that is there.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The connection.
+    pub transport: Transport,
+    /// How the two pods are joined by it.
+    pub hop: Hop,
+    /// Until when it may be used again: neither leaf may be outlived (design D2).
+    pub usable_until: tokio::time::Instant,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The endpoint refused, or its address cannot be reached.
+    #[error("dialling {address}")]
+    Dial {
+        /// Where to.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The TLS handshake failed.
+    #[error("handshake with {address}: {source}; maybe its proxy is away, or the clocks differ")]
+    Handshake {
+        /// Whom with.
+        address: SocketAddr,
+        /// The reason to give.
+        reason: FailureReason,
+        /// What TLS said.
+        source: io::Error,
+    },
+    /// There is no certificate for the pod's identity.
+    #[error("no valid certificate for {0}; the CA has not answered yet, or not for long")]
+    NoCertificate(SpiffeId),
+    /// The endpoint is in a strict namespace, and not (yet) ready for mTLS.
+    #[error("{0} asks for mTLS and has no mark yet; plain text is never sent there")]
+    PlaintextRefused(SocketAddr),
+    /// It took too long.
+    #[error("no connection to {0} within {CONNECT_TIMEOUT:?}; maybe a NetworkPolicy drops it")]
+    Timeout(SocketAddr),
+}
+
+impl ConnectError {
+    /// The reason to give.
+    #[must_use]
+    pub const fn reason(&self) -> FailureReason {
+        match self {
+            Self::Dial { .. } | Self::Timeout(_) => FailureReason::ConnectFailed,
+            Self::Handshake { reason, .. } => *reason,
+            Self::NoCertificate(_) => FailureReason::NoCertificate,
+            Self::PlaintextRefused(_) => FailureReason::PlaintextRefused,
+        }
+    }
+
+    /// Whether another endpoint may do better.
+    #[must_use]
+    pub const fn is_of_the_endpoint(&self) -> bool {
+        !matches!(self, Self::NoCertificate(_))
+    }
+}
+
+/// How a destination has to be dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Way {
+    Mtls(SpiffeId),
+    Plain(PlaintextReason),
+    Refused,
+}
+
+fn find_way(pod: &JoinedPod, destination: &Destination) -> Way {
+    let Some(workload) = &destination.workload else { return Way::Plain(PlaintextReason::DestinationUnknown) };
+    if workload.uid == pod.pod.uid || pod.pod.addresses.contains(&destination.address.ip()) {
+        return Way::Plain(PlaintextReason::SamePod);
+    }
+    match (workload.enrolment, workload.mtls) {
+        (Enrolment::Marked, _) => Way::Mtls(workload.identity.clone()),
+        (Enrolment::Expected, MtlsMode::Strict) => Way::Refused,
+        // An opted-out pod is no part of what its namespace promises; neither is one that has no mark in a
+        // permissive namespace.
+        (Enrolment::Expected | Enrolment::None, _) => Way::Plain(PlaintextReason::DestinationNotEnrolled),
+    }
+}
+
+/// Connects the pod to a destination, from the address `source` of the pod.
+///
+/// # Errors
+/// When there is no connection, or none that may be used.
+pub async fn open(
+    mesh: &Mesh,
+    pod: &JoinedPod,
+    source: IpAddr,
+    destination: &Destination,
+) -> Result<Dialled, ConnectError> {
+    let address = destination.address;
+    let opening = async {
+        match find_way(pod, destination) {
+            Way::Mtls(peer) => open_hop(mesh, pod, source, (address, &peer)).await,
+            Way::Plain(reason) => {
+                let stream = dial(pod, source, address).await?;
+                let usable_until = tokio::time::Instant::now() + hops::MAX_AGE;
+                Ok(Dialled { transport: Transport::Plain(stream), hop: Hop::Plain(reason), usable_until })
+            }
+            Way::Refused => Err(ConnectError::PlaintextRefused(address)),
+        }
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(ConnectError::Timeout(address)),
+    }
+}
+
+async fn open_hop(
+    mesh: &Mesh,
+    pod: &JoinedPod,
+    source: IpAddr,
+    (address, peer): (SocketAddr, &SpiffeId),
+) -> Result<Dialled, ConnectError> {
+    let no_certificate = || ConnectError::NoCertificate(pod.pod.identity.clone());
+    let certificate = mesh.certs.find(&pod.pod.identity).ok_or_else(no_certificate)?;
+    let connector = TlsConnector::from(certificate.client_config(peer));
+    let stream = dial(pod, source, address).await?;
+    let handshake = connector.connect(ServerName::IpAddress(address.ip().into()), stream);
+    let stream = Box::pin(handshake).await.map_err(|source| ConnectError::Handshake {
+        address,
+        reason: tls::failure_reason(&source),
+        source,
+    })?;
+    let usable_until = hops::usable_until(&certificate, stream.get_ref().1.peer_certificates());
+    Ok(Dialled { transport: Transport::Mtls(Box::new(stream)), hop: Hop::Mutual, usable_until })
+}
+
+async fn dial(pod: &JoinedPod, source: IpAddr, address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    // A destination of the other family is reached from whatever address the kernel picks.
+    let source = (source.is_ipv4() == address.is_ipv4()).then(|| SocketAddr::new(source, 0));
+    let failed = |source| ConnectError::Dial { address, source };
+    let stream = pod.pod.dial(source, address).map_err(failed)?;
+    connected(stream).await.map_err(failed)
+}
+
+/// Waits until a started connection is there.
+///
+/// # Errors
+/// When it was refused.
+pub async fn connected(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(stream)?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}

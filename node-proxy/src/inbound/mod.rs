@@ -1,1 +1,249 @@
-//! x
+//! From a peer to a pod: handshake → authorize → local connect → copy.
+//!
+//! The destination's side of the hop decrypts and passes on, for HTTP as for anything else: routes were applied
+//! at the client's side. In permissive mode the first speaker decides between mTLS and plain text; in strict mode
+//! nothing is dialled before the handshake is authorized.
+
+mod local;
+mod peer;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::accept::orig_dst::original_destination;
+use crate::accept::rewind::Rewind;
+use crate::accept::{Incoming, JoinedPod, Worker};
+use crate::error::FailureReason;
+use crate::forward::copy::Copied;
+use crate::forward::{self, CopyError, copy_both};
+use crate::http1::ReadBuffer;
+use crate::pod::{Direction, sockets};
+use crate::telemetry::{ConnectionRecord, Hop, Journey, PlaintextReason, ProtocolLabel, Recording};
+use crate::tls::client_hello::{ClientHelloPeek, inspect};
+use crate::tls;
+use peer::{ServerFirst, Terms, find_terms};
+
+/// How long strict mode waits for a ClientHello.
+const STRICT_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a handshake may take once it has begun.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the application's first bytes are held for a caller that may be about to speak mTLS.
+const HOLD: Duration = Duration::from_millis(300);
+
+/// One connection to a pod, on its way.
+struct Session {
+    worker: Rc<Worker>,
+    pod: Arc<JoinedPod>,
+    client: SocketAddr,
+    destination: SocketAddr,
+    record: Recording<ConnectionRecord>,
+}
+
+/// How a client begins.
+enum Opening {
+    Mesh,
+    Plain(ProtocolLabel),
+    UnknownVersion(String),
+    /// The application has spoken first, or has ended.
+    ServerFirst,
+}
+
+/// Serves one connection that has arrived at a pod.
+pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
+    let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
+    let Ok(destination) = original_destination(&stream) else { return };
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let (terms, source) = {
+        let snapshot = worker.mesh.snapshot.load();
+        (find_terms(&snapshot, &pod, client, destination), peer::as_peer(&snapshot, client))
+    };
+    let journey = Journey::new(Direction::Inbound, source, pod.as_peer(destination));
+    let record = worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None });
+    let session = Session { worker, pod, client, destination, record };
+    if destination.port() == sockets::INBOUND_PORT || destination.port() == sockets::OUTBOUND_PORT {
+        let error = format!("{destination} is a port of the proxy itself");
+        return session.refuse(&stream, FailureReason::DestinationIsProxy, error);
+    }
+    match terms {
+        Terms::MtlsOnly => session.serve_strict(stream).await,
+        Terms::Both(server_first, reason) => session.serve_permissive(stream, server_first, reason).await,
+    }
+}
+
+impl Session {
+    fn refuse(mut self, stream: &TcpStream, reason: FailureReason, error: impl Into<Box<str>>) {
+        self.record.journey.fail(reason, error);
+        self.record.finish();
+        forward::reset(stream);
+    }
+
+    async fn serve_strict(self, mut stream: TcpStream) {
+        let mut buffer = ReadBuffer::default();
+        let opening = tokio::time::timeout(STRICT_PATIENCE, read_opening(&mut stream, &mut buffer)).await;
+        match opening {
+            Ok(Ok(Opening::Mesh)) => self.serve_mesh(stream, buffer, None).await,
+            Ok(Ok(Opening::UnknownVersion(version))) => self.refuse_version(&stream, &version),
+            Ok(Ok(_)) => {
+                self.refuse(&stream, FailureReason::PlaintextRefused, "the namespace takes mTLS only");
+            }
+            Ok(Err(error)) => self.refuse(&stream, FailureReason::ClientClosed, error.to_string()),
+            Err(_) => {
+                let error = "no ClientHello; the namespace takes mTLS only";
+                self.refuse(&stream, FailureReason::HandshakeTimeout, error);
+            }
+        }
+    }
+
+    async fn serve_permissive(mut self, mut stream: TcpStream, first: ServerFirst, reason: PlaintextReason) {
+        let mut server = match local::connect(&self.pod, self.client, self.destination).await {
+            Ok(server) => server,
+            Err(error) => return self.refuse(&stream, FailureReason::ConnectFailed, error.to_string()),
+        };
+        let mut buffer = ReadBuffer::default();
+        let mut early = ReadBuffer::default();
+        let mut opening = tokio::select! {
+            biased;
+            opening = read_opening(&mut stream, &mut buffer) => opening,
+            _ = early.fill(&mut server) => Ok(Opening::ServerFirst),
+        };
+        if matches!(opening, Ok(Opening::ServerFirst)) && (first == ServerFirst::Hold || !buffer.unread().is_empty()) {
+            let patience = tokio::time::timeout(HOLD, read_opening(&mut stream, &mut buffer)).await;
+            opening = patience.unwrap_or(Ok(Opening::ServerFirst));
+        }
+        match opening {
+            Ok(Opening::Mesh) => self.serve_mesh(stream, buffer, Some((server, early))).await,
+            Ok(Opening::UnknownVersion(version)) => {
+                forward::reset(&server);
+                self.refuse_version(&stream, &version);
+            }
+            Ok(Opening::Plain(label)) => {
+                self.record.protocol = Some(label);
+                self.pass_on(stream, buffer, (server, early), reason).await;
+            }
+            Ok(Opening::ServerFirst) => {
+                self.record.protocol = Some(ProtocolLabel::Opaque);
+                self.pass_on(stream, buffer, (server, early), reason).await;
+            }
+            Err(error) => {
+                forward::reset(&server);
+                self.refuse(&stream, FailureReason::ClientClosed, error.to_string());
+            }
+        }
+    }
+
+    fn refuse_version(self, stream: &TcpStream, version: &str) {
+        let error = format!("{version:?} is a version of the hop that is not spoken here");
+        self.refuse(stream, FailureReason::UnknownHopVersion, error);
+    }
+
+    async fn pass_on(
+        mut self,
+        stream: TcpStream,
+        buffer: ReadBuffer,
+        server: (TcpStream, ReadBuffer),
+        reason: PlaintextReason,
+    ) {
+        if reason == PlaintextReason::StalePeer {
+            self.worker.mesh.telemetry.metrics().count_stale_peer();
+        }
+        self.record.journey.hop = Some(Hop::Plain(reason));
+        copy(self.record, (stream, buffer), server, |stream| stream).await;
+    }
+
+    /// The mesh's own: the handshake, and then the bytes inside.
+    async fn serve_mesh(
+        mut self,
+        stream: TcpStream,
+        buffer: ReadBuffer,
+        dialled: Option<(TcpStream, ReadBuffer)>,
+    ) {
+        let Some(certificate) = self.worker.mesh.certs.find(&self.pod.pod.identity) else {
+            let error = format!("no valid certificate for {}", self.pod.pod.identity);
+            return self.refuse(&stream, FailureReason::NoCertificate, error);
+        };
+        let acceptor = TlsAcceptor::from(certificate.server_config());
+        let handshake = Box::pin(acceptor.accept(Rewind::new(buffer, stream)).into_fallible());
+        let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err((error, stream))) => {
+                return self.refuse(stream.stream(), tls::failure_reason(&error), error.to_string());
+            }
+            // The connection went with the handshake.
+            Err(_) => return self.record.fail_with(FailureReason::HandshakeTimeout, "the handshake took too long"),
+        };
+        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        match tls::verify::peer_identity(certificates) {
+            Ok(identity) => self.record.journey.source.identity = Some(identity),
+            Err(error) => {
+                let stream = tls.get_ref().0.stream();
+                return self.refuse(stream, FailureReason::PeerIdentityRefused, error.to_string());
+            }
+        }
+        self.record.journey.hop = Some(Hop::Mutual);
+        let server = match dialled {
+            Some(server) => Ok(server),
+            None => local::connect(&self.pod, self.client, self.destination)
+                .await
+                .map(|server| (server, ReadBuffer::default())),
+        };
+        match server {
+            Ok(server) => copy(self.record, (tls, ReadBuffer::default()), server, tcp_of).await,
+            Err(error) => self.refuse(tcp_of(&tls), FailureReason::ConnectFailed, error.to_string()),
+        }
+    }
+}
+
+fn tcp_of(tls: &TlsStream<Rewind<TcpStream>>) -> &TcpStream {
+    tls.get_ref().0.stream()
+}
+
+/// Reads until it is clear how the client begins.
+async fn read_opening(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> io::Result<Opening> {
+    loop {
+        match inspect(buffer.unread()) {
+            ClientHelloPeek::Incomplete => {}
+            ClientHelloPeek::Mesh => return Ok(Opening::Mesh),
+            ClientHelloPeek::UnknownMeshVersion(version) => return Ok(Opening::UnknownVersion(version)),
+            ClientHelloPeek::NotTls => return Ok(Opening::Plain(ProtocolLabel::Opaque)),
+            ClientHelloPeek::OtherTls { .. } => return Ok(Opening::Plain(ProtocolLabel::Tls)),
+        }
+        if buffer.fill(stream).await? == 0 {
+            // The client only listens from now on: that is an end to pass on, not a failure.
+            return Ok(Opening::Plain(ProtocolLabel::Opaque));
+        }
+    }
+}
+
+async fn copy<C>(
+    mut record: Recording<ConnectionRecord>,
+    (mut client, mut client_buffer): (C, ReadBuffer),
+    (mut server, mut server_buffer): (TcpStream, ReadBuffer),
+    tcp: impl Fn(&C) -> &TcpStream,
+) where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    record.opened();
+    let mut copied = Copied::default();
+    let outcome =
+        copy_both((&mut client, &mut client_buffer), (&mut server, &mut server_buffer), &mut copied).await;
+    record.journey.bytes_sent = copied.sent;
+    record.journey.bytes_received = copied.received;
+    if let Err(error) = outcome {
+        let reason = match error {
+            CopyError::Client(_) => FailureReason::ClientClosed,
+            CopyError::Server(_) => FailureReason::UpstreamReset,
+        };
+        record.journey.fail(reason, error.to_string());
+        forward::reset(tcp(&client));
+        forward::reset(&server);
+    }
+    record.finish();
+}

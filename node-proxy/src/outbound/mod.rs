@@ -1,1 +1,169 @@
-//! x
+//! From a pod to a Service: original destination → target → HTTP, opaque or passthrough.
+//!
+//! This is the client's side of the mesh: routes are applied here, by the proxy of the client's node, and here
+//! the hop begins. A connection to a pod's own address is never routed; one to nothing that the mesh knows is
+//! passed through as it is.
+
+mod dial;
+mod http1;
+mod http2;
+mod opaque;
+pub mod plan;
+pub mod target;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::accept::detect::{FirstBytes, judge};
+use crate::accept::orig_dst::original_destination;
+use crate::accept::{Incoming, JoinedPod, Worker};
+use crate::connect::Destination;
+use crate::error::FailureReason;
+use crate::forward;
+use crate::http1::ReadBuffer;
+use crate::pod::{Direction, sockets};
+use crate::snapshot::service::{Frontend, PortProtocol};
+use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel};
+use dial::Chosen;
+use target::{Target, find_target};
+
+/// One captured connection of a pod, on its way.
+#[derive(Debug)]
+struct Session {
+    worker: Rc<Worker>,
+    pod: Arc<JoinedPod>,
+    client: SocketAddr,
+    destination: SocketAddr,
+}
+
+impl Session {
+    /// A journey of this connection, nothing but its ends known.
+    fn journey(&self) -> Journey {
+        let destination = Peer { address: Some(self.destination), ..Peer::default() };
+        Journey::new(Direction::Outbound, self.pod.as_peer(self.client), destination)
+    }
+
+    /// The Service port of this connection as it is now: a long-lived connection follows the cluster.
+    fn find_frontend(&self) -> Option<Frontend> {
+        self.worker.mesh.snapshot.load().find_frontend(self.destination).cloned()
+    }
+
+    fn refuse(&self, stream: &TcpStream, reason: FailureReason, error: String) {
+        let mut journey = self.journey();
+        journey.fail(reason, error);
+        self.worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None }).finish();
+        forward::reset(stream);
+    }
+}
+
+/// Serves one connection that a pod has opened.
+pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
+    let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
+    let Ok(destination) = original_destination(&stream) else { return };
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let session = Session { worker, pod, client, destination };
+    if is_own_port(&session) {
+        let error = format!("{destination} is a port of the proxy itself");
+        return session.refuse(&stream, FailureReason::DestinationIsProxy, error);
+    }
+    let target = find_target(&session.worker.mesh.snapshot.load(), destination);
+    match target {
+        Target::Service(frontend) => serve_service(session, stream, frontend).await,
+        Target::Pod(workload) => {
+            let workload = Some(workload);
+            opaque::serve_address(&session, stream, Destination { address: destination, workload }).await;
+        }
+        Target::Unknown => {
+            opaque::serve_address(&session, stream, Destination { address: destination, workload: None }).await;
+        }
+    }
+}
+
+/// A connection to the proxy's own ports would come back to the proxy for ever.
+fn is_own_port(session: &Session) -> bool {
+    let destination = session.destination;
+    let own_address = destination.ip().is_loopback()
+        || destination.ip().is_unspecified()
+        || session.pod.pod.addresses.contains(&destination.ip());
+    own_address && matches!(destination.port(), sockets::OUTBOUND_PORT | sockets::INBOUND_PORT)
+}
+
+async fn serve_service(session: Session, stream: TcpStream, frontend: Frontend) {
+    match frontend.port.protocol {
+        PortProtocol::Http => serve_declared_http(session, stream).await,
+        PortProtocol::Opaque => opaque::serve_service(&session, stream, &frontend.port).await,
+        PortProtocol::Undeclared => serve_undeclared(session, stream, frontend).await,
+    }
+}
+
+/// A port that is said to speak HTTP: the client speaks first, by definition.
+async fn serve_declared_http(session: Session, mut stream: TcpStream) {
+    let mut buffer = ReadBuffer::default();
+    loop {
+        match judge(buffer.unread()) {
+            FirstBytes::Http2 => return http2::serve(session, stream, buffer).await,
+            // The engine says what is wrong with it, to a client that was to speak HTTP.
+            FirstBytes::Http1 | FirstBytes::Opaque => return http1::serve(session, stream, buffer, None).await,
+            FirstBytes::Undecided => {}
+        }
+        match buffer.fill(&mut stream).await {
+            Ok(count) if count > 0 => {}
+            // A client that left without a word.
+            _ => return,
+        }
+    }
+}
+
+/// A port that says nothing: an endpoint is dialled at once, and whoever speaks first decides.
+async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Frontend) {
+    let mut record = opaque::record(&session, Some(&frontend.port));
+    let chosen = dial::choose_and_dial(&session, &frontend.port.endpoints, &mut record.journey).await;
+    let mut chosen: Chosen = match chosen {
+        Ok(chosen) => chosen,
+        Err(reason) => {
+            tracing::debug!(reason = reason.as_label(), service = %frontend.port.key.service, "no connection");
+            record.finish();
+            return forward::reset(&stream);
+        }
+    };
+    let mut client_buffer = ReadBuffer::default();
+    let mut server_buffer = ReadBuffer::default();
+    loop {
+        match judge(client_buffer.unread()) {
+            FirstBytes::Http1 => {
+                record.dismiss();
+                return http1::serve(session, stream, client_buffer, Some(chosen)).await;
+            }
+            FirstBytes::Http2 => {
+                record.dismiss();
+                // The connection that was dialled is not used: requests find theirs, one by one.
+                return http2::serve(session, stream, client_buffer).await;
+            }
+            FirstBytes::Opaque => break,
+            FirstBytes::Undecided => {}
+        }
+        let ended = tokio::select! {
+            biased;
+            read = client_buffer.fill(&mut stream) => !matches!(read, Ok(count) if count > 0),
+            // Bytes of the server, or its end: it does not speak HTTP.
+            _ = server_buffer.fill(&mut chosen.dialled.transport) => true,
+        };
+        if ended {
+            break;
+        }
+    }
+    record.protocol = Some(opaque::label(client_buffer.unread()));
+    opaque::join(record, (stream, client_buffer), (chosen, server_buffer)).await;
+}
+
+/// The label of an HTTP request in logs.
+const fn http_label(grpc: bool, version2: bool) -> ProtocolLabel {
+    match (grpc, version2) {
+        (true, true) => ProtocolLabel::Grpc,
+        (_, true) => ProtocolLabel::Http2,
+        (_, false) => ProtocolLabel::Http1,
+    }
+}

@@ -1,0 +1,116 @@
+//! What a client speaks, by its first bytes (design D4). There is no timer here.
+
+/// The connection preface of HTTP/2 (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A request line that is longer than this is not waited for.
+const LINE_LIMIT: usize = 16 * 1024;
+
+/// What the first bytes of a client say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstBytes {
+    /// HTTP/1.0 or HTTP/1.1, a request that can be routed.
+    Http1,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+    /// So far they could be HTTP.
+    Undecided,
+    /// Anything else; passed on as it is.
+    Opaque,
+}
+
+/// Judges a client's first bytes. Only a whole request line that ends in HTTP/1.x and is neither CONNECT nor
+/// in absolute form is HTTP/1.
+#[must_use]
+pub fn judge(bytes: &[u8]) -> FirstBytes {
+    let common = bytes.len().min(PREFACE.len());
+    if bytes[..common] == PREFACE[..common] {
+        return if common == PREFACE.len() { FirstBytes::Http2 } else { FirstBytes::Undecided };
+    }
+    match bytes.iter().position(|byte| *byte == b'\n') {
+        Some(end) if is_request_line(bytes[..end].trim_ascii_end()) => FirstBytes::Http1,
+        Some(_) => FirstBytes::Opaque,
+        None if bytes.len() < LINE_LIMIT && may_begin_request_line(bytes) => FirstBytes::Undecided,
+        None => FirstBytes::Opaque,
+    }
+}
+
+fn is_request_line(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    !method.is_empty()
+        && method.iter().all(|byte| is_token_byte(*byte))
+        && method != b"CONNECT"
+        && (target.first() == Some(&b'/') || (method == b"OPTIONS" && target == b"*"))
+        && matches!(version, b"HTTP/1.0" | b"HTTP/1.1")
+}
+
+/// Whether a line that has not ended could become a request line: a method, and a target in origin form.
+fn may_begin_request_line(bytes: &[u8]) -> bool {
+    let mut words = bytes.splitn(2, |byte| *byte == b' ');
+    let method = words.next().unwrap_or_default();
+    let method_fits = method.iter().all(|byte| is_token_byte(*byte)) && method.len() <= 32;
+    match words.next() {
+        None => method_fits,
+        Some(target) => {
+            let begins = target.is_empty() || matches!(target[0], b'/' | b'*');
+            method_fits && !method.is_empty() && begins && target.iter().all(|byte| (b' '..0x7f).contains(byte) || *byte == b'\r')
+        }
+    }
+}
+
+/// A character of a token (RFC 9110 section 5.6.2).
+const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(bytes: &[u8], expected: FirstBytes) {
+        assert_eq!(judge(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+    }
+
+    #[test]
+    fn whole_request_lines_and_prefaces_are_http() {
+        check(b"GET / HTTP/1.1\r\n", FirstBytes::Http1);
+        check(b"GET /a?b=c HTTP/1.0\n", FirstBytes::Http1);
+        check(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n", FirstBytes::Http1);
+        check(b"X-ANY /a HTTP/1.1\r\n", FirstBytes::Http1);
+        check(PREFACE, FirstBytes::Http2);
+        check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0", FirstBytes::Http2);
+    }
+
+    #[test]
+    fn what_only_begins_like_http_waits() {
+        for text in ["", "G", "GET", "GET ", "GET /a", "GET /a HTTP/1.1", "PRI", "PRI * HTTP/2.0\r\n", "P"] {
+            check(text.as_bytes(), FirstBytes::Undecided);
+        }
+    }
+
+    #[test]
+    fn everything_else_is_opaque_at_once() {
+        for text in [
+            "\x16\x03\x01",
+            "*1\r\n$4\r\nPING\r\n",
+            "EHLO a\r\n",
+            "CONNECT {\"verbose\":false}\r\n",
+            "CONNECT a:80 HTTP/1.1\r\n",
+            "GET http://a/ HTTP/1.1\r\n",
+            "GET / HTTP/2.0\r\n",
+            "GET /\r\n",
+            "GET  / HTTP/1.1\r\n",
+            "\0\0\0\x08",
+            "MSSG \x01",
+            "PRI * HTTP/2.0\r\n\r\nXX",
+        ] {
+            check(text.as_bytes(), FirstBytes::Opaque);
+        }
+        check(&vec![b'A'; 64], FirstBytes::Opaque);
+    }
+}

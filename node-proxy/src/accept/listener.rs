@@ -1,0 +1,83 @@
+//! The one accept loop.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Incoming, JoinedPod, Seat, Worker};
+use crate::error::FailureReason;
+use crate::pod::{Direction, PodListener};
+use crate::telemetry::{ConnectionRecord, Journey, Peer};
+
+/// How long the loop rests when the process has no descriptor left.
+const REST: Duration = Duration::from_millis(50);
+
+/// Accepts a pod's connections on one listener, and deals them to the threads, until the pod has left.
+pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener) {
+    let direction = listener.direction;
+    let socket = match AsyncFd::with_interest(listener.socket, Interest::READABLE) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(pod = %pod.pod.pod, %error, "cannot watch a listening socket");
+            return;
+        }
+    };
+    let accepting = async {
+        loop {
+            let accepted = socket.async_io(Interest::READABLE, |socket| socket.accept()).await;
+            match accepted {
+                Ok((stream, client)) => deal(&worker, &pod, direction, (stream, client)),
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(pod = %pod.pod.pod, %error, "cannot accept");
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = pod.gone() => {}
+    }
+}
+
+/// Whether only the connection that was to be accepted is at fault.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn deal(worker: &Rc<Worker>, pod: &Arc<JoinedPod>, direction: Direction, (stream, client): (TcpStream, SocketAddr)) {
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    if pod.pod.proofs.claim(direction, client) {
+        return;
+    }
+    let Some(seat) = Seat::take(pod, worker.mesh.max_connections_per_pod) else {
+        refuse(worker, pod, direction, (stream, client));
+        return;
+    };
+    if let Err(error) = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)) {
+        tracing::debug!(%error, "an accepted connection is already gone");
+        return;
+    }
+    worker.deal(Incoming { stream, client, pod: Arc::clone(pod), direction, seat });
+}
+
+fn refuse(worker: &Worker, pod: &JoinedPod, direction: Direction, (stream, client): (TcpStream, SocketAddr)) {
+    let own = pod.as_peer(client);
+    let (source, destination) = match direction {
+        Direction::Inbound => (Peer { address: Some(client), ..Peer::default() }, Peer { address: None, ..own }),
+        Direction::Outbound => (own, Peer::default()),
+    };
+    let mut journey = Journey::new(direction, source, destination);
+    journey.fail(FailureReason::PodLimit, "the pod has as many connections open as it may");
+    worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None }).finish();
+    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}

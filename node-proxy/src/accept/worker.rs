@@ -1,0 +1,167 @@
+//! The data path's threads: each has its own runtime, pools and timers (design D9).
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::{Incoming, JoinedPod, Mesh, listener};
+use crate::connect::hops::HopPool;
+use crate::connect::streams::StreamPool;
+use crate::pod::{Direction, PodListener};
+use crate::{inbound, outbound};
+
+/// How often idle hops are looked through.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// What a thread is told.
+#[derive(Debug)]
+enum Message {
+    Accept(Arc<JoinedPod>, PodListener),
+    Forget(Arc<str>),
+    Serve(Incoming),
+}
+
+/// Where a thread takes its messages, and how busy it is.
+#[derive(Clone, Debug)]
+struct Inbox {
+    messages: mpsc::UnboundedSender<Message>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// One thread of the data path, seen from inside.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all threads share.
+    pub mesh: Arc<Mesh>,
+    /// Idle HTTP/1.1 hops.
+    pub hops: RefCell<HopPool>,
+    /// Open HTTP/2 hops.
+    pub streams: RefCell<StreamPool>,
+    inboxes: Arc<[Inbox]>,
+    index: usize,
+}
+
+impl Worker {
+    /// Gives a connection to the thread that has the fewest, this one if it is among them.
+    pub(super) fn deal(self: &Rc<Self>, incoming: Incoming) {
+        let load = |inbox: &Inbox| inbox.connections.load(Ordering::Relaxed);
+        let own = load(&self.inboxes[self.index]);
+        let other = self.inboxes.iter().min_by_key(|inbox| load(inbox)).filter(|inbox| load(inbox) < own);
+        match other {
+            // A thread only goes with the whole process, and its connections with it.
+            Some(inbox) => drop(inbox.messages.send(Message::Serve(incoming))),
+            None => self.serve(incoming),
+        }
+    }
+
+    fn serve(self: &Rc<Self>, incoming: Incoming) {
+        let worker = Rc::clone(self);
+        let connections = Arc::clone(&self.inboxes[self.index].connections);
+        connections.fetch_add(1, Ordering::Relaxed);
+        tokio::task::spawn_local(async move {
+            let pod = Arc::clone(&incoming.pod);
+            let serving = async {
+                match incoming.direction {
+                    Direction::Inbound => Box::pin(inbound::serve(worker, incoming)).await,
+                    Direction::Outbound => Box::pin(outbound::serve(worker, incoming)).await,
+                }
+            };
+            tokio::select! {
+                () = serving => {}
+                () = pod.gone() => {}
+            }
+            connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    fn handle(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Accept(pod, listener) => {
+                tokio::task::spawn_local(listener::run(Rc::clone(self), pod, listener));
+            }
+            Message::Forget(uid) => {
+                self.hops.borrow_mut().forget(&uid);
+                self.streams.borrow_mut().forget(&uid);
+            }
+            Message::Serve(incoming) => self.serve(incoming),
+        }
+    }
+}
+
+/// All threads of the data path, seen from the control runtime.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    inboxes: Arc<[Inbox]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// When a thread or its runtime cannot be made.
+    pub fn start(mesh: &Arc<Mesh>, count: usize) -> io::Result<Self> {
+        let mut receivers = Vec::with_capacity(count);
+        let inboxes: Arc<[Inbox]> = (0..count)
+            .map(|_| {
+                let (messages, receiver) = mpsc::unbounded_channel();
+                receivers.push(receiver);
+                Inbox { messages, connections: Arc::default() }
+            })
+            .collect();
+        for (index, receiver) in receivers.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let mesh = Arc::clone(mesh);
+            let inboxes = Arc::clone(&inboxes);
+            std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+                let worker = Rc::new(Worker {
+                    mesh,
+                    hops: RefCell::default(),
+                    streams: RefCell::default(),
+                    inboxes,
+                    index,
+                });
+                LocalSet::new().block_on(&runtime, run(worker, receiver));
+            })?;
+        }
+        Ok(Self { inboxes, next: Arc::default() })
+    }
+
+    /// Accepts on a pod's listeners from now on. The pod's listeners are spread over the threads.
+    pub fn join(&self, pod: &Arc<JoinedPod>, listeners: Vec<PodListener>) {
+        for listener in listeners {
+            let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len().max(1);
+            let Some(inbox) = self.inboxes.get(turn) else { return };
+            let _ = inbox.messages.send(Message::Accept(Arc::clone(pod), listener));
+        }
+    }
+
+    /// Closes the idle hops of a pod that has left.
+    pub fn forget(&self, uid: &Arc<str>) {
+        for inbox in self.inboxes.iter() {
+            let _ = inbox.messages.send(Message::Forget(Arc::clone(uid)));
+        }
+    }
+}
+
+async fn run(worker: Rc<Worker>, mut messages: mpsc::UnboundedReceiver<Message>) {
+    let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+    loop {
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => worker.handle(message),
+                None => return,
+            },
+            _ = sweep.tick() => {
+                worker.hops.borrow_mut().sweep();
+                worker.streams.borrow_mut().sweep();
+            }
+        }
+    }
+}

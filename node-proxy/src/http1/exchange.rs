@@ -1,0 +1,290 @@
+//! One request and its answer, both ways at once: an answer may begin before the request has ended.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::framing::BodyLength;
+use super::head::{Persistence, RequestHead1, ResponseHead1, Version};
+use super::relay::{Relay, RelayError};
+use super::{HeadError, Parsed, ReadBuffer};
+use crate::error::FailureReason;
+use crate::route::RequestHead;
+
+/// Why an exchange ended early.
+#[derive(Debug, Error)]
+pub enum ExchangeError {
+    /// The client's connection failed.
+    #[error("client connection failed")]
+    Client(#[source] io::Error),
+    /// The client's body is malformed.
+    #[error("request body is malformed")]
+    ClientBody(#[source] RelayError),
+    /// The upstream connection ended or failed before the first byte of an answer.
+    #[error("upstream connection ended before an answer")]
+    NoAnswer(#[source] io::Error),
+    /// The upstream connection failed in the middle of an answer.
+    #[error("upstream connection failed inside an answer")]
+    Upstream(#[source] RelayError),
+    /// The answer's head is not to be understood.
+    #[error("upstream answer")]
+    Answer(#[source] HeadError),
+    /// An answer that takes the connection over without having been asked to.
+    #[error("upstream switched protocols without being asked")]
+    SwitchedProtocols,
+}
+
+impl ExchangeError {
+    /// The reason to give.
+    #[must_use]
+    pub const fn reason(&self) -> FailureReason {
+        match self {
+            Self::Client(_) => FailureReason::ClientClosed,
+            Self::ClientBody(_) => FailureReason::MalformedRequest,
+            Self::NoAnswer(_) | Self::Upstream(_) => FailureReason::UpstreamReset,
+            Self::Answer(_) | Self::SwitchedProtocols => FailureReason::MalformedResponse,
+        }
+    }
+}
+
+/// What an exchange came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The status of the answer.
+    pub status: u16,
+    /// Whether the client's connection takes another request.
+    pub client: Persistence,
+    /// Whether the upstream connection takes another request.
+    pub upstream: Persistence,
+    /// For how many seconds the server says it keeps an idle connection.
+    pub keep_alive_seconds: Option<u64>,
+    /// Whether the answer bound the upstream connection to this client by its authentication scheme.
+    pub binds_connection: bool,
+}
+
+/// One request on its way to an upstream connection, and the answer on its way back.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    method: String,
+    client_version: Version,
+    client_persistence: Persistence,
+    request: Relay,
+    request_state: RequestState,
+    answer_head: &'a mut ResponseHead1,
+    answer: Option<Relay>,
+    /// Interim answers on their way to the client.
+    interim: Option<Relay>,
+    outcome: Option<Outcome>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestState {
+    UnderWay,
+    Sent,
+    /// The upstream stopped reading; an answer may still come.
+    Stopped,
+}
+
+impl<'a> Exchange<'a> {
+    /// Prepares the exchange of `request`. `answer_head` is only room that is used again.
+    #[must_use]
+    pub fn new(request: &mut RequestHead1, answer_head: &'a mut ResponseHead1) -> Self {
+        let mut head = Vec::with_capacity(1024);
+        request.write(&mut head);
+        Self {
+            method: request.method().to_owned(),
+            client_version: request.version(),
+            client_persistence: request.persistence(),
+            request: Relay::new(head, request.body_length()),
+            request_state: RequestState::UnderWay,
+            answer_head,
+            answer: None,
+            interim: None,
+            outcome: None,
+        }
+    }
+
+    /// Bytes of the request's body that were passed on.
+    #[must_use]
+    pub const fn bytes_sent(&self) -> u64 {
+        self.request.bytes()
+    }
+
+    /// Bytes of the answer's body that were passed on.
+    #[must_use]
+    pub fn bytes_received(&self) -> u64 {
+        self.answer.as_ref().map_or(0, Relay::bytes)
+    }
+
+    /// Whether the client has been sent a part of the final answer.
+    #[must_use]
+    pub const fn has_answered(&self) -> bool {
+        self.answer.is_some() || self.interim.is_some()
+    }
+
+    /// Runs the exchange to its end.
+    ///
+    /// # Errors
+    /// When it cannot be completed; [`Self::has_answered`] says whether the client may still be told so.
+    pub async fn run<C, U>(
+        &mut self,
+        client: (&mut C, &mut ReadBuffer),
+        upstream: (&mut U, &mut ReadBuffer),
+    ) -> Result<Outcome, ExchangeError>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (client, client_buffer) = client;
+        let (upstream, upstream_buffer) = upstream;
+        std::future::poll_fn(|cx| {
+            self.poll(cx, (&mut *client, &mut *client_buffer), (&mut *upstream, &mut *upstream_buffer))
+        })
+        .await
+    }
+
+    fn poll<C, U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: (&mut C, &mut ReadBuffer),
+        upstream: (&mut U, &mut ReadBuffer),
+    ) -> Poll<Result<Outcome, ExchangeError>>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (client, client_buffer) = client;
+        let (upstream, upstream_buffer) = upstream;
+        self.poll_request(cx, (client, client_buffer), upstream)?;
+        if self.answer.is_none() {
+            ready!(self.poll_answer_head(cx, (upstream, upstream_buffer), client))?;
+        }
+        let (Some(answer), Some(outcome)) = (&mut self.answer, self.outcome) else { return Poll::Pending };
+        ready!(answer.poll(cx, (upstream, upstream_buffer), client)).map_err(|error| match error {
+            RelayError::Sink(error) => ExchangeError::Client(error),
+            error => ExchangeError::Upstream(error),
+        })?;
+        Poll::Ready(Ok(self.settle(outcome)))
+    }
+
+    fn poll_request<C, U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: (&mut C, &mut ReadBuffer),
+        upstream: &mut U,
+    ) -> Result<(), ExchangeError>
+    where
+        C: AsyncRead + Unpin,
+        U: AsyncWrite + Unpin,
+    {
+        if self.request_state != RequestState::UnderWay {
+            return Ok(());
+        }
+        match self.request.poll(cx, client, upstream) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => {
+                self.request_state = RequestState::Sent;
+                Ok(())
+            }
+            Poll::Ready(Err(RelayError::Sink(_))) => {
+                self.request_state = RequestState::Stopped;
+                Ok(())
+            }
+            Poll::Ready(Err(RelayError::Source(error))) => Err(ExchangeError::Client(error)),
+            Poll::Ready(Err(error @ RelayError::Body(_))) => Err(ExchangeError::ClientBody(error)),
+        }
+    }
+
+    /// Reads heads until the final one, passing interim ones on.
+    fn poll_answer_head<C, U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        (upstream, buffer): (&mut U, &mut ReadBuffer),
+        client: &mut C,
+    ) -> Poll<Result<(), ExchangeError>>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + Unpin,
+    {
+        loop {
+            if let Some(interim) = &mut self.interim {
+                let mut nothing = ReadBuffer::default();
+                ready!(interim.poll(cx, (&mut tokio::io::empty(), &mut nothing), client))
+                    .map_err(|error| ExchangeError::Client(io::Error::other(error)))?;
+                self.interim = None;
+            }
+            let parsed = if buffer.unread().is_empty() {
+                Parsed::Partial
+            } else {
+                self.answer_head.parse(buffer.unread()).map_err(ExchangeError::Answer)?
+            };
+            if let Parsed::Complete(length) = parsed {
+                buffer.consume(length);
+                if self.take_answer_head()? {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            let nothing_came = buffer.unread().is_empty();
+            match ready!(buffer.poll_fill(cx, upstream)) {
+                Ok(0) => {
+                    let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+                    return Poll::Ready(Err(Self::broken_head(nothing_came, error)));
+                }
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(Self::broken_head(nothing_came, error))),
+            }
+        }
+    }
+
+    const fn broken_head(nothing_came: bool, error: io::Error) -> ExchangeError {
+        if nothing_came {
+            ExchangeError::NoAnswer(error)
+        } else {
+            ExchangeError::Upstream(RelayError::Source(error))
+        }
+    }
+
+    /// Takes over a parsed head. True when it was the final one.
+    fn take_answer_head(&mut self) -> Result<bool, ExchangeError> {
+        let head = &mut *self.answer_head;
+        if head.status() == 101 {
+            return Err(ExchangeError::SwitchedProtocols);
+        }
+        let mut text = Vec::with_capacity(512);
+        if head.is_interim() {
+            // An HTTP/1.0 client does not know interim answers (RFC 9110 section 15.2).
+            if self.client_version == Version::Http11 {
+                head.write(self.client_version, Persistence::KeepAlive, &mut text);
+                self.interim = Some(Relay::new(text, BodyLength::None));
+            }
+            return Ok(false);
+        }
+        let body = head.body_length(&self.method);
+        let client = match body {
+            BodyLength::UntilClose => Persistence::Close,
+            _ if self.request_state != RequestState::Sent => Persistence::Close,
+            _ => self.client_persistence,
+        };
+        let outcome = Outcome {
+            status: head.status(),
+            client,
+            upstream: if body == BodyLength::UntilClose { Persistence::Close } else { head.persistence() },
+            keep_alive_seconds: head.keep_alive_seconds(),
+            binds_connection: head.binds_connection(),
+        };
+        head.write(self.client_version, client, &mut text);
+        self.answer = Some(Relay::new(text, body));
+        self.outcome = Some(outcome);
+        Ok(true)
+    }
+
+    fn settle(&self, outcome: Outcome) -> Outcome {
+        // A request that was not read to its end leaves bytes behind that are no request.
+        let upstream =
+            if self.request_state == RequestState::Sent { outcome.upstream } else { Persistence::Close };
+        Outcome { upstream, ..outcome }
+    }
+}

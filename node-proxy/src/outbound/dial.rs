@@ -1,0 +1,135 @@
+//! Which endpoint, and a connection to it: another one when a dial fails before any byte was sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Session;
+use crate::balance::{self, InFlight};
+use crate::connect::hops::{HopKey, IdleHop, Repeatable};
+use crate::connect::{self, ConnectError, Destination, Dialled};
+use crate::error::FailureReason;
+use crate::http1::ReadBuffer;
+use crate::snapshot::service::{Endpoint, EndpointSet};
+use crate::telemetry::{Journey, Peer};
+
+/// How many endpoints one request may try: with more, a client waits longer than it wants to.
+const MAX_TRIES: usize = 3;
+
+/// An endpoint with a connection to it.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// The connection.
+    pub(super) dialled: Dialled,
+    /// Its read buffer.
+    pub(super) buffer: ReadBuffer,
+    /// Where it goes back to when it can be used again.
+    pub(super) key: HopKey,
+    /// Whether it has carried requests before.
+    pub(super) origin: Origin,
+    /// Counts as load on the endpoint.
+    pub(super) load: InFlight,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Dialled now.
+    Fresh,
+    /// Out of the pool: its server may have just closed it.
+    Pooled,
+}
+
+/// How a request may use the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// Pooled hops are fine, as far as the request allows.
+    Pooled(Repeatable),
+    /// A new connection only.
+    Never,
+}
+
+/// Dials an endpoint of the set; a new connection always.
+pub(super) async fn choose_and_dial(
+    session: &Session,
+    endpoints: &EndpointSet,
+    journey: &mut Journey,
+) -> Result<Chosen, FailureReason> {
+    choose(session, endpoints, Reuse::Never, journey).await
+}
+
+/// Chooses an endpoint of the set and a connection to it, and notes in the journey who it is or why there is none.
+pub(super) async fn choose(
+    session: &Session,
+    endpoints: &EndpointSet,
+    reuse: Reuse,
+    journey: &mut Journey,
+) -> Result<Chosen, FailureReason> {
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut last: Option<ConnectError> = None;
+    while tried.len() < MAX_TRIES {
+        let families = balance::AddressFamilies::of(&session.pod.pod.addresses);
+        let Some(endpoint) = balance::choose(endpoints, families, &tried) else { break };
+        note_destination(journey, &endpoint);
+        match connect_endpoint(session, &endpoint, reuse).await {
+            Ok(chosen) => {
+                journey.hop = Some(chosen.dialled.hop);
+                return Ok(chosen);
+            }
+            Err(error) => {
+                tracing::debug!(%error, client = %session.pod.pod.pod, "an endpoint was not reached");
+                let go_on = error.is_of_the_endpoint();
+                tried.push(endpoint.address);
+                last = Some(error);
+                if !go_on {
+                    break;
+                }
+            }
+        }
+    }
+    let (reason, error) = match last {
+        Some(error) => (error.reason(), chain(&error)),
+        None => (FailureReason::NoEndpoint, "the service has no endpoint that is ready".to_owned()),
+    };
+    journey.fail(reason, error);
+    Err(reason)
+}
+
+async fn connect_endpoint(
+    session: &Session,
+    endpoint: &Arc<Endpoint>,
+    reuse: Reuse,
+) -> Result<Chosen, ConnectError> {
+    let destination = Destination::from(&**endpoint);
+    let source = session.client.ip();
+    let key = HopKey::new(&session.pod.pod.uid, source, &destination);
+    let load = InFlight::on(endpoint);
+    if let Reuse::Pooled(repeatable) = reuse {
+        let pooled = session.worker.hops.borrow_mut().take(&key, repeatable);
+        if let Some(IdleHop { dialled, buffer, .. }) = pooled {
+            return Ok(Chosen { dialled, buffer, key, origin: Origin::Pooled, load });
+        }
+    }
+    let dialled = connect::open(&session.worker.mesh, &session.pod, source, &destination).await?;
+    Ok(Chosen { dialled, buffer: ReadBuffer::default(), key, origin: Origin::Fresh, load })
+}
+
+/// Notes whom a journey goes to.
+pub(super) fn note_destination(journey: &mut Journey, endpoint: &Endpoint) {
+    journey.destination = Peer {
+        address: Some(endpoint.address),
+        pod: endpoint.workload.as_ref().map(|workload| workload.pod.clone()),
+        identity: endpoint.workload.as_ref().map(|workload| workload.identity.clone()),
+    };
+}
+
+/// An error with all its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,270 @@
+//! HTTP/2 and gRPC from a pod: each request of the client's connection is planned by itself, and goes to the
+//! endpoint chosen for it on that endpoint's shared connection.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::dial;
+use super::plan::{RequestPlan, plan};
+use super::{Session, http_label};
+use crate::accept::rewind::Rewind;
+use crate::balance::{self, InFlight};
+use crate::connect::hops::HopKey;
+use crate::connect::streams::{self, Stream};
+use crate::connect::{ConnectError, Destination};
+use crate::error::{FailureReason, REASON_HEADER};
+use crate::http1::ReadBuffer;
+use crate::http2::{CountedBody, LocalExecutor, RequestHead2, is_grpc};
+use crate::snapshot::service::ServicePort;
+use crate::telemetry::{Recording, RequestRecord};
+
+/// Streams that one client connection may have open.
+const MAX_STREAMS: u32 = 1000;
+/// Field section size, in bytes (RFC 9113 section 6.5.2).
+const MAX_HEAD: u32 = 64 * 1024;
+/// Resets that a client may cause before its connection is closed (rapid reset, made-you-reset).
+const MAX_RESETS: usize = 64;
+/// How many endpoints one request may try.
+const MAX_TRIES: usize = 3;
+
+/// Serves a client's connection. `buffer` holds its first bytes.
+pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffer) {
+    let session = Rc::new(session);
+    let service = service_fn(move |request| {
+        let session = Rc::clone(&session);
+        async move { Ok::<_, Infallible>(Box::pin(answer(&session, request)).await) }
+    });
+    let serving = hyper::server::conn::http2::Builder::new(LocalExecutor)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .max_pending_accept_reset_streams(Some(MAX_RESETS))
+        .max_local_error_reset_streams(Some(MAX_RESETS))
+        .serve_connection(TokioIo::new(Rewind::new(buffer, stream)), service);
+    if let Err(error) = serving.await {
+        tracing::debug!(%error, "an HTTP/2 client connection has ended");
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+enum AnswerBody {
+    /// Passed on from upstream; the record is written when it ends.
+    Upstream { inner: Incoming, sent: Rc<Cell<u64>>, record: Option<Box<Recording<RequestRecord>>>, load: InFlight },
+    /// Of the proxy's own making.
+    Own(Option<Bytes>),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let (inner, sent, record) = match &mut *self {
+            Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Upstream { inner, sent, record, .. } => (inner, sent, record),
+        };
+        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+        let Some(open) = record else { return Poll::Ready(frame) };
+        match &frame {
+            Some(Ok(frame)) => {
+                open.journey.bytes_received += frame.data_ref().map_or(0, |data| data.remaining() as u64);
+            }
+            Some(Err(error)) => open.journey.fail(FailureReason::UpstreamReset, dial::chain(error)),
+            None => {}
+        }
+        // hyper does not ask again after the last frame of a stream.
+        if !matches!(&frame, Some(Ok(_))) || inner.is_end_stream() {
+            open.journey.bytes_sent = sent.get();
+            if let Some(record) = record.take() {
+                record.finish();
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            // An open record must be finished by a last poll.
+            Self::Upstream { inner, record, .. } => record.is_none() && inner.is_end_stream(),
+            Self::Own(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Upstream { inner, .. } => inner.size_hint(),
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
+}
+
+async fn answer(session: &Session, request: Request<Incoming>) -> Response<AnswerBody> {
+    let (parts, body) = request.into_parts();
+    let mut record = session.worker.mesh.telemetry.request(RequestRecord {
+        journey: session.journey(),
+        protocol: http_label(is_grpc(&parts), true),
+        method: Bytes::copy_from_slice(parts.method.as_str().as_bytes()),
+        path: Bytes::copy_from_slice(parts.uri.path().as_bytes()),
+        status: None,
+        rule: None,
+        backend: None,
+    });
+    let grpc = is_grpc(&parts);
+    let Some(frontend) = session.find_frontend() else {
+        record.journey.fail(FailureReason::NoEndpoint, "the service is gone");
+        return failure(record, FailureReason::NoEndpoint, grpc);
+    };
+    if parts.method == http::Method::CONNECT {
+        record.journey.fail(FailureReason::ConnectMethodRefused, "CONNECT is not proxied");
+        return failure(record, FailureReason::ConnectMethodRefused, grpc);
+    }
+    let RequestPlan { rule, backend } = {
+        let snapshot = session.worker.mesh.snapshot.load();
+        let namespace = &session.pod.pod.pod.namespace;
+        plan(&snapshot, &frontend, namespace, &RequestHead2(&parts), balance::random())
+    };
+    record.journey.service = Some(frontend.port.key.clone());
+    record.rule = rule;
+    match backend {
+        Ok(port) => {
+            record.backend = record.rule.is_some().then(|| port.key.clone());
+            forward(session, record, &port, Request::from_parts(parts, body)).await
+        }
+        Err(reason) => {
+            record.journey.fail(reason, format!("for {}", frontend.port.key.service));
+            failure(record, reason, grpc)
+        }
+    }
+}
+
+async fn forward(
+    session: &Session,
+    mut record: Recording<RequestRecord>,
+    port: &Arc<ServicePort>,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let (mut parts, body) = request.into_parts();
+    let grpc = is_grpc(&parts);
+    // The pseudo-fields of a request to an HTTP/2 server: an absolute target (RFC 9113 section 8.3.1).
+    parts.version = Version::HTTP_2;
+    let sent = Rc::new(Cell::new(0));
+    let mut request = Request::from_parts(parts, CountedBody::new(body, Rc::clone(&sent)));
+    let mut tried = Vec::new();
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let (stream, load) = match find_stream(session, port, &mut tried, &mut record).await {
+            Ok(found) => found,
+            Err(reason) => return failure(record, reason, grpc),
+        };
+        let Stream { mut sender, hop, .. } = stream;
+        record.journey.hop = Some(hop);
+        let mut unsent = match sender.try_send_request(request).await {
+            Ok(response) => return passed_on(record, response, (sent, load)),
+            Err(error) => error,
+        };
+        match unsent.take_message() {
+            // The connection closed before it took the request: the same endpoint on a new one does no harm.
+            Some(again) if attempts < MAX_TRIES => {
+                tried.pop();
+                request = again;
+            }
+            _ => {
+                record.journey.fail(FailureReason::UpstreamReset, dial::chain(unsent.error()));
+                return failure(record, FailureReason::UpstreamReset, grpc);
+            }
+        }
+    }
+}
+
+/// An open connection to an endpoint that was not tried yet.
+async fn find_stream(
+    session: &Session,
+    port: &ServicePort,
+    tried: &mut Vec<std::net::SocketAddr>,
+    record: &mut Recording<RequestRecord>,
+) -> Result<(Stream, InFlight), FailureReason> {
+    let source = session.client.ip();
+    let mut last: Option<ConnectError> = None;
+    while tried.len() < MAX_TRIES {
+        let families = balance::AddressFamilies::of(&session.pod.pod.addresses);
+        let Some(endpoint) = balance::choose(&port.endpoints, families, tried) else { break };
+        tried.push(endpoint.address);
+        dial::note_destination(&mut record.journey, &endpoint);
+        let destination = Destination::from(&*endpoint);
+        let key = HopKey::new(&session.pod.pod.uid, source, &destination);
+        let load = InFlight::on(&endpoint);
+        let context = (&*session.worker.mesh, &*session.pod);
+        match streams::open(&session.worker.streams, context, &key, &destination).await {
+            Ok(stream) => return Ok((stream, load)),
+            Err(error) => {
+                let go_on = error.is_of_the_endpoint();
+                last = Some(error);
+                if !go_on {
+                    break;
+                }
+            }
+        }
+    }
+    let (reason, error) = match last {
+        Some(error) => (error.reason(), dial::chain(&error)),
+        None => (FailureReason::NoEndpoint, "the service has no endpoint that is ready".to_owned()),
+    };
+    record.journey.fail(reason, error);
+    Err(reason)
+}
+
+fn passed_on(
+    mut record: Recording<RequestRecord>,
+    response: Response<Incoming>,
+    (sent, load): (Rc<Cell<u64>>, InFlight),
+) -> Response<AnswerBody> {
+    record.status = Some(response.status());
+    let record = if response.body().is_end_stream() {
+        // The end is in the head: for gRPC that makes it an answer without messages ("Trailers-Only").
+        record.finish();
+        None
+    } else {
+        Some(Box::new(record))
+    };
+    response.map(|inner| AnswerBody::Upstream { inner, sent, record, load })
+}
+
+/// An answer of the proxy's own: for gRPC a status in the head alone ("Trailers-Only").
+fn failure(mut record: Recording<RequestRecord>, reason: FailureReason, grpc: bool) -> Response<AnswerBody> {
+    let text = format!("gammarus: {reason}");
+    let mut response = if grpc {
+        record.status = Some(StatusCode::OK);
+        let mut response = Response::new(AnswerBody::Own(None));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_status())));
+        if let Ok(message) = HeaderValue::try_from(&text) {
+            headers.insert("grpc-message", message);
+        }
+        response
+    } else {
+        record.status = Some(reason.status());
+        let mut response = Response::new(AnswerBody::Own(Some(format!("{text}\n").into())));
+        *response.status_mut() = reason.status();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response
+    };
+    response.headers_mut().insert(REASON_HEADER, HeaderValue::from_static(reason.as_label()));
+    record.finish();
+    response
+}
