@@ -31,10 +31,14 @@ fn framed(text: &str) -> Vec<u8> {
 
 /// What the server makes of bytes after which the client sends no more.
 fn read_bytes(bytes: &[u8]) -> Result<Request, ProtocolError> {
+    read_request(&after(bytes), SECOND).map(|(request, _)| request)
+}
+
+/// The server's end of a connection on which `bytes` have come, and no more will.
+fn after(bytes: &[u8]) -> UnixStream {
     let (mut client, server) = UnixStream::pair().unwrap();
     client.write_all(bytes).unwrap();
-    client.shutdown(std::net::Shutdown::Write).unwrap();
-    read_request(&server, SECOND).map(|(request, _)| request)
+    server
 }
 
 #[track_caller]
