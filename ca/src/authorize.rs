@@ -172,7 +172,8 @@ impl Object {
         let (Some(spec), true) = (&self.spec, self.kind == "Pod" && self.api_version == "v1") else {
             return false;
         };
-        let account = spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
+        let account =
+            spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
         let phase = self.status.as_ref().and_then(|status| status.phase.as_deref());
         spec.node_name.as_deref() == Some(node)
             && self.metadata.namespace.as_deref().unwrap_or("default") == identity.namespace()
@@ -295,7 +296,8 @@ mod tests {
 
     #[test]
     fn a_pod_without_a_service_account_has_the_default_one() {
-        let dir = tokens(&[("x.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: a}\n")]);
+        let dir =
+            tokens(&[("x.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: a}\n")]);
         let identity = "spiffe://td/ns/default/sa/default".parse().unwrap();
         assert!(has_pod(dir.path(), "a", &identity, MAX_DEPTH));
     }

@@ -232,8 +232,8 @@ fn read_answer(status: StatusCode, body: &[u8]) -> Result<SignedIdentity, Client
             .map_or_else(|_| "no reason given".to_owned(), |body| body.error.chars().take(400).collect());
         return Err(ClientError::Refused { status, message });
     }
-    let answer: SignResponse =
-        serde_json::from_slice(body).map_err(|_| ClientError::BadAnswer("the body is not the JSON of an answer"))?;
+    let answer: SignResponse = serde_json::from_slice(body)
+        .map_err(|_| ClientError::BadAnswer("the body is not the JSON of an answer"))?;
     let chain = certificates(&answer.chain).ok_or(ClientError::BadAnswer("the chain is not PEM"))?;
     let trust_bundle =
         certificates(&answer.trust_bundle).ok_or(ClientError::BadAnswer("the trust bundle is not PEM"))?;
@@ -242,7 +242,8 @@ fn read_answer(status: StatusCode, body: &[u8]) -> Result<SignedIdentity, Client
 
 /// All certificates of a PEM text, if there is at least one and all are whole.
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
     (!certificates.is_empty()).then_some(certificates)
 }
 

@@ -108,13 +108,15 @@ pub fn prove_key(csr_pem: &str, identity: &SpiffeId) -> Result<ProvenKey, IssueE
     if csr_pem.len() > MAX_CSR {
         return Err(IssueError::TooLong(csr_pem.len()));
     }
-    let der = CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes()).map_err(|_| IssueError::BadCsr)?;
+    let der =
+        CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes()).map_err(|_| IssueError::BadCsr)?;
     let (rest, csr) = X509CertificationRequest::from_der(&der).map_err(|_| IssueError::BadCsr)?;
     if !rest.is_empty() {
         return Err(IssueError::BadCsr);
     }
     let request = &csr.certification_request_info;
-    let key = SubjectPublicKeyInfo::from_der(request.subject_pki.raw).map_err(|_| IssueError::UnsupportedKey)?;
+    let key =
+        SubjectPublicKeyInfo::from_der(request.subject_pki.raw).map_err(|_| IssueError::UnsupportedKey)?;
     if rcgen::PublicKeyData::algorithm(&key) != &rcgen::PKCS_ECDSA_P256_SHA256 {
         return Err(IssueError::UnsupportedKey);
     }
@@ -166,7 +168,8 @@ pub fn issue_leaf(
     params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.to_string())?)];
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(random_serial()?);
     params.not_before = validity.not_before;

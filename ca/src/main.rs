@@ -39,7 +39,12 @@ struct Args {
     #[arg(long, default_value_t = 24 * 3600)]
     leaf_lifetime_seconds: u64,
     /// A DNS name or address that clients know this endpoint by (may be given several times)
-    #[arg(long = "server-name", alias = "server-names", value_delimiter = ',', default_value = "gammarus-ca")]
+    #[arg(
+        long = "server-name",
+        alias = "server-names",
+        value_delimiter = ',',
+        default_value = "gammarus-ca"
+    )]
     server_names: Vec<String>,
 }
 

@@ -135,7 +135,8 @@ impl Root {
         let pem = fs::read(path).map_err(|e| io_error(path, e))?;
         let key = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| corrupt())?;
         let key = KeyPair::try_from(&key).map_err(|_| corrupt())?;
-        let certs: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| corrupt())?;
+        let certs: Vec<_> =
+            CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| corrupt())?;
         let [der] = &certs[..] else { return Err(corrupt()) };
         let (rest, cert) = X509Certificate::from_der(der).map_err(|_| corrupt())?;
         if !rest.is_empty() {
@@ -150,16 +151,13 @@ impl Root {
         if !is_of(&cert, trust_domain) {
             return Err(RootError::TrustDomain { path: path.to_owned(), trust_domain: trust_domain.clone() });
         }
-        let (not_before, not_after) = (cert.validity().not_before.to_datetime(), cert.validity().not_after.to_datetime());
+        let (not_before, not_after) =
+            (cert.validity().not_before.to_datetime(), cert.validity().not_after.to_datetime());
         let now = OffsetDateTime::now_utc();
         if now < not_before || now > not_after {
             return Err(RootError::NotValidNow { path: path.to_owned(), now, not_before, not_after });
         }
-        Ok(Self {
-            certificate_pem: to_pem(der),
-            issuer: Issuer::from_ca_cert_der(der, key)?,
-            not_after,
-        })
+        Ok(Self { certificate_pem: to_pem(der), issuer: Issuer::from_ca_cert_der(der, key)?, not_after })
     }
 
     /// Signs in the root's name.
@@ -231,7 +229,8 @@ fn create(path: &Path, trust_domain: &TrustDomain) -> Result<(), RootError> {
     params.not_before = now - BACKDATED;
     params.not_after = now + ROOT_LIFETIME;
     let cert = params.self_signed(&key)?;
-    let temporary = write_temporary(path, format!("{}{}", key.serialize_pem(), cert.pem()).as_bytes(), 0o600)?;
+    let temporary =
+        write_temporary(path, format!("{}{}", key.serialize_pem(), cert.pem()).as_bytes(), 0o600)?;
     // A link, unlike a rename, never replaces a root that another process has made meanwhile.
     let linked = fs::hard_link(&temporary, path);
     fs::remove_file(&temporary).map_err(|e| io_error(&temporary, e))?;
@@ -245,10 +244,9 @@ fn create(path: &Path, trust_domain: &TrustDomain) -> Result<(), RootError> {
 /// Whether the certificate carries the SPIFFE ID of the trust domain.
 fn is_of(cert: &X509Certificate<'_>, trust_domain: &TrustDomain) -> bool {
     let wanted = format!("spiffe://{trust_domain}");
-    cert.subject_alternative_name()
-        .ok()
-        .flatten()
-        .is_some_and(|san| san.value.general_names.iter().any(|n| matches!(n, GeneralName::URI(u) if *u == wanted)))
+    cert.subject_alternative_name().ok().flatten().is_some_and(|san| {
+        san.value.general_names.iter().any(|n| matches!(n, GeneralName::URI(u) if *u == wanted))
+    })
 }
 
 /// The certificate in PEM.
@@ -275,16 +273,13 @@ fn write_temporary(path: &Path, content: &[u8], mode: u32) -> Result<PathBuf, Ro
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(name);
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&temporary)
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            file.sync_all()
-        });
+    let written =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary).and_then(
+            |mut file| {
+                file.write_all(content)?;
+                file.sync_all()
+            },
+        );
     written.map_err(|e| io_error(&temporary, e))?;
     Ok(temporary)
 }

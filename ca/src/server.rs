@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -103,18 +103,10 @@ impl CertificateAuthority {
     async fn sign(&self, request: Request<Incoming>) -> Result<SignResponse, Refusal> {
         let token = bearer(&request)?.to_owned();
         let caller = self.authorizer.authenticate(&token).await?;
-        let body = Limited::new(request.into_body(), MAX_REQUEST_BODY).collect().await.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                Refusal::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    format!("a request has at most {MAX_REQUEST_BODY} bytes"),
-                )
-            } else {
-                Refusal::new(StatusCode::BAD_REQUEST, "the body was cut short")
-            }
-        })?;
-        let wanted: SignRequest = serde_json::from_slice(&body.to_bytes())
-            .map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not a request to sign: {e}")))?;
+        let wanted: SignRequest =
+            serde_json::from_slice(&read_body(request.into_body()).await?).map_err(|e| {
+                Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not a request to sign: {e}"))
+            })?;
         let identity: SpiffeId = wanted
             .identity
             .parse()
@@ -131,7 +123,8 @@ impl CertificateAuthority {
         }
         self.authorizer.authorize(&caller, &identity).await?;
         let key = issue::prove_key(&wanted.csr, &identity)?;
-        let validity = Validity::within(self.root.not_after(), OffsetDateTime::now_utc(), self.leaf_lifetime)?;
+        let validity =
+            Validity::within(self.root.not_after(), OffsetDateTime::now_utc(), self.leaf_lifetime)?;
         let chain = issue::issue_leaf(self.root.issuer(), &key, &identity, validity)?;
         tracing::info!(%identity, node = caller.node, not_after = %validity.not_after, "leaf signed");
         Ok(SignResponse { chain, trust_bundle: self.root.certificate_pem().to_owned() })
@@ -145,7 +138,9 @@ impl CertificateAuthority {
                 Ok(answer) => return json(StatusCode::OK, &answer),
                 Err(refusal) => refusal,
             },
-            (_, LIVEZ_PATH | SIGN_PATH) => Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "wrong method for this path"),
+            (_, LIVEZ_PATH | SIGN_PATH) => {
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "wrong method for this path")
+            }
             _ => Refusal::new(StatusCode::NOT_FOUND, "no such path"),
         };
         tracing::warn!(status = refusal.status.as_u16(), reason = refusal.message, "request refused");
@@ -153,11 +148,30 @@ impl CertificateAuthority {
     }
 }
 
+/// The whole body, if it is not too long; a declared length is believed at once.
+async fn read_body(body: Incoming) -> Result<Bytes, Refusal> {
+    let too_long = || {
+        let message = format!("a request has at most {MAX_REQUEST_BODY} bytes");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    if usize::try_from(body.size_hint().lower()).map_or(true, |length| length > MAX_REQUEST_BODY) {
+        return Err(too_long());
+    }
+    match Limited::new(body, MAX_REQUEST_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_long()),
+        Err(_) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body was cut short")),
+    }
+}
+
 /// The token of `Authorization: Bearer TOKEN` (RFC 6750 section 2.1).
 fn bearer(request: &Request<Incoming>) -> Result<&str, Refusal> {
-    let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value =
+        request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => Ok(token.trim()),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
+            Ok(token.trim())
+        }
         _ => Err(Refusal::new(StatusCode::UNAUTHORIZED, "no bearer token in the authorization header")),
     }
 }
@@ -245,7 +259,8 @@ pub async fn serve(
         let (ca, config) = (Arc::clone(&ca), serving.config(&ca.root));
         tokio::spawn(async move {
             let _permit = permit;
-            let served = tokio::time::timeout(CONNECTION_TIMEOUT, Box::pin(connection(stream, ca, config))).await;
+            let served =
+                tokio::time::timeout(CONNECTION_TIMEOUT, Box::pin(connection(stream, ca, config))).await;
             if served.is_err() {
                 tracing::debug!("connection timed out");
             }

@@ -22,7 +22,9 @@ const MAX_ID: usize = 2048;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeError {
     /// The name of the service account is not a DNS subdomain in lower case.
-    #[error("service account `{0}` is not 1 to 253 of a-z, 0-9, `-` and `.`, with letters or digits at the ends")]
+    #[error(
+        "service account `{0}` is not 1 to 253 of a-z, 0-9, `-` and `.`, with letters or digits at the ends"
+    )]
     BadServiceAccount(String),
     /// The namespace is not a DNS label in lower case.
     #[error("namespace `{0}` is not 1 to 63 of a-z, 0-9 and `-`, with letters or digits at the ends")]
@@ -89,11 +91,7 @@ impl SpiffeId {
         if !is_dns_name(service_account, MAX_SERVICE_ACCOUNT) {
             return Err(SpiffeError::BadServiceAccount(excerpt(service_account)));
         }
-        Ok(Self {
-            trust_domain,
-            namespace: namespace.into(),
-            service_account: service_account.into(),
-        })
+        Ok(Self { trust_domain, namespace: namespace.into(), service_account: service_account.into() })
     }
 
     /// The identity's trust domain.
@@ -170,10 +168,7 @@ fn is_dns_name(name: &str, longest: usize) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     name.len() <= longest
         && name.split('.').all(|label| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label.bytes().all(inner)
+            !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
         })
 }
 
