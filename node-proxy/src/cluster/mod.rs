@@ -1,3 +1,4 @@
 //! What the cluster says.
 pub mod api;
 pub mod objects;
+pub mod schema;
