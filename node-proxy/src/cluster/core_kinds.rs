@@ -140,7 +140,8 @@ impl Admit for EndpointSlice {
                 };
                 if !fits {
                     let field = format!("endpoints[{index}].addresses[{place}]");
-                    errors.push(FieldError::new(field, format!("must be an {family} address, is {address:?}")));
+                    errors
+                        .push(FieldError::new(field, format!("must be an {family} address, is {address:?}")));
                 }
             }
         }
@@ -240,7 +241,10 @@ fn check_service_ports(ports: &[ServicePort], spec: &ServiceSpec, errors: &mut V
         }
         match port.name.as_deref().filter(|name| !name.is_empty()) {
             None if ports.len() > 1 => {
-                errors.push(FieldError::new(format!("{field}.name"), "is required where there are several ports"));
+                errors.push(FieldError::new(
+                    format!("{field}.name"),
+                    "is required where there are several ports",
+                ));
             }
             Some(name) if !names.insert(name) => {
                 errors.push(FieldError::new(format!("{field}.name"), format!("is there twice: {name}")));

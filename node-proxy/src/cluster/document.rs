@@ -14,9 +14,6 @@ use super::objects::{Kind, Mark, Object, ObjectId, ObjectKey};
 use super::report::{Report, Severity};
 use super::schema::{FieldError, Schemas};
 
-/// The group of the Gateway API.
-const GATEWAY_API: &str = "gateway.networking.k8s.io/";
-
 /// What one document of a file turned out to be.
 #[derive(Debug, PartialEq)]
 pub(super) enum Outcome {
@@ -243,8 +240,11 @@ impl Reader<'_> {
         if !self.accept(&label, verdict.errors) {
             return None;
         }
-        // All served versions of a kind have one shape; the typed object is of the storage version's.
-        draft.value["apiVersion"] = Value::String(format!("{GATEWAY_API}v1"));
+        // The typed object has neither, as all served versions of a kind have one shape.
+        if let Value::Object(fields) = &mut draft.value {
+            fields.remove("apiVersion");
+            fields.remove("kind");
+        }
         self.parse(&label, draft.value).map(Arc::new)
     }
 
@@ -318,7 +318,10 @@ fn fill_namespace(value: &mut Value, key: &ObjectKey) {
 
 fn is_label(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=63).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+    (1..=63).contains(&text.len())
+        && text.chars().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 fn is_subdomain(text: &str) -> bool {

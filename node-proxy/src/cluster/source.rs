@@ -51,7 +51,9 @@ pub enum ClusterError {
     #[error(transparent)]
     Schema(#[from] SchemaError),
     /// A directory could not be watched; many watches may ask for a higher `fs.inotify.max_user_watches`.
-    #[error("the directory {path} cannot be watched (see fs.inotify.max_user_watches and max_user_instances)")]
+    #[error(
+        "the directory {path} cannot be watched (see fs.inotify.max_user_watches and max_user_instances)"
+    )]
     Watch {
         /// The directory.
         path: PathBuf,

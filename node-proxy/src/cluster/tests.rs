@@ -72,7 +72,10 @@ fn a_service_gets_the_defaults_of_the_api_server() {
 
 #[test]
 fn a_pod_gets_the_defaults_of_the_api_server() {
-    let text = pod(", uid: u", "spec: {containers: [{name: c, ports: [{containerPort: 1}]}]}, status: {podIP: 10.1.0.1}");
+    let text = pod(
+        ", uid: u",
+        "spec: {containers: [{name: c, ports: [{containerPort: 1}]}]}, status: {podIP: 10.1.0.1}",
+    );
     let Object::Pod(pod) = good(&text) else { panic!("no Pod") };
     let spec = pod.spec.as_ref().unwrap();
     assert_eq!(spec.service_account_name.as_deref(), Some("default"));
@@ -83,7 +86,9 @@ fn a_pod_gets_the_defaults_of_the_api_server() {
 
 #[test]
 fn a_namespaced_object_without_a_namespace_is_in_default() {
-    let Object::ConfigMap(map) = good("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}") else { panic!() };
+    let Object::ConfigMap(map) = good("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}") else {
+        panic!()
+    };
     assert_eq!(map.metadata.namespace.as_deref(), Some("default"));
     check("{apiVersion: v1, kind: Node, metadata: {name: a, namespace: b}}", &["good Node a"], &[]);
 }
@@ -128,7 +133,11 @@ fn documents_and_lists_are_read_one_by_one() {
         &["a.yaml: document 1 (line 1), items[1]: apiVersion: is required"],
     );
     check("", &[], &[]);
-    let content = read_objects(&SCHEMAS, Path::new("a.json"), "{\n\t\"kind\": \"ConfigMap\",\n\t\"apiVersion\": \"v1\", \"metadata\": {\"name\": \"a\"}}");
+    let content = read_objects(
+        &SCHEMAS,
+        Path::new("a.json"),
+        "{\n\t\"kind\": \"ConfigMap\",\n\t\"apiVersion\": \"v1\", \"metadata\": {\"name\": \"a\"}}",
+    );
     assert!(matches!(&content.outcomes[..], [Outcome::Good(..)]), "{:?}", content.reports);
 }
 
@@ -187,7 +196,10 @@ fn unknown_fields_and_kinds_are_said_and_left_out() {
     check(
         route,
         &["good HTTPRoute default/r"],
-        &["a.yaml: HTTPRoute default/r: spec.rule: is not", "a.yaml: HTTPRoute default/r: metadata.label: is not"],
+        &[
+            "a.yaml: HTTPRoute default/r: spec.rule: is not",
+            "a.yaml: HTTPRoute default/r: metadata.label: is not",
+        ],
     );
     check(
         "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g, namespace: x}}",
@@ -204,20 +216,32 @@ fn unknown_fields_and_kinds_are_said_and_left_out() {
 #[test]
 fn what_the_api_server_would_refuse_is_refused() {
     let cases = [
-        (service("{clusterIP: 10.0.0.1, ports: [{port: 0}]}"), "spec.ports[0].port: must be from 1 to 65535, is 0"),
+        (
+            service("{clusterIP: 10.0.0.1, ports: [{port: 0}]}"),
+            "spec.ports[0].port: must be from 1 to 65535, is 0",
+        ),
         (service("{clusterIP: 10.0.0, ports: [{port: 1}]}"), "spec.clusterIPs[0]: must be an IP address"),
         (service("{clusterIP: 10.0.0.1}"), "spec.ports: is required"),
         (service("{type: External, ports: [{port: 1}]}"), "spec.type: must be one of"),
         (service("{type: ExternalName}"), "spec.externalName: is required"),
-        (service("{ports: [{port: 1, protocol: HTTP}]}"), "spec.ports[0].protocol: must be one of TCP, UDP, SCTP"),
+        (
+            service("{ports: [{port: 1, protocol: HTTP}]}"),
+            "spec.ports[0].protocol: must be one of TCP, UDP, SCTP",
+        ),
         (service("{ports: [{port: 1, name: a}, {port: 2}]}"), "spec.ports[1].name: is required"),
         (service("{ports: [{port: 1, name: a}, {port: 2, name: a}]}"), "spec.ports[1].name: is there twice"),
-        (service("{ports: [{port: 1, name: a}, {port: 1, name: b}]}"), "spec.ports[1].port: is there twice: 1"),
+        (
+            service("{ports: [{port: 1, name: a}, {port: 1, name: b}]}"),
+            "spec.ports[1].port: is there twice: 1",
+        ),
         (service("{ports: [{port: 1, targetPort: 70000}]}"), "spec.ports[0].targetPort: must be from 1"),
         (service("{ports: 80}"), "spec.ports: invalid type"),
         (pod("", "spec: {containers: []}"), "metadata.uid: is required"),
         (pod(", uid: u", "status: {podIPs: [{ip: x}]}"), "status.podIPs[0].ip: must be an IP address"),
-        (pod(", uid: u", "status: {podIP: 10.0.0.1, podIPs: [{ip: '::1'}]}"), "status.podIP: 10.0.0.1 is not among"),
+        (
+            pod(", uid: u", "status: {podIP: 10.0.0.1, podIPs: [{ip: '::1'}]}"),
+            "status.podIP: 10.0.0.1 is not among",
+        ),
         (pod(", uid: u", "metadata2: {}, spec: {containers: {}}"), "spec.containers: invalid type"),
     ];
     for (text, expected) in cases {
@@ -233,7 +257,9 @@ fn what_the_api_server_would_refuse_is_refused() {
 #[test]
 fn an_endpoint_slice_is_of_one_family() {
     let slice = |family: &str, address: &str| {
-        format!("{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: e}}, addressType: {family}, endpoints: [{{addresses: ['{address}']}}], ports: [{{port: 80}}]}}")
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: e}}, addressType: {family}, endpoints: [{{addresses: ['{address}']}}], ports: [{{port: 80}}]}}"
+        )
     };
     let Object::EndpointSlice(found) = good(&slice("IPv4", "10.0.0.1")) else { panic!("no EndpointSlice") };
     assert_eq!(found.ports.as_ref().unwrap()[0].name.as_deref(), Some(""));
@@ -241,7 +267,11 @@ fn an_endpoint_slice_is_of_one_family() {
     let field = "a.yaml: EndpointSlice default/e: endpoints[0].addresses[0]: must be an";
     check(&slice("IPv4", "::1"), &broken, &[field]);
     check(&slice("IPv6", "x"), &broken, &[field]);
-    check(&slice("V4", "::1"), &broken, &["a.yaml: EndpointSlice default/e: addressType: must be IPv4, IPv6 or FQDN"]);
+    check(
+        &slice("V4", "::1"),
+        &broken,
+        &["a.yaml: EndpointSlice default/e: addressType: must be IPv4, IPv6 or FQDN"],
+    );
 }
 
 #[test]

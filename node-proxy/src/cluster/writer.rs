@@ -165,7 +165,9 @@ mod tests {
         async fn next(&mut self) -> Result<Update, ClusterError> {
             match self.0.recv().await {
                 Some(update) => Ok(update),
-                None => Err(ClusterError::Read { path: PathBuf::from("x"), source: std::io::Error::other("end") }),
+                None => {
+                    Err(ClusterError::Read { path: PathBuf::from("x"), source: std::io::Error::other("end") })
+                }
             }
         }
     }
@@ -226,7 +228,8 @@ mod tests {
         };
         assert_eq!(report.to_string(), "a.yaml: Pod shop/web: metadata.uid: is required");
         let (_send, receive) = mpsc::channel(1);
-        let (mut writer, view) = Writer::new(Script(receive), |_: &Objects, _: &Snapshot| Snapshot::default());
+        let (mut writer, view) =
+            Writer::new(Script(receive), |_: &Objects, _: &Snapshot| Snapshot::default());
         let logged = LogLines::default();
         let subscriber = tracing_subscriber::fmt().with_writer(logged.clone()).with_ansi(false).finish();
         tracing::subscriber::with_default(subscriber, || {

@@ -64,7 +64,11 @@ impl Files {
     /// Reads the files `written`, and those of `maybe` that look different, and says what follows.
     ///
     /// Files that have gone are dropped last: an object that moved takes its last good version along.
-    pub(super) fn refresh(&mut self, written: BTreeSet<PathBuf>, mut maybe: BTreeSet<PathBuf>) -> Vec<Change> {
+    pub(super) fn refresh(
+        &mut self,
+        written: BTreeSet<PathBuf>,
+        mut maybe: BTreeSet<PathBuf>,
+    ) -> Vec<Change> {
         maybe.retain(|path| !written.contains(path) && !self.is_as_read(path));
         let mut touched = BTreeSet::new();
         let mut gone = Vec::new();
@@ -132,7 +136,8 @@ impl Files {
             let (id, object) = match outcome {
                 Outcome::Good(id, object) => (id, Some(*object)),
                 Outcome::Broken(id) => {
-                    let last = old.objects.get(&id).cloned().flatten().or_else(|| self.told.get(&id).cloned());
+                    let last =
+                        old.objects.get(&id).cloned().flatten().or_else(|| self.told.get(&id).cloned());
                     (id, last)
                 }
                 Outcome::Unreadable => {
@@ -178,7 +183,8 @@ impl Files {
     /// What the writer has to be told about an object, if anything is new.
     fn tell(&mut self, id: ObjectId) -> Option<Change> {
         let files = self.owners.get(&id);
-        let object = files.into_iter().flatten().find_map(|file| self.files.get(file)?.objects.get(&id)?.clone());
+        let object =
+            files.into_iter().flatten().find_map(|file| self.files.get(file)?.objects.get(&id)?.clone());
         match object {
             Some(object) if self.told.get(&id) == Some(&object) => None,
             Some(object) => {

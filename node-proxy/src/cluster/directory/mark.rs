@@ -23,7 +23,8 @@ pub fn write_mark(root: &Path, pod: &ObjectKey, mark: &Mark) -> Result<(), Clust
         let directory = path.parent().unwrap_or(root);
         fs::create_dir_all(directory)?;
         // The process is in the name: the agents of several nodes may share one directory.
-        let draft = directory.join(format!(".{pod_file}.{id}", pod_file = file_name(pod), id = std::process::id()));
+        let draft =
+            directory.join(format!(".{pod_file}.{id}", pod_file = file_name(pod), id = std::process::id()));
         fs::write(&draft, text)?;
         fs::rename(&draft, &path)
     };
@@ -47,7 +48,8 @@ pub(super) fn marked_pod(file: &Path) -> Option<ObjectKey> {
     let below = file.strip_prefix(STATUS).ok()?.strip_prefix("pods").ok()?;
     let name = below.to_str()?.strip_suffix(".yaml")?;
     let (namespace, name) = name.split_once('.')?;
-    (!namespace.is_empty() && !name.is_empty() && !name.contains('/')).then(|| ObjectKey::new(namespace, name))
+    (!namespace.is_empty() && !name.is_empty() && !name.contains('/'))
+        .then(|| ObjectKey::new(namespace, name))
 }
 
 fn mark_path(root: &Path, pod: &ObjectKey) -> PathBuf {

@@ -53,9 +53,8 @@ impl Directory {
     /// # Errors
     /// If it is not there or cannot be watched.
     pub fn open(root: &Path) -> Result<Self, ClusterError> {
-        let root = root
-            .canonicalize()
-            .map_err(|source| ClusterError::Read { path: root.to_owned(), source })?;
+        let root =
+            root.canonicalize().map_err(|source| ClusterError::Read { path: root.to_owned(), source })?;
         let watch = Watch::open(&root)?;
         let trees = BTreeSet::from([PathBuf::new()]);
         let pending = Touched { trees, ..Touched::default() };
@@ -95,7 +94,9 @@ impl Directory {
                     self.lost = false;
                     return Ok(());
                 }
-                Err(error) => tracing::debug!(root = %self.root.display(), %error, "the directory is not back"),
+                Err(error) => {
+                    tracing::debug!(root = %self.root.display(), %error, "the directory is not back")
+                }
             }
         }
     }

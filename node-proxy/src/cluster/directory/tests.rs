@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(60);
 
 fn map(name: &str, value: &str) -> String {
-    format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{v: {value}}}\n")
+    format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{v: '{value}'}}\n")
 }
 
 const BROKEN: &str = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: [wrong]\n";
@@ -113,7 +113,11 @@ async fn a_broken_object_keeps_its_last_good_version_and_its_neighbours_are_appl
     live.write("x.yaml", BROKEN.to_owned() + &map("b", "2"));
     live.until("a=1 b=2").await;
     assert_eq!(live.reports.len(), 1);
-    assert!(live.reports[0].starts_with("x.yaml: ConfigMap default/a: data: invalid type"), "{:?}", live.reports);
+    assert!(
+        live.reports[0].starts_with("x.yaml: ConfigMap default/a: data: invalid type"),
+        "{:?}",
+        live.reports
+    );
     live.write("x.yaml", map("a", "3") + &map("b", "2"));
     live.until("a=3 b=2").await;
     assert_eq!(live.reports, [""; 0]);
@@ -283,7 +287,10 @@ async fn marks_are_files_under_status_and_nothing_else_there_is_an_object() {
     let mut live = Live::start(&[("status/pods/x.yaml", map("a", "1"))]).await;
     assert_eq!(live.maps(), "");
     let pod = ObjectKey::new("shop", "web.0");
-    let mark = Mark { uid: "u".to_owned(), addresses: vec!["10.1.0.1".parse().unwrap(), "fd00::1".parse().unwrap()] };
+    let mark = Mark {
+        uid: "u".to_owned(),
+        addresses: vec!["10.1.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+    };
     write_mark(live.temp.path(), &pod, &mark).unwrap();
     live.step().await;
     assert_eq!(live.objects.marks.get(&pod), Some(&mark));
@@ -293,7 +300,11 @@ async fn marks_are_files_under_status_and_nothing_else_there_is_an_object() {
     assert_eq!(live.objects.marks.get(&pod), Some(&changed));
     live.write("status/pods/shop.web.0.yaml", "uid: v\naddresses: [x]\n".to_owned());
     assert_eq!(live.step().await, []);
-    assert!(live.reports[0].starts_with("status/pods/shop.web.0.yaml: Mark shop/web.0: "), "{:?}", live.reports);
+    assert!(
+        live.reports[0].starts_with("status/pods/shop.web.0.yaml: Mark shop/web.0: "),
+        "{:?}",
+        live.reports
+    );
     remove_mark(live.temp.path(), &pod).unwrap();
     live.step().await;
     assert_eq!(live.objects.marks.len(), 0);

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -33,11 +34,28 @@ impl Touched {
     }
 }
 
+/// `Inotify`, as tokio wants it.
+#[derive(Debug)]
+struct Descriptor(Inotify);
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+#[expect(unsafe_code, reason = "tokio's safe constructor is deprecated: it trusts every AsRawFd")]
+fn register(inotify: Inotify) -> io::Result<AsyncFd<Descriptor>> {
+    // SAFETY: `Inotify` owns its descriptor, keeps it open until it is dropped and never exchanges it; the
+    // `Descriptor` moves into the `AsyncFd`, of which only shared references are taken.
+    unsafe { AsyncFd::register(Descriptor(inotify)) }.map_err(|error| error.into_parts().1)
+}
+
 /// The watches on a tree of directories.
 #[derive(Debug)]
 pub(super) struct Watch {
     root: PathBuf,
-    inotify: AsyncFd<Inotify>,
+    inotify: AsyncFd<Descriptor>,
     directories: HashMap<WatchDescriptor, PathBuf>,
 }
 
@@ -47,7 +65,7 @@ impl Watch {
         let failed = |source: io::Error| ClusterError::Watch { path: root.to_owned(), source };
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
             .map_err(|errno| failed(errno.into()))?;
-        let inotify = AsyncFd::register(inotify).map_err(failed)?;
+        let inotify = register(inotify).map_err(failed)?;
         let mut watch = Self { root: root.to_owned(), inotify, directories: HashMap::new() };
         watch.watch_tree(Path::new(""))?;
         Ok(watch)
@@ -70,7 +88,7 @@ impl Watch {
     pub(super) fn drain(&mut self) -> Result<Touched, ClusterError> {
         let mut touched = Touched::default();
         loop {
-            match self.inotify.get_ref().read_events() {
+            match self.inotify.get_ref().0.read_events() {
                 Ok(events) => {
                     for event in events {
                         self.take(&event, &mut touched)?;
@@ -94,7 +112,7 @@ impl Watch {
             | AddWatchFlags::IN_ONLYDIR;
         for directory in list_tree(&self.root, tree).directories {
             let path = self.root.join(&directory);
-            match self.inotify.get_ref().add_watch(&path, flags) {
+            match self.inotify.get_ref().0.add_watch(&path, flags) {
                 Ok(descriptor) => drop(self.directories.insert(descriptor, directory)),
                 Err(Errno::ENOENT | Errno::ENOTDIR) if !directory.as_os_str().is_empty() => {}
                 Err(errno) => return Err(ClusterError::Watch { path, source: errno.into() }),
@@ -142,7 +160,7 @@ impl Watch {
 
     /// A directory that was moved away keeps its watch, under a path that is not its own any more.
     fn forget_tree(&mut self, tree: &Path) {
-        let inotify = self.inotify.get_ref();
+        let inotify = &self.inotify.get_ref().0;
         self.directories.retain(|descriptor, path| {
             let below = path.starts_with(tree);
             if below && let Err(errno) = inotify.rm_watch(*descriptor) {

@@ -14,8 +14,27 @@ use super::{FieldError, Schema, SchemaError, child};
 
 /// Words that cannot name a field in CEL, so that Kubernetes escapes them.
 const RESERVED: [&str; 21] = [
-    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop",
-    "namespace", "null", "package", "return", "true", "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "void",
+    "while",
 ];
 
 /// Compiled rules by their source.
@@ -40,10 +59,10 @@ impl Rules {
         if self.programs.contains_key(rule) {
             return Ok(());
         }
-        let program = self.env.compile(rule).map_err(|error| SchemaError::Rule {
-            rule: rule.to_owned(),
-            message: error.to_string(),
-        })?;
+        let program = self
+            .env
+            .compile(rule)
+            .map_err(|error| SchemaError::Rule { rule: rule.to_owned(), message: error.to_string() })?;
         self.programs.insert(rule.to_owned(), program);
         Ok(())
     }
@@ -104,7 +123,8 @@ impl Rules {
                 Ok(_) => format!("the rule {:?} is neither true nor false here", rule.rule),
                 Err(error) => format!("the rule {:?} cannot be evaluated here: {error}", rule.rule),
             };
-            let field = rule.field_path.as_ref().map_or_else(|| path.to_owned(), |below| format!("{path}{below}"));
+            let field =
+                rule.field_path.as_ref().map_or_else(|| path.to_owned(), |below| format!("{path}{below}"));
             errors.push(FieldError { field, message });
         }
     }
@@ -159,5 +179,8 @@ fn escaped(name: &str) -> String {
     if RESERVED.contains(&name) {
         return format!("__{name}__");
     }
-    name.replace("__", "__underscores__").replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__")
+    name.replace("__", "__underscores__")
+        .replace('.', "__dot__")
+        .replace('-', "__dash__")
+        .replace('/', "__slash__")
 }

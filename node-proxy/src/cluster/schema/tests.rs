@@ -52,7 +52,12 @@ fn every_rule_of_the_crds_compiles_and_calls_only_what_is_there() {
 fn a_route_gets_the_defaults_of_its_crd() {
     let spec = "{parentRefs: [{name: s, kind: Service, group: '', port: 80}], rules: [{backendRefs: [{name: b, port: 1}]}]}";
     let rule = "/spec/rules/0";
-    check_default("HTTPRoute", spec, &format!("{rule}/matches/0/path"), json!({"type": "PathPrefix", "value": "/"}));
+    check_default(
+        "HTTPRoute",
+        spec,
+        &format!("{rule}/matches/0/path"),
+        json!({"type": "PathPrefix", "value": "/"}),
+    );
     check_default("HTTPRoute", spec, &format!("{rule}/backendRefs/0/weight"), json!(1));
     check_default("HTTPRoute", spec, &format!("{rule}/backendRefs/0/kind"), json!("Service"));
     check_default("HTTPRoute", spec, &format!("{rule}/backendRefs/0/group"), json!(""));
@@ -70,7 +75,8 @@ fn a_route_gets_the_defaults_of_its_crd() {
 
 #[test]
 fn unknown_fields_are_named_and_taken_out() {
-    let (object, verdict) = admit("HTTPRoute", "{rules: [{matchs: [], matches: [{path: {value: /, kind: Exact}}]}]}");
+    let (object, verdict) =
+        admit("HTTPRoute", "{rules: [{matchs: [], matches: [{path: {value: /, kind: Exact}}]}]}");
     assert_eq!(verdict.unknown, ["spec.rules[0].matchs", "spec.rules[0].matches[0].path.kind"]);
     assert_eq!(verdict.errors, []);
     assert_eq!(object.pointer("/spec/rules/0/matchs"), None);
@@ -83,7 +89,8 @@ fn a_value_of_the_wrong_shape_is_refused_at_its_field() {
     check("HTTPRoute", "{hostnames: [1]}", &[("spec.hostnames[0]", "must be a string, is the number 1")]);
     check("HTTPRoute", "{hostnames: [A.b]}", &[("spec.hostnames[0]", "must match")]);
     check("HTTPRoute", "{parentRefs: [{}]}", &[("spec.parentRefs[0].name", "is required")]);
-    let weight = |weight: &str| format!("{{rules: [{{backendRefs: [{{name: b, port: 1, weight: {weight}}}]}}]}}");
+    let weight =
+        |weight: &str| format!("{{rules: [{{backendRefs: [{{name: b, port: 1, weight: {weight}}}]}}]}}");
     let field = "spec.rules[0].backendRefs[0].weight";
     check("HTTPRoute", &weight("1000000"), &[]);
     check("HTTPRoute", &weight("0"), &[]);
@@ -93,7 +100,14 @@ fn a_value_of_the_wrong_shape_is_refused_at_its_field() {
     check("HTTPRoute", &weight("'1'"), &[(field, "must be an integer, is the string")]);
     check("HTTPRoute", &weight("99999999999999999999"), &[(field, "must be")]);
     let path = "{rules: [{matches: [{}, {path: {type: Glob, value: /}}]}]}";
-    check("HTTPRoute", path, &[("spec.rules[0].matches[1].path.type", "must be one of Exact, PathPrefix, RegularExpression, is Glob")]);
+    check(
+        "HTTPRoute",
+        path,
+        &[(
+            "spec.rules[0].matches[1].path.type",
+            "must be one of Exact, PathPrefix, RegularExpression, is Glob",
+        )],
+    );
     let twice = "{rules: [{matches: [{headers: [{name: a, value: b}, {name: a, value: c}]}]}]}";
     check("HTTPRoute", twice, &[("spec.rules[0].matches[0].headers[1]", "is there twice: name=a")]);
     check("ReferenceGrant", "{from: [{group: '', kind: X, namespace: a}]}", &[("spec.to", "is required")]);
@@ -101,7 +115,9 @@ fn a_value_of_the_wrong_shape_is_refused_at_its_field() {
 
 #[test]
 fn rules_in_cel_hold() {
-    let path = |kind: &str, value: &str| format!("{{rules: [{{matches: [{{path: {{type: {kind}, value: '{value}'}}}}]}}]}}");
+    let path = |kind: &str, value: &str| {
+        format!("{{rules: [{{matches: [{{path: {{type: {kind}, value: '{value}'}}}}]}}]}}")
+    };
     let field = "spec.rules[0].matches[0].path";
     check("HTTPRoute", &path("PathPrefix", "/a"), &[]);
     check("HTTPRoute", &path("RegularExpression", "a.*"), &[]);
@@ -122,14 +138,34 @@ fn rules_in_cel_hold() {
         ],
     );
     let redirect = "{rules: [{filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: b, port: 1}]}]}";
-    check("HTTPRoute", redirect, &[("spec.rules[0]", "RequestRedirect filter must not be used together with backendRefs")]);
+    check(
+        "HTTPRoute",
+        redirect,
+        &[("spec.rules[0]", "RequestRedirect filter must not be used together with backendRefs")],
+    );
 
     let backend = "spec.rules[0].backendRefs[0]";
-    check("HTTPRoute", "{rules: [{backendRefs: [{name: b}]}]}", &[(backend, "Must have port for Service reference")]);
-    check("GRPCRoute", "{rules: [{backendRefs: [{name: b}]}]}", &[(backend, "Must have port for Service reference")]);
-    check("GRPCRoute", "{rules: [{matches: [{method: {}}]}]}", &[("spec.rules[0].matches[0].method", "One or both of")]);
+    check(
+        "HTTPRoute",
+        "{rules: [{backendRefs: [{name: b}]}]}",
+        &[(backend, "Must have port for Service reference")],
+    );
+    check(
+        "GRPCRoute",
+        "{rules: [{backendRefs: [{name: b}]}]}",
+        &[(backend, "Must have port for Service reference")],
+    );
+    check(
+        "GRPCRoute",
+        "{rules: [{matches: [{method: {}}]}]}",
+        &[("spec.rules[0].matches[0].method", "One or both of")],
+    );
     let method = |kind: &str| format!("{{rules: [{{matches: [{{method: {{{kind}, service: 'a/b'}}}}]}}]}}");
-    check("GRPCRoute", &method("type: Exact"), &[("spec.rules[0].matches[0].method", "service must only contain valid characters")]);
+    check(
+        "GRPCRoute",
+        &method("type: Exact"),
+        &[("spec.rules[0].matches[0].method", "service must only contain valid characters")],
+    );
     check("GRPCRoute", &method("type: RegularExpression"), &[]);
     check("GRPCRoute", "{rules: [{matches: [{method: {service: a.B_c}}]}]}", &[]);
 }
@@ -139,7 +175,8 @@ fn a_backend_request_may_not_take_longer_than_its_request() {
     let timeouts = |request: &str, backend: &str| {
         format!("{{rules: [{{timeouts: {{request: {request}, backendRequest: {backend}}}}}]}}")
     };
-    let refused = [("spec.rules[0].timeouts", "backendRequest timeout cannot be longer than request timeout")];
+    let refused =
+        [("spec.rules[0].timeouts", "backendRequest timeout cannot be longer than request timeout")];
     check("HTTPRoute", &timeouts("1s", "500ms"), &[]);
     check("HTTPRoute", &timeouts("1m", "59s1000ms"), &[]);
     check("HTTPRoute", &timeouts("0s", "1h"), &[]);
@@ -166,7 +203,11 @@ fn parents_must_differ_in_port_or_section() {
 #[test]
 fn rule_names_are_unique_and_matches_are_counted_over_all_rules() {
     check("HTTPRoute", "{rules: [{name: a}, {name: b}, {}]}", &[]);
-    check("HTTPRoute", "{rules: [{name: a}, {name: a}]}", &[("spec.rules", "Rule name must be unique within the route")]);
+    check(
+        "HTTPRoute",
+        "{rules: [{name: a}, {name: a}]}",
+        &[("spec.rules", "Rule name must be unique within the route")],
+    );
     let rule = format!("{{matches: [{}]}}", vec!["{}"; 64].join(", "));
     check("HTTPRoute", &format!("{{rules: [{rule}, {rule}]}}"), &[]);
     let three = format!("{{rules: [{rule}, {rule}, {{matches: [{{}}]}}]}}");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Fields, FieldError, Format, ListType, Schema, Schemas, Type, child};
+use super::{FieldError, Fields, Format, ListType, Schema, Schemas, Type, child};
 
 /// Takes out what the schema does not know (said in `unknown`) and nulls, and puts in defaults.
 ///
@@ -133,13 +133,7 @@ fn identity(schema: &Schema, item: &Value) -> Option<String> {
     }
 }
 
-fn validate_string(
-    schemas: &Schemas,
-    schema: &Schema,
-    text: &str,
-    path: &str,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_string(schemas: &Schemas, schema: &Schema, text: &str, path: &str, errors: &mut Vec<FieldError>) {
     let bounds = (schema.min_length, schema.max_length);
     check_bounds(text.chars().count(), bounds, "characters", (path, errors));
     if let Some(pattern) = &schema.pattern
