@@ -23,6 +23,10 @@ pub(super) trait Admit {
     fn apply_defaults(&mut self) {}
     /// Adds what is wrong to `errors`.
     fn check(&self, _errors: &mut Vec<FieldError>) {}
+    /// What is taken, and is likely not meant.
+    fn find_doubt(&self) -> Option<FieldError> {
+        None
+    }
 }
 
 impl Admit for ConfigMap {}
@@ -37,6 +41,15 @@ impl Admit for Namespace {
 }
 
 impl Admit for Node {
+    fn apply_defaults(&mut self) {
+        if let Some(spec) = &mut self.spec {
+            let ranges = spec.pod_cidrs.get_or_insert_default();
+            if let (true, Some(range)) = (ranges.is_empty(), &spec.pod_cidr) {
+                ranges.push(range.clone());
+            }
+        }
+    }
+
     fn check(&self, errors: &mut Vec<FieldError>) {
         let ranges = self.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
         for (index, range) in ranges.enumerate() {
@@ -199,6 +212,15 @@ impl Admit for Service {
         one_of(policy, &["Cluster", "Local"], "spec.internalTrafficPolicy", errors);
         check_cluster_addresses(spec, errors);
         check_service_ports(spec.ports.as_deref().unwrap_or_default(), spec, errors);
+    }
+
+    fn find_doubt(&self) -> Option<FieldError> {
+        let spec = self.spec.as_ref()?;
+        let allocated = spec.type_.as_deref() != Some("ExternalName");
+        (allocated && spec.cluster_ips.as_ref().is_none_or(Vec::is_empty)).then(|| {
+            let message = "is not set, and nothing here allocates one: the Service can only be a backend";
+            FieldError::new("spec.clusterIP", message)
+        })
     }
 }
 

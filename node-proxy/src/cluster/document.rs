@@ -36,6 +36,7 @@ pub(super) struct Content {
 
 /// Reads the text of a file with objects.
 pub(super) fn read_objects(schemas: &Schemas, file: &Path, text: &str) -> Content {
+    let text = text.trim_start_matches('\u{feff}');
     let mut reader = Reader { schemas, file, content: Content::default() };
     if file.extension().is_some_and(|extension| extension == "json") {
         match serde_json::from_str(text) {
@@ -223,10 +224,13 @@ impl Reader<'_> {
     /// An object of a core kind: its type decides about fields, then come the API server's checks.
     fn admit_core<T: DeserializeOwned + Admit>(&mut self, draft: Draft) -> Option<Arc<T>> {
         let label = draft.id.to_string();
-        let mut object: T = self.parse(&label, draft.value)?;
+        let mut object: T = self.parse(draft)?;
         object.apply_defaults();
         let mut errors = Vec::new();
         object.check(&mut errors);
+        if let Some(doubt) = object.find_doubt() {
+            self.report(&label, Severity::Warning, doubt);
+        }
         self.accept(&label, errors).then(|| Arc::new(object))
     }
 
@@ -245,7 +249,7 @@ impl Reader<'_> {
             fields.remove("apiVersion");
             fields.remove("kind");
         }
-        self.parse(&label, draft.value).map(Arc::new)
+        self.parse(draft).map(Arc::new)
     }
 
     fn accept(&mut self, label: &str, errors: Vec<FieldError>) -> bool {
@@ -256,11 +260,12 @@ impl Reader<'_> {
         good
     }
 
-    fn parse<T: DeserializeOwned>(&mut self, label: &str, value: Value) -> Option<T> {
+    fn parse<T: DeserializeOwned>(&mut self, draft: Draft) -> Option<T> {
+        let label = &draft.id.to_string();
         let mut unknown = Vec::new();
         let mut track = serde_path_to_error::Track::new();
         let mut note = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path));
-        let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+        let tracked = serde_path_to_error::Deserializer::new(draft.value, &mut track);
         let parsed = T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note));
         for field in unknown {
             self.report(label, Severity::Warning, unknown_field(field));
@@ -270,7 +275,12 @@ impl Reader<'_> {
             Err(error) => {
                 let field = track.path().to_string();
                 let field = if field == "." { String::new() } else { field };
-                self.report(label, Severity::Error, FieldError::new(field, error.to_string()));
+                let message = match draft.id.kind {
+                    // The parser's message quotes what it found.
+                    Kind::Secret => "has the wrong type or is no base64".to_owned(),
+                    _ => error.to_string(),
+                };
+                self.report(label, Severity::Error, FieldError::new(field, message));
                 None
             }
         }

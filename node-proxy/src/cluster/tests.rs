@@ -102,6 +102,26 @@ fn a_secret_takes_its_strings_as_data() {
 }
 
 #[test]
+fn what_a_secret_holds_is_not_in_its_report() {
+    for data in ["{x: hunter2!}", "{x: [hunter2!]}", "hunter2!"] {
+        let text = format!("{{apiVersion: v1, kind: Secret, metadata: {{name: a}}, data: {data}}}");
+        let content = read(&text);
+        assert_eq!(content.outcomes.len(), 1);
+        let line = content.reports[0].to_string();
+        assert!(line.starts_with("a.yaml: Secret default/a: data"), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+}
+
+#[test]
+fn a_service_without_an_address_is_taken_with_a_doubt() {
+    let doubt = "a.yaml: Service shop/s: spec.clusterIP: is not set, and nothing here allocates one";
+    check(&service("{ports: [{port: 80}]}"), &["good Service shop/s"], &[doubt]);
+    check(&service("{clusterIP: None, ports: [{port: 80}]}"), &["good Service shop/s"], &[]);
+    check(&service("{type: ExternalName, externalName: a.b}"), &["good Service shop/s"], &[]);
+}
+
+#[test]
 fn a_typed_route_carries_the_defaults_and_its_creation_time() {
     let text = "
 apiVersion: gateway.networking.k8s.io/v1beta1

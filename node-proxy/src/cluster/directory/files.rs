@@ -2,6 +2,7 @@
 //!
 //! One object may stand in several files: the first by path counts. Reading happens here, waiting never.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -145,11 +146,14 @@ impl Files {
                     continue;
                 }
             };
-            if new.objects.contains_key(&id) {
-                let report = file_report(path, "is there twice in this file: the first counts".to_owned());
-                new.reports.push(Report { object: Some(id.to_string()), ..report });
-            } else {
-                new.objects.insert(id, object);
+            match new.objects.entry(id) {
+                Entry::Occupied(first) => new.reports.push(Report {
+                    object: Some(first.key().to_string()),
+                    ..file_report(path, "is there twice in this file: the first counts".to_owned())
+                }),
+                Entry::Vacant(entry) => {
+                    entry.insert(object);
+                }
             }
         }
         if !all_readable {

@@ -2,7 +2,7 @@
 //!
 //! Every `*.yaml`, `*.yml` and `*.json` below the root is read; documents are judged one by one. What is
 //! broken keeps its last good version; what has gone from every file goes. `status/` holds what agents
-//! write ([`write_mark`]) and no objects. An object without `creationTimestamp` has none: it ranks by its
+//! write ([`write_mark`]) and no objects. Links to files are followed, links to directories are not. An object without `creationTimestamp` has none: it ranks by its
 //! namespace and name. Files are small and read where the writer runs, never on the data path.
 
 mod files;

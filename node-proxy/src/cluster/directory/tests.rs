@@ -1,5 +1,4 @@
 //! Last good versions, and a live directory with every way of saving a file.
-#![expect(clippy::needless_pass_by_value, reason = "tests read better with owned text")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -67,12 +66,9 @@ impl Live {
         update.changes
     }
 
-    #[track_caller]
-    fn step(&mut self) -> impl Future<Output = Vec<Change>> {
-        async {
-            let update = timeout(SOON, self.directory.next()).await.expect("no update in time").unwrap();
-            self.take(update)
-        }
+    async fn step(&mut self) -> Vec<Change> {
+        let update = timeout(SOON, self.directory.next()).await.expect("no update in time").unwrap();
+        self.take(update)
     }
 
     /// The values of all ConfigMaps by name.
@@ -316,4 +312,21 @@ async fn marks_are_files_under_status_and_nothing_else_there_is_an_object() {
 fn a_directory_that_is_not_there_is_an_error_that_names_it() {
     let error = Directory::open(std::path::Path::new("/nowhere/at/all")).unwrap_err();
     assert_eq!(error.to_string(), "the directory /nowhere/at/all cannot be read");
+}
+
+#[tokio::test]
+async fn events_that_the_kernel_could_not_keep_are_made_up_for() {
+    let mut live = Live::start(&[("gone.yaml", map("gone", "1"))]).await;
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    // Two files in turn, for equal events in a row are one.
+    for name in ["x.yaml", "y.yaml"].into_iter().cycle().take(limit + 1) {
+        File::create(live.path(name)).unwrap();
+    }
+    fs::create_dir(live.path("new")).unwrap();
+    live.write("new/late.yaml", map("late", "1"));
+    fs::remove_file(live.path("gone.yaml")).unwrap();
+    live.until("late=1").await;
+    live.write("new/late.yaml", map("late", "2"));
+    live.until("late=2").await;
 }
