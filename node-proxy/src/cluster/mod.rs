@@ -1,3 +1,18 @@
-//! What the cluster says.
+//! What the cluster says: objects, from a source, through one writer, to a snapshot.
+//!
+//! A source ([`source::ObjectSource`]; today the directory of YAML) hands over changes; the one
+//! [`writer`] applies them to [`objects::Objects`], has a snapshot built and publishes it. Nothing on the
+//! data path ever waits for anything in here.
+
 pub mod api;
+mod core_kinds;
+pub mod directory;
+mod document;
 pub mod objects;
+pub mod report;
+pub mod schema;
+pub mod source;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -381,4 +381,3 @@ pub struct GrpcRouteStatusParentsParentRef {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "sectionName")]
     pub section_name: Option<String>,
 }
-

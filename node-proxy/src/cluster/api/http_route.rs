@@ -766,4 +766,3 @@ pub struct HttpRouteStatusParentsParentRef {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "sectionName")]
     pub section_name: Option<String>,
 }
-

@@ -1,0 +1,44 @@
+//! What a source has to tell the user about what it was given.
+//!
+//! A report is about one field of one object of one file. It stays in the list that `admin` shows for as
+//! long as the problem does, and is logged once, when it comes up.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// The object was not taken: its last good version, if any, stays.
+    Error,
+    /// The object was taken without this.
+    Warning,
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Report {
+    /// The file, relative to the directory.
+    pub file: PathBuf,
+    /// The object (`HTTPRoute shop/my-route`), else the document (`document 2 (line 14)`), else none: the file.
+    pub object: Option<String>,
+    /// The field (`spec.rules[0].matches[1].path.value`), if it is about one.
+    pub field: Option<String>,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong: lower case, no full stop.
+    pub message: String,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.file.display())?;
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}

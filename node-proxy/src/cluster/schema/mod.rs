@@ -1,0 +1,268 @@
+//! Defaults and validation of Gateway API objects by their own CRDs, as the API server would do it.
+//!
+//! A directory of YAML has no API server in front of it, so the CRDs' structural schemas are walked here:
+//! first pruning and defaults ([`Schemas::admit`] changes the value), then types and bounds, then the CEL
+//! rules. Transition rules (`oldSelf`) are left out: a file has no old self. This never decides what an
+//! object means.
+
+mod rules;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use rules::Rules;
+
+/// The vendored CRDs, each of one kind in all its versions.
+const CRDS: [&str; 3] = [
+    include_str!("../crds/grpcroutes.yaml"),
+    include_str!("../crds/httproutes.yaml"),
+    include_str!("../crds/referencegrants.yaml"),
+];
+
+/// Something wrong at one field of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// Where: `spec.rules[0].matches[1].path.value`; empty for the object as a whole.
+    pub field: String,
+    /// What is wrong there: lower case, no full stop.
+    pub message: String,
+}
+
+impl FieldError {
+    /// An error at `field`.
+    #[must_use]
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}
+
+/// Why the vendored CRDs cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// A CRD is not YAML, or uses a keyword that is not applied here.
+    #[error("the embedded CRD {index} cannot be read")]
+    Crd {
+        /// Its place among the embedded CRDs.
+        index: usize,
+        /// What the parser says.
+        source: Box<serde_saphyr::Error>,
+    },
+    /// A `pattern` is no regular expression.
+    #[error("the pattern {pattern:?} of an embedded CRD cannot be compiled")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What the compiler says.
+        source: Box<regex::Error>,
+    },
+    /// A CEL rule cannot be compiled.
+    #[error("the rule {rule:?} of an embedded CRD cannot be compiled: {message}")]
+    Rule {
+        /// The rule.
+        rule: String,
+        /// What the compiler says.
+        message: String,
+    },
+}
+
+/// The compiled schemas of every vendored kind and version.
+#[derive(Debug)]
+pub struct Schemas {
+    by_kind: BTreeMap<(String, String), Schema>,
+    patterns: HashMap<String, Regex>,
+    rules: Rules,
+}
+
+/// What became of an object.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Paths of fields that the schema does not know; they were taken out.
+    pub unknown: Vec<String>,
+    /// Why the object is refused; empty if it is not.
+    pub errors: Vec<FieldError>,
+}
+
+impl Schemas {
+    /// Compiles the vendored CRDs.
+    ///
+    /// # Errors
+    /// If a CRD uses something that is not applied here: a fault of the program, never of the user.
+    pub fn load() -> Result<Self, SchemaError> {
+        let mut schemas = Self { by_kind: BTreeMap::new(), patterns: HashMap::new(), rules: Rules::new() };
+        for (index, text) in CRDS.iter().enumerate() {
+            let crd: Crd = serde_saphyr::from_str(text)
+                .map_err(|source| SchemaError::Crd { index, source: Box::new(source) })?;
+            for version in crd.spec.versions.into_iter().filter(|version| version.served) {
+                let api_version = format!("{}/{}", crd.spec.group, version.name);
+                schemas.compile(&version.schema.open_api)?;
+                schemas.by_kind.insert((crd.spec.names.kind.clone(), api_version), version.schema.open_api);
+            }
+        }
+        Ok(schemas)
+    }
+
+    /// Whether objects of this kind and version can be validated.
+    #[must_use]
+    pub fn covers(&self, kind: &str, api_version: &str) -> bool {
+        self.find(kind, api_version).is_some()
+    }
+
+    /// Whether a kind is validated in some version.
+    #[must_use]
+    pub fn covers_kind(&self, kind: &str) -> bool {
+        self.by_kind.keys().any(|(known, _)| known == kind)
+    }
+
+    /// Prunes, defaults and validates an object in place. A kind that is not covered is not looked at.
+    pub fn admit(&self, kind: &str, api_version: &str, object: &mut Value) -> Verdict {
+        let mut verdict = Verdict::default();
+        let Some(schema) = self.find(kind, api_version) else { return verdict };
+        if let Value::Object(fields) = object {
+            fields.remove("status");
+        }
+        walk::prune_and_default(schema, object, "", &mut verdict.unknown);
+        walk::validate(self, schema, object, "", &mut verdict.errors);
+        if verdict.errors.is_empty() {
+            self.rules.check(schema, object, "", &mut verdict.errors);
+        }
+        verdict
+    }
+
+    fn find(&self, kind: &str, api_version: &str) -> Option<&Schema> {
+        self.by_kind.get(&(kind.to_owned(), api_version.to_owned()))
+    }
+
+    fn compile(&mut self, schema: &Schema) -> Result<(), SchemaError> {
+        if let Some(pattern) = &schema.pattern
+            && !self.patterns.contains_key(pattern)
+        {
+            let regex = Regex::new(pattern).map_err(|source| SchemaError::Pattern {
+                pattern: pattern.clone(),
+                source: Box::new(source),
+            })?;
+            self.patterns.insert(pattern.clone(), regex);
+        }
+        for rule in &schema.rules {
+            self.rules.compile(&rule.rule)?;
+        }
+        for child in schema.properties.values().chain(schema.items.as_deref()) {
+            self.compile(child)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Crd {
+    spec: CrdSpec,
+}
+
+#[derive(Debug, Deserialize)]
+struct CrdSpec {
+    group: String,
+    names: CrdNames,
+    versions: Vec<CrdVersion>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CrdNames {
+    kind: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct CrdVersion {
+    name: String,
+    served: bool,
+    schema: CrdSchema,
+}
+
+#[derive(Debug, Deserialize)]
+struct CrdSchema {
+    #[serde(rename = "openAPIV3Schema")]
+    open_api: Schema,
+}
+
+/// The JSON type of a node.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Type {
+    Array,
+    Boolean,
+    Integer,
+    Object,
+    String,
+}
+
+/// The formats that the CRDs use.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+enum Format {
+    #[serde(rename = "date-time")]
+    DateTime,
+    #[serde(rename = "int32")]
+    Int32,
+    #[serde(rename = "int64")]
+    Int64,
+}
+
+/// How the items of a list relate.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum ListType {
+    Atomic,
+    Map,
+    Set,
+}
+
+/// One node of a structural schema. A keyword that is not here fails the load, so none is ever skipped.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Schema {
+    #[serde(rename = "type")]
+    kind: Type,
+    default: Option<Value>,
+    #[serde(rename = "enum", default)]
+    choices: Vec<Value>,
+    format: Option<Format>,
+    items: Option<Box<Self>>,
+    max_items: Option<usize>,
+    max_length: Option<usize>,
+    maximum: Option<i64>,
+    min_items: Option<usize>,
+    min_length: Option<usize>,
+    minimum: Option<i64>,
+    pattern: Option<String>,
+    #[serde(default)]
+    properties: BTreeMap<String, Self>,
+    #[serde(default)]
+    required: Vec<String>,
+    #[serde(rename = "x-kubernetes-list-map-keys", default)]
+    map_keys: Vec<String>,
+    #[serde(rename = "x-kubernetes-list-type")]
+    list_type: Option<ListType>,
+    #[serde(rename = "x-kubernetes-validations", default)]
+    rules: Vec<Rule>,
+}
+
+/// One CEL rule of a node.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rule {
+    rule: String,
+    message: String,
+    field_path: Option<String>,
+}
+
+/// The fields of an object value.
+type Fields = Map<String, Value>;
+
+/// The path of a field of the object at `path`.
+fn child(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}

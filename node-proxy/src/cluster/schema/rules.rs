@@ -1,0 +1,186 @@
+//! The CEL rules of a schema (`x-kubernetes-validations`).
+//!
+//! Each distinct rule is compiled once. `self` is the value of the node that carries the rule, with the
+//! names of its fields escaped as Kubernetes escapes them (`namespace` is a word of CEL).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use cel::{Context, Env, ExecutionError, Program, Value as CelValue};
+use serde_json::Value;
+
+use super::{FieldError, Schema, SchemaError, child};
+
+/// Words that cannot name a field in CEL, so that Kubernetes escapes them.
+const RESERVED: [&str; 21] = [
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "void",
+    "while",
+];
+
+/// Compiled rules by their source.
+pub(super) struct Rules {
+    env: Arc<Env>,
+    programs: HashMap<String, Program>,
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("programs", &self.programs.len()).finish_non_exhaustive()
+    }
+}
+
+impl Rules {
+    pub(super) fn new() -> Self {
+        Self { env: Arc::new(Env::stdlib()), programs: HashMap::new() }
+    }
+
+    /// Compiles a rule, unless it was before.
+    pub(super) fn compile(&mut self, rule: &str) -> Result<(), SchemaError> {
+        if self.programs.contains_key(rule) {
+            return Ok(());
+        }
+        let program = self
+            .env
+            .compile(rule)
+            .map_err(|error| SchemaError::Rule { rule: rule.to_owned(), message: error.to_string() })?;
+        self.programs.insert(rule.to_owned(), program);
+        Ok(())
+    }
+
+    /// How many distinct rules there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.programs.len()
+    }
+
+    /// The functions that rules call and the environment may have to provide.
+    #[cfg(test)]
+    pub(super) fn functions(&self) -> std::collections::BTreeSet<String> {
+        let functions = self.programs.values().flat_map(|program| {
+            program.references().functions().into_iter().map(str::to_owned).collect::<Vec<_>>()
+        });
+        functions.collect()
+    }
+
+    /// Holds the rules of a node and of all below it against a value that is structurally valid.
+    pub(super) fn check(&self, schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+        if !schema.rules.is_empty() {
+            self.check_node(schema, value, path, errors);
+        }
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    if let Some(property) = schema.properties.get(name) {
+                        self.check(property, value, &child(path, name), errors);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                let Some(schema) = &schema.items else { return };
+                for (index, item) in items.iter().enumerate() {
+                    self.check(schema, item, &format!("{path}[{index}]"), errors);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check_node(&self, schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+        let mut context = Context::with_env(Arc::clone(&self.env));
+        context.add_variable_from_value("self", to_cel(value));
+        if let Err(error) = context.add_function("duration", duration) {
+            errors.push(FieldError::new(path, format!("rules cannot be evaluated: {error}")));
+            return;
+        }
+        for rule in &schema.rules {
+            let Some(program) = self.programs.get(&rule.rule) else { continue };
+            if program.references().has_variable("oldSelf") {
+                continue;
+            }
+            let message = match program.execute(&context) {
+                Ok(CelValue::Bool(true)) => continue,
+                Ok(CelValue::Bool(false)) => rule.message.clone(),
+                Ok(_) => format!("the rule {:?} is neither true nor false here", rule.rule),
+                Err(error) => format!("the rule {:?} cannot be evaluated here: {error}", rule.rule),
+            };
+            let field =
+                rule.field_path.as_ref().map_or_else(|| path.to_owned(), |below| format!("{path}{below}"));
+            errors.push(FieldError { field, message });
+        }
+    }
+}
+
+/// CEL's `duration`, as nanoseconds: the rules only compare durations with each other.
+fn duration(text: Arc<String>) -> Result<i64, ExecutionError> {
+    nanoseconds(&text).ok_or_else(|| ExecutionError::function_error("duration", format!("{text:?} is none")))
+}
+
+fn nanoseconds(text: &str) -> Option<i64> {
+    let mut rest = text;
+    let mut total = 0_i64;
+    while !rest.is_empty() || text.is_empty() {
+        let (digits, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let scale = match unit {
+            "ns" => 1,
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        total = total.checked_add(digits.parse::<i64>().ok()?.checked_mul(scale)?)?;
+        rest = tail;
+    }
+    Some(total)
+}
+
+fn to_cel(value: &Value) -> CelValue {
+    match value {
+        Value::Null => CelValue::Null,
+        Value::Bool(flag) => CelValue::Bool(*flag),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(integer), _) => CelValue::Int(integer),
+            (None, Some(float)) => CelValue::Float(float),
+            (None, None) => CelValue::Null,
+        },
+        Value::String(text) => CelValue::from(text.as_str()),
+        Value::Array(items) => CelValue::List(Arc::new(items.iter().map(to_cel).collect())),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| (escaped(name), to_cel(value)));
+            CelValue::from(fields.collect::<HashMap<String, CelValue>>())
+        }
+    }
+}
+
+/// A field's name as rules write it (Kubernetes: "Escaping" of CEL property names).
+fn escaped(name: &str) -> String {
+    if RESERVED.contains(&name) {
+        return format!("__{name}__");
+    }
+    name.replace("__", "__underscores__")
+        .replace('.', "__dot__")
+        .replace('-', "__dash__")
+        .replace('/', "__slash__")
+}
