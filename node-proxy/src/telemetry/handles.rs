@@ -4,7 +4,7 @@
 //! thread keeps what it has found, under the references that a record holds. Snapshots come and go: keys are by value,
 //! never by address, so a handle survives them.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -157,7 +157,8 @@ impl ConnectionKey {
 
 struct ConnectionHandles {
     opened: IntCounter,
-    closed: IntCounter,
+    /// Resolved at an end: a connection that has only begun must not make a series of ends.
+    closed: OnceCell<IntCounter>,
     sent: IntCounter,
     received: IntCounter,
     failures: Option<IntCounter>,
@@ -225,13 +226,13 @@ pub(crate) fn count_request(metrics: &Metrics, record: &RequestRecord) {
 
 /// Counts an opaque connection that has begun.
 pub(crate) fn count_opened(metrics: &Metrics, record: &ConnectionRecord) {
-    with_connection(metrics, record, |handles| handles.opened.inc());
+    with_connection(metrics, record, |handles, _| handles.opened.inc());
 }
 
 /// Counts an opaque connection that has ended.
 pub(crate) fn count_closed(metrics: &Metrics, record: &ConnectionRecord) {
-    with_connection(metrics, record, |handles| {
-        handles.closed.inc();
+    with_connection(metrics, record, |handles, view| {
+        handles.closed.get_or_init(|| resolve_closed(metrics, view)).inc();
         handles.sent.inc_by(record.journey.bytes_sent);
         handles.received.inc_by(record.journey.bytes_received);
         if let Some(failures) = &handles.failures {
@@ -240,14 +241,19 @@ pub(crate) fn count_closed(metrics: &Metrics, record: &ConnectionRecord) {
     });
 }
 
-fn with_connection(metrics: &Metrics, record: &ConnectionRecord, count: impl FnOnce(&ConnectionHandles)) {
+fn with_connection(
+    metrics: &Metrics,
+    record: &ConnectionRecord,
+    count: impl FnOnce(&ConnectionHandles, &ConnectionView<'_>),
+) {
     let view = ConnectionView::of(record);
     CONNECTIONS.with_borrow_mut(|shelf| {
-        count(shelf.find_or_make(
+        let handles = shelf.find_or_make(
             (metrics.id, &view),
             |key| key.view() == view,
             || (ConnectionKey::of(record), resolve_connection(metrics, &view)),
-        ));
+        );
+        count(handles, &view);
     });
 }
 
@@ -316,21 +322,25 @@ fn resolve_request(metrics: &Metrics, view: &RequestView<'_>) -> RequestHandles 
 fn resolve_connection(metrics: &Metrics, view: &ConnectionView<'_>) -> ConnectionHandles {
     let [namespace, service, port] = service_texts(view.service);
     let labels = [reporter_label(view.direction), &namespace, &service, &port];
-    let [reporter, ..] = labels;
+    ConnectionHandles {
+        opened: metrics.tcp.opened.with_label_values(&labels),
+        closed: OnceCell::new(),
+        sent: metrics.tcp.sent.with_label_values(&labels),
+        received: metrics.tcp.received.with_label_values(&labels),
+        failures: resolve_failures(metrics, view.direction, view.reason),
+    }
+}
+
+fn resolve_closed(metrics: &Metrics, view: &ConnectionView<'_>) -> IntCounter {
+    let [namespace, service, port] = service_texts(view.service);
     let mtls = match view.hop {
         Some(Hop::Mutual) => "yes",
         Some(Hop::Plain(_)) => "no",
         None => "",
     };
     let reason = view.reason.map_or("", FailureReason::as_label);
-    let closed = [reporter, &namespace, &service, &port, mtls, reason];
-    ConnectionHandles {
-        opened: metrics.tcp.opened.with_label_values(&labels),
-        closed: metrics.tcp.closed.with_label_values(&closed),
-        sent: metrics.tcp.sent.with_label_values(&labels),
-        received: metrics.tcp.received.with_label_values(&labels),
-        failures: resolve_failures(metrics, view.direction, view.reason),
-    }
+    let labels = [reporter_label(view.direction), &namespace, &service, &port, mtls, reason];
+    metrics.tcp.closed.with_label_values(&labels)
 }
 
 /// Whose proxy counts: the client's sees what leaves its pod, the server's what reaches it.

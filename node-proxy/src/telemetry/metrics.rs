@@ -146,10 +146,7 @@ impl ControlMetrics {
         );
         Ok(Self {
             pods_enrolled: gauge("gammarus_pods_enrolled", "Pods of this node in the mesh.")?,
-            snapshot_build: register(
-                registry,
-                Histogram::with_opts(build.buckets(BUILD_BUCKETS.to_vec()))?,
-            )?,
+            snapshot_build: register(registry, Histogram::with_opts(build.buckets(BUILD_BUCKETS.to_vec()))?)?,
             snapshot_generation: gauge(
                 "gammarus_snapshot_generation",
                 "Counts the snapshots of this process.",
