@@ -15,10 +15,14 @@ const NEEDED: [&str; 10] = [
     "/var/token",
 ];
 
+/// clap takes any text for a flag, so that every mistake is found by us.
+fn typed<'a>(arguments: impl Iterator<Item = &'a &'a str>) -> RawConfig {
+    RawConfig::try_parse_from(arguments).unwrap()
+}
+
 fn parse(arguments: &[&str]) -> Result<Config, ConfigErrors> {
     let arguments = ["node-proxy"].iter().chain(arguments);
-    let raw = RawConfig::try_parse_from(arguments);
-    Config::try_from(raw.expect("clap takes any text for a flag"))
+    Config::try_from(typed(arguments))
 }
 
 fn mesh(more: &[&str]) -> Result<MeshConfig, ConfigErrors> {
