@@ -1,0 +1,93 @@
+//! Readiness: whoever must be done before traffic may come holds a guard.
+//!
+//! The proxy is ready when the last guard is gone. A stage takes its guard before it starts, so that there is no moment
+//! at which nothing blocks because nothing has begun.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What is being waited for.
+#[derive(Clone, Debug, Default)]
+pub struct Ready {
+    guards: Arc<Mutex<Guards>>,
+}
+
+#[derive(Debug, Default)]
+struct Guards {
+    next: u64,
+    held: BTreeMap<u64, &'static str>,
+}
+
+impl Ready {
+    /// Nothing blocks yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Blocks readiness until the guard is dropped. `what` completes "waiting for:".
+    #[must_use = "a guard that is dropped at once blocks nothing"]
+    pub fn block(&self, what: &'static str) -> BlockReady {
+        let mut guards = self.lock();
+        let id = guards.next;
+        guards.next += 1;
+        guards.held.insert(id, what);
+        BlockReady { ready: self.clone(), id }
+    }
+
+    /// What blocks, oldest first; empty when ready.
+    #[must_use]
+    pub fn blocking(&self) -> Vec<&'static str> {
+        self.lock().held.values().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Guards> {
+        // The map is whole at every step: a panic elsewhere does not spoil it.
+        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Blocks readiness while it is held.
+#[derive(Debug)]
+pub struct BlockReady {
+    ready: Ready,
+    id: u64,
+}
+
+impl Drop for BlockReady {
+    fn drop(&mut self) {
+        self.ready.lock().held.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_the_last_guard_is_dropped() {
+        let ready = Ready::new();
+        let snapshot = ready.block("first snapshot");
+        let again = ready.block("first snapshot");
+        let sockets = ready.block("enrolment socket");
+        assert_eq!(ready.blocking(), ["first snapshot", "first snapshot", "enrolment socket"]);
+        drop(snapshot);
+        assert_eq!(ready.blocking(), ["first snapshot", "enrolment socket"]);
+        drop(sockets);
+        assert_eq!(ready.blocking(), ["first snapshot"]);
+        drop(again);
+        assert!(ready.blocking().is_empty());
+    }
+
+    #[test]
+    fn a_guard_lost_in_a_panic_no_longer_blocks() {
+        let ready = Ready::new();
+        let guard = ready.block("a task");
+        let thread = std::thread::spawn(move || {
+            let _guard = guard;
+            panic!("as planned");
+        });
+        thread.join().unwrap_err();
+        assert!(ready.blocking().is_empty());
+    }
+}

@@ -1,0 +1,456 @@
+//! What the user asks for: flags and environment as typed ([`RawConfig`]), and what they mean ([`Config`]).
+//!
+//! Every mistake is reported at once, each with its flag and its value. Nothing is opened or contacted here, except
+//! that directories which must be there are looked for.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::thread;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::telemetry::log::parse_filter;
+use crate::telemetry::{AccessOutput, LogFormat};
+
+#[cfg(test)]
+mod tests;
+
+/// The command line and environment, as typed.
+#[derive(Debug, Parser)]
+#[command(name = "node-proxy", about = "The node proxy of the Gammarus mesh", disable_help_subcommand = true)]
+pub struct RawConfig {
+    #[command(subcommand)]
+    mode: RawMode,
+}
+
+#[derive(Debug, Subcommand)]
+enum RawMode {
+    /// The proxy of one node.
+    Mesh(Box<RawMesh>),
+    /// Two nodes on this machine, and what the mesh does between them.
+    Demo(RawDemo),
+}
+
+#[derive(Debug, Args)]
+struct RawMesh {
+    /// The name of this node, as in the Node object
+    #[arg(long, env = "GAMMARUS_NODE", value_name = "NAME")]
+    node: Option<String>,
+    /// The directory of YAML files that says what the cluster holds
+    #[arg(long, env = "GAMMARUS_OBJECTS", value_name = "DIR")]
+    objects: Option<String>,
+    /// The socket on which the CNI plugin enrols pods
+    #[arg(long, env = "GAMMARUS_SOCKET", value_name = "PATH", default_value = "/run/gammarus/proxy.sock")]
+    socket: String,
+    /// Where enrolled pods are remembered
+    #[arg(long, env = "GAMMARUS_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gammarus")]
+    state_dir: String,
+    /// The trust domain of the mesh
+    #[arg(long, env = "GAMMARUS_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: String,
+    /// Where the CA listens
+    #[arg(long, env = "GAMMARUS_CA_ADDRESS", value_name = "HOST:PORT")]
+    ca_address: Option<String>,
+    /// The name in the CA's certificate [default: the host of --ca-address]
+    #[arg(long, env = "GAMMARUS_CA_SERVER_NAME", value_name = "NAME")]
+    ca_server_name: Option<String>,
+    /// The roots that the CA's certificate is checked against, as PEM
+    #[arg(long, env = "GAMMARUS_CA_BUNDLE", value_name = "PATH")]
+    ca_bundle: Option<String>,
+    /// The token that this node shows to the CA
+    #[arg(long, env = "GAMMARUS_TOKEN_FILE", value_name = "PATH")]
+    token_file: Option<String>,
+    /// Where the admin server listens: loopback only
+    #[arg(long, env = "GAMMARUS_ADMIN_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
+    admin_listen: String,
+    /// Where metrics and health are served to the outside
+    #[arg(long, env = "GAMMARUS_HEALTH_LISTEN", value_name = "IP:PORT", default_value = "[::]:15021")]
+    health_listen: String,
+    /// Threads of the data path [default: the CPUs that this process may use]
+    #[arg(long, env = "GAMMARUS_WORKERS", value_name = "N")]
+    workers: Option<String>,
+    /// Where access lines go: stdout, off or a path
+    #[arg(long, env = "GAMMARUS_ACCESS_LOG", value_name = "stdout|off|PATH", default_value = "stdout")]
+    access_log: String,
+    /// How the log and access lines look
+    #[arg(long, env = "GAMMARUS_LOG_FORMAT", value_name = "text|json", default_value = "text")]
+    log_format: String,
+    /// What is logged: a list of [target=]level
+    #[arg(long, env = "GAMMARUS_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    log_level: String,
+    /// Connections that one pod may have open, both directions together
+    #[arg(long, env = "GAMMARUS_MAX_CONNECTIONS_PER_POD", value_name = "N", default_value = "20000")]
+    max_connections_per_pod: String,
+}
+
+#[derive(Debug, Args)]
+struct RawDemo {
+    /// Leave everything running at the end, and say what to type
+    #[arg(long)]
+    keep: bool,
+    /// Apply the manifests of this directory instead of the story's own
+    #[arg(long, env = "GAMMARUS_MANIFESTS", value_name = "DIR")]
+    manifests: Option<String>,
+}
+
+/// What to run, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Config {
+    /// The demo.
+    Demo(DemoConfig),
+    /// The proxy of one node.
+    Mesh(Box<MeshConfig>),
+}
+
+/// A host name or address with a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// A DNS name, or an address without brackets.
+    pub host: String,
+    /// From 1 up.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
+            _ => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// How a node's proxy reaches the CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaConfig {
+    /// Where it listens.
+    pub address: HostPort,
+    /// The name that its certificate must have.
+    pub server_name: String,
+    /// The roots of that certificate, PEM.
+    pub bundle: PathBuf,
+    /// What this node shows, read again for every request.
+    pub token_file: PathBuf,
+}
+
+/// What the data path may take and how wide it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataPathConfig {
+    /// Threads, at least one.
+    pub workers: usize,
+    /// Connections that one pod may have open, at least one.
+    pub max_connections_per_pod: usize,
+}
+
+/// What the proxy writes about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetryConfig {
+    /// Where access lines go.
+    pub access: AccessOutput,
+    /// How lines look.
+    pub format: LogFormat,
+    /// What is logged; a valid filter.
+    pub filter: String,
+}
+
+/// The `mesh` mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// The name of this node.
+    pub node: String,
+    /// The directory of YAML files.
+    pub objects: PathBuf,
+    /// The socket of enrolment.
+    pub socket: PathBuf,
+    /// Where enrolled pods are remembered.
+    pub state_dir: PathBuf,
+    /// The trust domain, in its valid form.
+    pub trust_domain: String,
+    /// The CA.
+    pub ca: CaConfig,
+    /// The admin server: a loopback address.
+    pub admin_listen: SocketAddr,
+    /// Metrics and health for the outside.
+    pub health_listen: SocketAddr,
+    /// The data path.
+    pub data_path: DataPathConfig,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+}
+
+/// What happens to the demo's nodes when its story has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// They stay until the user ends them.
+    Keep,
+    /// They are removed.
+    Remove,
+}
+
+/// The `demo` mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DemoConfig {
+    /// What remains at the end.
+    pub afterwards: Afterwards,
+    /// The user's own manifests.
+    pub manifests: Option<PathBuf>,
+}
+
+/// One flag that is missing or wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlagError {
+    /// It is needed and was not given.
+    #[error("{flag} is required (or {variable} in the environment)", variable = variable(flag))]
+    Missing {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// Its value will not do.
+    #[error("{flag} {value:?}: {problem}")]
+    Wrong {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+fn variable(flag: &str) -> String {
+    format!("GAMMARUS_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase())
+}
+
+/// Everything that is wrong with the flags, in their order.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<FlagError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration cannot be used:")?;
+        for error in &self.0 {
+            write!(f, "\n  {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads values, and remembers what was wrong with them.
+#[derive(Default)]
+struct Reading {
+    errors: Vec<FlagError>,
+}
+
+impl Reading {
+    fn read<T>(
+        &mut self,
+        flag: &'static str,
+        value: &str,
+        parse: impl FnOnce(&str) -> Result<T, &'static str>,
+    ) -> Option<T> {
+        let result = if value.is_empty() { Err("is empty") } else { parse(value) };
+        match result {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.errors.push(FlagError::Wrong { flag, value: value.to_owned(), problem });
+                None
+            }
+        }
+    }
+
+    fn required<T>(
+        &mut self,
+        flag: &'static str,
+        value: Option<&String>,
+        parse: impl FnOnce(&str) -> Result<T, &'static str>,
+    ) -> Option<T> {
+        let Some(value) = value else {
+            self.errors.push(FlagError::Missing { flag });
+            return None;
+        };
+        self.read(flag, value, parse)
+    }
+
+    /// What was read, unless something was wrong; every error came with a `None`, and the other way round.
+    fn finish<T>(self, value: Option<T>) -> Result<T, ConfigErrors> {
+        match value {
+            Some(value) if self.errors.is_empty() => Ok(value),
+            _ => Err(ConfigErrors(self.errors)),
+        }
+    }
+}
+
+impl TryFrom<RawConfig> for Config {
+    type Error = ConfigErrors;
+
+    fn try_from(raw: RawConfig) -> Result<Self, ConfigErrors> {
+        match raw.mode {
+            RawMode::Mesh(raw) => read_mesh(&raw).map(|config| Self::Mesh(Box::new(config))),
+            RawMode::Demo(raw) => read_demo(&raw).map(Self::Demo),
+        }
+    }
+}
+
+fn read_demo(raw: &RawDemo) -> Result<DemoConfig, ConfigErrors> {
+    let mut reading = Reading::default();
+    let manifests = raw.manifests.as_ref().map(|value| reading.read("--manifests", value, directory));
+    let afterwards = if raw.keep { Afterwards::Keep } else { Afterwards::Remove };
+    reading.finish(Some(DemoConfig { afterwards, manifests: manifests.flatten() }))
+}
+
+fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
+    let mut reading = Reading::default();
+    let reader = &mut reading;
+    // All are read before any is asked for: no error hides another.
+    let node = reader.required("--node", raw.node.as_ref(), node_name);
+    let objects = reader.required("--objects", raw.objects.as_ref(), directory);
+    let socket = reader.read("--socket", &raw.socket, path);
+    let state_dir = reader.read("--state-dir", &raw.state_dir, path);
+    let trust_domain = reader.read("--trust-domain", &raw.trust_domain, trust_domain);
+    let ca = read_ca(reader, raw);
+    let admin_listen = reader.read("--admin-listen", &raw.admin_listen, loopback);
+    let health_listen = reader.read("--health-listen", &raw.health_listen, socket_address);
+    let data_path = read_data_path(reader, raw);
+    let telemetry = read_telemetry(reader, raw);
+    let config = (|| {
+        Some(MeshConfig {
+            node: node?,
+            objects: objects?,
+            socket: socket?,
+            state_dir: state_dir?,
+            trust_domain: trust_domain?,
+            ca: ca?,
+            admin_listen: admin_listen?,
+            health_listen: health_listen?,
+            data_path: data_path?,
+            telemetry: telemetry?,
+        })
+    })();
+    reading.finish(config)
+}
+
+fn read_ca(reading: &mut Reading, raw: &RawMesh) -> Option<CaConfig> {
+    let address = reading.required("--ca-address", raw.ca_address.as_ref(), host_port);
+    let name = raw.ca_server_name.as_ref().map(|value| reading.read("--ca-server-name", value, host));
+    let bundle = reading.required("--ca-bundle", raw.ca_bundle.as_ref(), path);
+    let token_file = reading.required("--token-file", raw.token_file.as_ref(), path);
+    let address = address?;
+    let server_name = match name {
+        Some(given) => given?,
+        None => address.host.clone(),
+    };
+    Some(CaConfig { address, server_name, bundle: bundle?, token_file: token_file? })
+}
+
+fn read_data_path(reading: &mut Reading, raw: &RawMesh) -> Option<DataPathConfig> {
+    let workers = match &raw.workers {
+        Some(value) => reading.read("--workers", value, |value| number(value, 1024)),
+        // Not known: one works everywhere.
+        None => Some(thread::available_parallelism().map_or(1, usize::from)),
+    };
+    let max_connections_per_pod =
+        reading.read("--max-connections-per-pod", &raw.max_connections_per_pod, |value| {
+            number(value, 1_000_000)
+        });
+    Some(DataPathConfig { workers: workers?, max_connections_per_pod: max_connections_per_pod? })
+}
+
+fn read_telemetry(reading: &mut Reading, raw: &RawMesh) -> Option<TelemetryConfig> {
+    let access = reading.read("--access-log", &raw.access_log, |value| {
+        Ok(match value {
+            "off" => AccessOutput::Off,
+            "stdout" => AccessOutput::Stdout,
+            file => AccessOutput::File(file.into()),
+        })
+    });
+    let format = reading.read("--log-format", &raw.log_format, |value| match value {
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        _ => Err("is neither text nor json"),
+    });
+    let filter = reading.read("--log-level", &raw.log_level, |value| {
+        parse_filter(value).map(|_| value.to_owned()).map_err(|_| "is not a list of [target=]level")
+    });
+    Some(TelemetryConfig { access: access?, format: format?, filter: filter? })
+}
+
+fn path(value: &str) -> Result<PathBuf, &'static str> {
+    Ok(value.into())
+}
+
+fn directory(value: &str) -> Result<PathBuf, &'static str> {
+    if Path::new(value).is_dir() { Ok(value.into()) } else { Err("is not a directory") }
+}
+
+/// A DNS subdomain (RFC 1123), as every Node name is one.
+fn node_name(value: &str) -> Result<String, &'static str> {
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
+            && !bytes.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if value.len() <= 253 && value.split('.').all(is_label) {
+        Ok(value.to_owned())
+    } else {
+        Err("is not the name of a node: lower case letters, digits, '-' and '.'")
+    }
+}
+
+/// SPIFFE-ID section 2.1: "The characters in a trust domain name are limited to lowercase letters, numbers, dot,
+/// dash, and underscore."
+fn trust_domain(value: &str) -> Result<String, &'static str> {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+    if value.len() <= 255 && value.bytes().all(is_allowed) {
+        Ok(value.to_owned())
+    } else {
+        Err("is not a trust domain: lower case letters, digits, '.', '-' and '_'")
+    }
+}
+
+fn host(value: &str) -> Result<String, &'static str> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if value.parse::<IpAddr>().is_ok() || value.bytes().all(is_allowed) {
+        Ok(value.to_owned())
+    } else {
+        Err("is not a host name or address")
+    }
+}
+
+fn host_port(value: &str) -> Result<HostPort, &'static str> {
+    const PROBLEM: &str = "is not HOST:PORT";
+    let (name, port) = value.rsplit_once(':').ok_or(PROBLEM)?;
+    let port = number(port, usize::from(u16::MAX)).ok().and_then(|port| u16::try_from(port).ok());
+    let bare = match name.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').filter(|name| name.contains(':')).ok_or(PROBLEM)?,
+        None if name.contains(':') => return Err("is an IPv6 address without brackets"),
+        None => name,
+    };
+    if bare.is_empty() {
+        return Err(PROBLEM);
+    }
+    Ok(HostPort { host: host(bare)?, port: port.ok_or(PROBLEM)? })
+}
+
+fn socket_address(value: &str) -> Result<SocketAddr, &'static str> {
+    SocketAddr::from_str(value).map_err(|_| "is not IP:PORT")
+}
+
+fn loopback(value: &str) -> Result<SocketAddr, &'static str> {
+    let address = socket_address(value)?;
+    if address.ip().to_canonical().is_loopback() {
+        Ok(address)
+    } else {
+        Err("is not a loopback address: whoever reaches it may change the log and read the configuration")
+    }
+}
+
+fn number(value: &str, most: usize) -> Result<usize, &'static str> {
+    match value.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err("is not a number in range"),
+    }
+}

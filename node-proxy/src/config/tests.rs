@@ -1,0 +1,175 @@
+//! What is accepted, what it means, and that nothing wrong hides behind something else that is wrong.
+
+use super::*;
+
+const NEEDED: [&str; 10] = [
+    "--node",
+    "worker-1",
+    "--objects",
+    "/",
+    "--ca-address",
+    "ca.gammarus-system.svc:15012",
+    "--ca-bundle",
+    "/etc/ca.pem",
+    "--token-file",
+    "/var/token",
+];
+
+/// clap takes any text for a flag, so that every mistake is found by us.
+fn typed<'a>(arguments: impl Iterator<Item = &'a &'a str>) -> RawConfig {
+    RawConfig::try_parse_from(arguments).unwrap()
+}
+
+fn parse(arguments: &[&str]) -> Result<Config, ConfigErrors> {
+    let arguments = ["node-proxy"].iter().chain(arguments);
+    Config::try_from(typed(arguments))
+}
+
+fn mesh(more: &[&str]) -> Result<MeshConfig, ConfigErrors> {
+    let arguments: Vec<_> = ["mesh"].iter().chain(&NEEDED).chain(more).copied().collect();
+    match parse(&arguments)? {
+        Config::Mesh(config) => Ok(*config),
+        Config::Demo(config) => panic!("not the mesh: {config:?}"),
+    }
+}
+
+#[test]
+fn what_is_not_given_has_its_default() {
+    let config = mesh(&[]).unwrap();
+    assert_eq!(config.node, "worker-1");
+    assert_eq!(config.socket, Path::new("/run/gammarus/proxy.sock"));
+    assert_eq!(config.state_dir, Path::new("/var/lib/gammarus"));
+    assert_eq!(config.trust_domain, "cluster.local");
+    assert_eq!(config.ca.address.to_string(), "ca.gammarus-system.svc:15012");
+    assert_eq!(config.ca.server_name, "ca.gammarus-system.svc");
+    assert_eq!(config.admin_listen, "127.0.0.1:15000".parse().unwrap());
+    assert_eq!(config.health_listen, "[::]:15021".parse().unwrap());
+    assert!(config.data_path.workers >= 1);
+    assert_eq!(config.data_path.max_connections_per_pod, 20_000);
+    let telemetry =
+        TelemetryConfig { access: AccessOutput::Stdout, format: LogFormat::Text, filter: "info".to_owned() };
+    assert_eq!(config.telemetry, telemetry);
+}
+
+#[test]
+fn what_is_given_counts() {
+    let config = mesh(&[
+        "--ca-server-name=ca",
+        "--admin-listen=[::1]:1",
+        "--workers=3",
+        "--access-log=/var/log/a",
+        "--log-format=json",
+        "--log-level=warn,h2=debug",
+        "--max-connections-per-pod=7",
+    ])
+    .unwrap();
+    assert_eq!(config.ca.server_name, "ca");
+    assert_eq!(config.admin_listen, "[::1]:1".parse().unwrap());
+    assert_eq!(config.data_path, DataPathConfig { workers: 3, max_connections_per_pod: 7 });
+    assert_eq!(config.telemetry.access, AccessOutput::File("/var/log/a".into()));
+    assert_eq!(config.telemetry.format, LogFormat::Json);
+    assert_eq!(config.telemetry.filter, "warn,h2=debug");
+}
+
+#[test]
+fn an_address_of_ipv6_keeps_its_brackets_only_in_text() {
+    let address = host_port("[fd00::1]:443").unwrap();
+    assert_eq!((address.host.as_str(), address.port), ("fd00::1", 443));
+    assert_eq!(address.to_string(), "[fd00::1]:443");
+}
+
+#[track_caller]
+fn check_wrong(flag: &str, value: &str, problem: &str) {
+    let with = format!("{flag}={value}");
+    let needed: Vec<_> = NEEDED.chunks(2).filter(|pair| pair[0] != flag).flat_map(<[_]>::to_vec).collect();
+    let arguments: Vec<_> = ["mesh"].into_iter().chain(needed).chain([with.as_str()]).collect();
+    let errors = parse(&arguments).unwrap_err();
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    assert_eq!(errors.0[0].to_string(), format!("{flag} {value:?}: {problem}"));
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_flag() {
+    let node = "is not the name of a node: lower case letters, digits, '-' and '.'";
+    let domain = "is not a trust domain: lower case letters, digits, '.', '-' and '_'";
+    let loopback =
+        "is not a loopback address: whoever reaches it may change the log and read the configuration";
+    check_wrong("--node", "Worker", node);
+    check_wrong("--node", "a..b", node);
+    check_wrong("--node", "-a", node);
+    check_wrong("--node", "", "is empty");
+    check_wrong("--objects", "/nowhere/at/all", "is not a directory");
+    check_wrong("--trust-domain", "Cluster.local", domain);
+    check_wrong("--trust-domain", "a/b", domain);
+    check_wrong("--ca-address", "ca", "is not HOST:PORT");
+    check_wrong("--ca-address", "ca:0", "is not HOST:PORT");
+    check_wrong("--ca-address", "ca:65536", "is not HOST:PORT");
+    check_wrong("--ca-address", ":443", "is not HOST:PORT");
+    check_wrong("--ca-address", "[ca]:443", "is not HOST:PORT");
+    check_wrong("--ca-address", "fd00::1:443", "is an IPv6 address without brackets");
+    check_wrong("--ca-address", "c a:443", "is not a host name or address");
+    check_wrong("--ca-server-name", "a/b", "is not a host name or address");
+    check_wrong("--ca-bundle", "", "is empty");
+    check_wrong("--admin-listen", "0.0.0.0:15000", loopback);
+    check_wrong("--admin-listen", "[::]:15000", loopback);
+    check_wrong("--admin-listen", "localhost", "is not IP:PORT");
+    check_wrong("--health-listen", ":15021", "is not IP:PORT");
+    check_wrong("--workers", "0", "is not a number in range");
+    check_wrong("--workers", "1025", "is not a number in range");
+    check_wrong("--workers", "-1", "is not a number in range");
+    check_wrong("--log-format", "xml", "is neither text nor json");
+    check_wrong("--log-level", "loud=louder", "is not a list of [target=]level");
+    check_wrong("--max-connections-per-pod", "many", "is not a number in range");
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let errors = parse(&[
+        "mesh",
+        "--objects=/nowhere",
+        "--ca-address=x",
+        "--ca-server-name=/",
+        "--admin-listen=1",
+        "--health-listen=2",
+        "--workers=none",
+        "--log-format=xml",
+    ])
+    .unwrap_err();
+    let text = errors.to_string();
+    let wanted = "the configuration cannot be used:
+  --node is required (or GAMMARUS_NODE in the environment)
+  --objects \"/nowhere\": is not a directory
+  --ca-address \"x\": is not HOST:PORT
+  --ca-server-name \"/\": is not a host name or address
+  --ca-bundle is required (or GAMMARUS_CA_BUNDLE in the environment)
+  --token-file is required (or GAMMARUS_TOKEN_FILE in the environment)
+  --admin-listen \"1\": is not IP:PORT
+  --health-listen \"2\": is not IP:PORT
+  --workers \"none\": is not a number in range
+  --log-format \"xml\": is neither text nor json";
+    assert_eq!(text, wanted);
+}
+
+#[test]
+fn the_demo_keeps_its_nodes_only_when_asked() {
+    let removed = DemoConfig { afterwards: Afterwards::Remove, manifests: None };
+    assert_eq!(parse(&["demo"]), Ok(Config::Demo(removed)));
+    let kept = DemoConfig { afterwards: Afterwards::Keep, manifests: Some("/".into()) };
+    assert_eq!(parse(&["demo", "--keep", "--manifests", "/"]), Ok(Config::Demo(kept)));
+    let errors = parse(&["demo", "--manifests", "/nowhere"]).unwrap_err();
+    assert_eq!(errors.0[0].to_string(), "--manifests \"/nowhere\": is not a directory");
+}
+
+#[test]
+fn every_flag_is_also_read_from_the_environment_under_its_own_name() {
+    use clap::CommandFactory;
+    let command = RawConfig::command();
+    let mesh = command.find_subcommand("mesh").unwrap();
+    let mut seen = 0;
+    for argument in mesh.get_arguments().filter(|argument| argument.get_id() != "help") {
+        let flag = format!("--{}", argument.get_long().unwrap());
+        assert_eq!(argument.get_env().unwrap().to_str(), Some(variable(&flag).as_str()));
+        seen += 1;
+    }
+    assert_eq!(seen, 16);
+}

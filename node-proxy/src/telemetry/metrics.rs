@@ -1,0 +1,289 @@
+//! Every metric of the proxy, registered in one place, a struct per layer.
+//!
+//! Names are `gammarus_` and the layer. Labels are bounded: Services, routes, statuses and reasons, never an address,
+//! a path or a host that a client sent. Nothing here runs per request; see `handles` for that.
+//!
+//! Stable, kept from release to release: `gammarus_http_requests_total`, `gammarus_http_request_duration_seconds`,
+//! `gammarus_tcp_*`, `gammarus_failures_total`, `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`. All others
+//! serve whoever works on the proxy and may change.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use gammarus_ca::SpiffeId;
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder,
+};
+use tokio::time::Instant;
+
+use super::{ProtocolLabel, TelemetryError};
+use crate::snapshot::service::ServicePortKey;
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+pub(crate) const HTTP_REQUEST_LABELS: [&str; 14] = [
+    "reporter",
+    "service_namespace",
+    "service",
+    "port",
+    "route_kind",
+    "route_namespace",
+    "route_name",
+    "route_rule",
+    "backend_namespace",
+    "backend",
+    "backend_port",
+    "protocol",
+    "status",
+    "reason",
+];
+pub(crate) const SERVICE_LABELS: [&str; 4] = ["reporter", "service_namespace", "service", "port"];
+pub(crate) const CLOSED_LABELS: [&str; 6] =
+    ["reporter", "service_namespace", "service", "port", "mtls", "reason"];
+
+/// In seconds: from a quick answer in the same rack to what people give up on.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// In seconds: a build must stay far below the debounce.
+const BUILD_BUCKETS: [f64; 8] = [0.0001, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5];
+
+/// Requests, as the HTTP stages count them.
+#[derive(Debug)]
+pub(crate) struct HttpMetrics {
+    pub(crate) requests: IntCounterVec,
+    pub(crate) duration: HistogramVec,
+}
+
+impl HttpMetrics {
+    fn register(registry: &Registry) -> Result<Self, TelemetryError> {
+        let opts = Opts::new("gammarus_http_requests_total", "HTTP requests, by who asked what of whom.");
+        let duration = HistogramOpts::new(
+            "gammarus_http_request_duration_seconds",
+            "From the request head to the last byte of the answer.",
+        );
+        Ok(Self {
+            requests: register(registry, IntCounterVec::new(opts, &HTTP_REQUEST_LABELS)?)?,
+            duration: register(
+                registry,
+                HistogramVec::new(duration.buckets(DURATION_BUCKETS.to_vec()), &SERVICE_LABELS)?,
+            )?,
+        })
+    }
+}
+
+/// Opaque connections.
+#[derive(Debug)]
+pub(crate) struct TcpMetrics {
+    pub(crate) opened: IntCounterVec,
+    pub(crate) closed: IntCounterVec,
+    pub(crate) sent: IntCounterVec,
+    pub(crate) received: IntCounterVec,
+    pub(crate) detected: IntCounterVec,
+}
+
+impl TcpMetrics {
+    fn register(registry: &Registry) -> Result<Self, TelemetryError> {
+        let counters = |name, help, labels: &[&str]| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        Ok(Self {
+            opened: counters(
+                "gammarus_tcp_connections_opened_total",
+                "Opaque connections that began.",
+                &SERVICE_LABELS,
+            )?,
+            closed: counters(
+                "gammarus_tcp_connections_closed_total",
+                "Opaque connections that ended, and how.",
+                &CLOSED_LABELS,
+            )?,
+            sent: counters(
+                "gammarus_tcp_sent_bytes_total",
+                "Bytes of opaque connections from the source to the destination.",
+                &SERVICE_LABELS,
+            )?,
+            received: counters(
+                "gammarus_tcp_received_bytes_total",
+                "Bytes of opaque connections from the destination to the source.",
+                &SERVICE_LABELS,
+            )?,
+            detected: counters(
+                "gammarus_detected_protocol_total",
+                "Connections to a port that declares no protocol, by what was spoken.",
+                &["service_namespace", "service", "port", "protocol"],
+            )?,
+        })
+    }
+}
+
+/// What the control side knows.
+#[derive(Debug)]
+struct ControlMetrics {
+    pods_enrolled: IntGauge,
+    snapshot_build: Histogram,
+    snapshot_generation: IntGauge,
+    snapshot_age: Gauge,
+    cert_expiry: GaugeVec,
+    published: Mutex<Option<Instant>>,
+    expiries: Mutex<BTreeMap<SpiffeId, SystemTime>>,
+}
+
+impl ControlMetrics {
+    fn register(registry: &Registry) -> Result<Self, TelemetryError> {
+        let gauge = |name, help| register(registry, IntGauge::new(name, help)?);
+        let build = HistogramOpts::new(
+            "gammarus_snapshot_build_seconds",
+            "Time to make a snapshot out of a change of the cluster.",
+        );
+        let expiry = Opts::new(
+            "gammarus_cert_expiry_seconds",
+            "Seconds until the certificate of a local identity expires; negative once it has.",
+        );
+        Ok(Self {
+            pods_enrolled: gauge("gammarus_pods_enrolled", "Pods of this node in the mesh.")?,
+            snapshot_build: register(registry, Histogram::with_opts(build.buckets(BUILD_BUCKETS.to_vec()))?)?,
+            snapshot_generation: gauge(
+                "gammarus_snapshot_generation",
+                "Counts the snapshots of this process.",
+            )?,
+            snapshot_age: register(
+                registry,
+                Gauge::new("gammarus_snapshot_age_seconds", "Seconds since the last snapshot.")?,
+            )?,
+            cert_expiry: register(registry, GaugeVec::new(expiry, &["identity"])?)?,
+            published: Mutex::new(None),
+            expiries: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// Gauges that depend on the time of the scrape.
+    fn refresh(&self) {
+        if let Some(at) = *lock(&self.published) {
+            self.snapshot_age.set(at.elapsed().as_secs_f64());
+        }
+        let now = SystemTime::now();
+        for (identity, expiry) in &*lock(&self.expiries) {
+            let left = match expiry.duration_since(now) {
+                Ok(left) => left.as_secs_f64(),
+                Err(past) => -past.duration().as_secs_f64(),
+            };
+            self.cert_expiry.with_label_values(&[&identity.to_string()]).set(left);
+        }
+    }
+}
+
+/// All metrics of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Tells two of them apart in the caches of threads.
+    pub(crate) id: u64,
+    pub(crate) http: HttpMetrics,
+    pub(crate) tcp: TcpMetrics,
+    pub(crate) failures: IntCounterVec,
+    pub(crate) access_lines_dropped: IntCounter,
+    stale_peers: IntCounter,
+    control: ControlMetrics,
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// If a name or label is refused, which is a mistake in this file.
+    pub fn new() -> Result<Self, TelemetryError> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let registry = Registry::new();
+        let failures = Opts::new(
+            "gammarus_failures_total",
+            "Requests and connections that the proxy refused or could not serve.",
+        );
+        Ok(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            http: HttpMetrics::register(&registry)?,
+            tcp: TcpMetrics::register(&registry)?,
+            failures: register(&registry, IntCounterVec::new(failures, &["direction", "reason"])?)?,
+            access_lines_dropped: register(
+                &registry,
+                IntCounter::new(
+                    "gammarus_access_lines_dropped_total",
+                    "Access lines that were not written because the writer was behind or failed.",
+                )?,
+            )?,
+            stale_peers: register(
+                &registry,
+                IntCounter::new(
+                    "gammarus_stale_peer_total",
+                    "Plain connections from pods that should have known that their peer is in the mesh.",
+                )?,
+            )?,
+            control: ControlMetrics::register(&registry)?,
+            registry,
+        })
+    }
+
+    /// Everything in the text format of Prometheus ([`CONTENT_TYPE`]).
+    ///
+    /// # Errors
+    /// If a metric cannot be encoded.
+    pub fn render(&self) -> Result<Vec<u8>, TelemetryError> {
+        self.control.refresh();
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// How many pods of this node are enrolled now.
+    pub fn set_pods_enrolled(&self, count: usize) {
+        self.control.pods_enrolled.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A snapshot was published.
+    pub fn snapshot_published(&self, generation: u64, build: Duration) {
+        self.control.snapshot_build.observe(build.as_secs_f64());
+        self.control.snapshot_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        *lock(&self.control.published) = Some(Instant::now());
+    }
+
+    /// A local identity has a certificate until `expiry`.
+    pub fn set_cert_expiry(&self, identity: &SpiffeId, expiry: SystemTime) {
+        lock(&self.control.expiries).insert(identity.clone(), expiry);
+    }
+
+    /// An identity is no longer local.
+    pub fn forget_cert(&self, identity: &SpiffeId) {
+        lock(&self.control.expiries).remove(identity);
+        // Not there: it was never scraped.
+        let _ = self.control.cert_expiry.remove_label_values(&[&identity.to_string()]);
+    }
+
+    /// A pod of the mesh spoke plain text to another, as it did not yet know of its mark.
+    pub fn stale_peer(&self) {
+        self.stale_peers.inc();
+    }
+
+    /// What a connection to a port without a declared protocol turned out to speak.
+    pub fn detected_protocol(&self, service: &ServicePortKey, protocol: ProtocolLabel) {
+        let port = service.port.to_string();
+        let ServicePortKey { service, .. } = service;
+        self.tcp
+            .detected
+            .with_label_values(&[&*service.namespace, &*service.name, &port, protocol.as_label()])
+            .inc();
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, TelemetryError> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+/// These maps stay whole at every step, so a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
