@@ -29,7 +29,8 @@ fn a_thread_comes_back_also_from_work_that_fails_or_panics() {
     let before = home();
     namespace.fd().run(|| Err::<(), _>(std::io::Error::other("no"))).expect_err("the work's own error");
     assert_eq!(home(), before);
-    std::panic::catch_unwind(|| namespace.fd().run(|| -> std::io::Result<()> { panic!("in there") })).unwrap_err();
+    std::panic::catch_unwind(|| namespace.fd().run(|| -> std::io::Result<()> { panic!("in there") }))
+        .unwrap_err();
     assert_eq!(home(), before);
     namespace.fd().run(|| namespace.fd().run(|| Ok(()))).expect_err("a second one on the way");
     assert_eq!(home(), before);

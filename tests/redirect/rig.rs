@@ -17,16 +17,16 @@ use node_proxy::pod::{Direction, PodListener, redirect, sockets};
 use tokio::sync::oneshot;
 
 /// Where the application of the pod listens.
-pub const APP_PORT: u16 = 8080;
+pub(crate) const APP_PORT: u16 = 8080;
 
 /// The addresses of client and pod, family by family.
-pub const V4: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+pub(crate) const V4: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 /// See [`V4`].
-pub const V6: [&str; 2] = ["fd77::1", "fd77::2"];
+pub(crate) const V6: [&str; 2] = ["fd77::1", "fd77::2"];
 
 /// Runs a program, and fails with what it said.
 #[track_caller]
-pub fn run(line: &str) -> String {
+pub(crate) fn run(line: &str) -> String {
     let mut words = line.split_whitespace();
     let program = words.next().expect("a program");
     let output = Command::new(program)
@@ -39,13 +39,13 @@ pub fn run(line: &str) -> String {
 }
 
 /// A network namespace with a name; deleted at the end.
-pub struct Namespace {
-    pub name: String,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
     fd: Option<NetnsFd>,
 }
 
 impl Namespace {
-    pub fn new(role: &str) -> Self {
+    pub(crate) fn new(role: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("gpod{}-{}-{role}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         run(&format!("ip netns add {name}"));
@@ -55,37 +55,37 @@ impl Namespace {
         namespace
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
     }
 
-    pub fn fd(&self) -> &NetnsFd {
+    pub(crate) fn fd(&self) -> &NetnsFd {
         self.fd.as_ref().expect("open while the namespace is used")
     }
 
     #[track_caller]
-    pub fn ip(&self, arguments: &str) -> String {
+    pub(crate) fn ip(&self, arguments: &str) -> String {
         run(&format!("ip -n {} {arguments}", self.name))
     }
 
     #[track_caller]
-    pub fn exec(&self, line: &str) -> String {
+    pub(crate) fn exec(&self, line: &str) -> String {
         run(&format!("ip netns exec {} {line}", self.name))
     }
 
     /// Gives up the namespace's name and this process' hold on it.
-    pub fn delete(&mut self) {
+    pub(crate) fn delete(&mut self) {
         self.fd = None;
         run(&format!("ip netns del {}", self.name));
     }
 
-    pub fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    pub(crate) fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let stream = self.fd().run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         Ok(stream)
     }
 
-    pub fn listen(&self, address: SocketAddr) -> TcpListener {
+    pub(crate) fn listen(&self, address: SocketAddr) -> TcpListener {
         self.fd().run(|| TcpListener::bind(address)).expect("a listening socket")
     }
 }
@@ -99,13 +99,13 @@ impl Drop for Namespace {
 }
 
 /// A client and a pod, joined by a cable.
-pub struct Pair {
-    pub client: Namespace,
-    pub pod: Namespace,
+pub(crate) struct Pair {
+    pub(crate) client: Namespace,
+    pub(crate) pod: Namespace,
 }
 
 impl Pair {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (client, pod) = (Namespace::new("client"), Namespace::new("pod"));
         join(&client, &pod, "eth0", [V4, V6]);
         for (namespace, via) in [(&client, 1), (&pod, 0)] {
@@ -116,7 +116,7 @@ impl Pair {
     }
 
     /// As [`Pair::new`], with the rules in the pod, and a proxy.
-    pub fn captured() -> (Self, Proxy) {
+    pub(crate) fn captured() -> (Self, Proxy) {
         let pair = Self::new();
         redirect::install(pair.pod.fd()).expect("rules");
         let proxy = Proxy::start(&pair.pod);
@@ -125,7 +125,7 @@ impl Pair {
 }
 
 /// Lays a cable with these addresses (first of each for the first namespace).
-pub fn join(first: &Namespace, second: &Namespace, interface: &str, addresses: [[&str; 2]; 2]) {
+pub(crate) fn join(first: &Namespace, second: &Namespace, interface: &str, addresses: [[&str; 2]; 2]) {
     let (one, two) = (&first.name, &second.name);
     run(&format!("ip link add {interface} netns {one} type veth peer name {interface} netns {two}"));
     for (side, namespace) in [first, second].into_iter().enumerate() {
@@ -135,7 +135,7 @@ pub fn join(first: &Namespace, second: &Namespace, interface: &str, addresses: [
     }
 }
 
-pub fn at(address: &str, port: u16) -> SocketAddr {
+pub(crate) fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
 }
 
@@ -149,7 +149,8 @@ impl Background {
     fn start(serve: impl Future<Output = ()> + Send + 'static) -> Self {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 tokio::select! {
                     () = serve => {}
@@ -171,12 +172,12 @@ impl Drop for Background {
 }
 
 /// Answers every connection with one line, the client's address as it sees it, then echoes.
-pub struct App {
+pub(crate) struct App {
     _background: Background,
 }
 
 impl App {
-    pub fn start(namespace: &Namespace, address: SocketAddr) -> Self {
+    pub(crate) fn start(namespace: &Namespace, address: SocketAddr) -> Self {
         let listener = namespace.listen(address);
         listener.set_nonblocking(true).expect("non-blocking");
         Self {
@@ -196,7 +197,7 @@ impl App {
     }
 
     /// On [`APP_PORT`] of both families.
-    pub fn both(namespace: &Namespace) -> [Self; 2] {
+    pub(crate) fn both(namespace: &Namespace) -> [Self; 2] {
         ["0.0.0.0", "::"].map(|any| Self::start(namespace, v6_only_safe(any)))
     }
 }
@@ -208,30 +209,30 @@ fn v6_only_safe(any: &str) -> SocketAddr {
 
 /// What the stand-in for the data path has seen.
 #[derive(Default)]
-pub struct Seen {
-    pub inbound: AtomicUsize,
-    pub outbound: AtomicUsize,
+pub(crate) struct Seen {
+    pub(crate) inbound: AtomicUsize,
+    pub(crate) outbound: AtomicUsize,
 }
 
 impl Seen {
-    pub fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.inbound.load(Ordering::SeqCst), self.outbound.load(Ordering::SeqCst))
     }
 }
 
 /// Stands for the data path: accepts, dials the original destination, copies.
-pub struct Proxy {
-    pub seen: Arc<Seen>,
+pub(crate) struct Proxy {
+    pub(crate) seen: Arc<Seen>,
     _background: Background,
 }
 
 impl Proxy {
-    pub fn start(namespace: &Namespace) -> Self {
+    pub(crate) fn start(namespace: &Namespace) -> Self {
         let listeners = sockets::listen(namespace.fd()).expect("listeners");
         Self::serve(namespace.fd().try_clone().expect("a descriptor"), listeners)
     }
 
-    pub fn serve(netns: NetnsFd, listeners: Vec<PodListener>) -> Self {
+    pub(crate) fn serve(netns: NetnsFd, listeners: Vec<PodListener>) -> Self {
         let seen = Arc::new(Seen::default());
         let (netns, counts) = (Arc::new(netns), seen.clone());
         let serve = async move {
@@ -245,7 +246,12 @@ impl Proxy {
     }
 }
 
-async fn accept(direction: Direction, listener: tokio::net::TcpListener, netns: Arc<NetnsFd>, seen: Arc<Seen>) {
+async fn accept(
+    direction: Direction,
+    listener: tokio::net::TcpListener,
+    netns: Arc<NetnsFd>,
+    seen: Arc<Seen>,
+) {
     loop {
         let Ok((stream, client)) = listener.accept().await else { continue };
         let netns = netns.clone();
@@ -308,7 +314,7 @@ async fn copy(from: &tokio::net::TcpStream, to: &tokio::net::TcpStream) -> io::R
 }
 
 /// Reads the line that [`App`] begins with: whom the application sees as its client.
-pub fn greeting(stream: &mut TcpStream) -> io::Result<IpAddr> {
+pub(crate) fn greeting(stream: &mut TcpStream) -> io::Result<IpAddr> {
     let mut line = Vec::new();
     let mut byte = [0];
     loop {
@@ -323,7 +329,7 @@ pub fn greeting(stream: &mut TcpStream) -> io::Result<IpAddr> {
 }
 
 /// Sends four bytes and wants them back.
-pub fn echo(stream: &mut TcpStream) -> io::Result<()> {
+pub(crate) fn echo(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(b"ping")?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer)?;

@@ -20,8 +20,8 @@ pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
         Some(IpAddr::V6(_)) => socket.original_dst_v6()?,
         Some(IpAddr::V4(_)) | None => socket.original_dst_v4()?,
     };
-    let address = original
-        .as_socket()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the original destination is no IP address"))?;
+    let address = original.as_socket().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "the original destination is no IP address")
+    })?;
     Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }

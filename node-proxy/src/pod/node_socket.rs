@@ -78,7 +78,8 @@ fn is_live_socket(answer: &Answer, client: SocketAddr, destination: SocketAddr) 
     const LIVE: [u8; 4] = [1, 4, 5, 8];
     let (Some(&family), Some(state)) = (answer.body.first(), answer.body.get(1)) else { return false };
     let end = |port_offset: usize, address_offset: usize| {
-        let port = answer.body.get(ID_OFFSET + port_offset..)?.first_chunk().copied().map(u16::from_be_bytes)?;
+        let port =
+            answer.body.get(ID_OFFSET + port_offset..)?.first_chunk().copied().map(u16::from_be_bytes)?;
         let bytes: [u8; 16] = answer.body.get(ID_OFFSET + address_offset..)?.first_chunk().copied()?;
         let [a, b, c, d, ..] = bytes;
         let address = if i32::from(family) == libc::AF_INET {

@@ -144,10 +144,7 @@ pub fn inspect(netns: &NetnsFd) -> Result<Vec<Deviation>, RedirectError> {
 }
 
 /// Runs `work` in the namespace; its own error is kept apart from that of entering.
-fn inside<T>(
-    netns: &NetnsFd,
-    work: impl FnOnce() -> Result<T, RedirectError>,
-) -> Result<T, RedirectError> {
+fn inside<T>(netns: &NetnsFd, work: impl FnOnce() -> Result<T, RedirectError>) -> Result<T, RedirectError> {
     netns.run(|| Ok(work())).map_err(RedirectError::Namespace)?
 }
 
@@ -214,7 +211,8 @@ fn leg_rules() -> Vec<Rule> {
         rule(
             &LEG_IN,
             "gammarus 1: local legs arrive untracked",
-            [&nft::loopback(Meta::InputInterface, Comparison::Equal)[..], &marked, &[nft::notrack()]].concat(),
+            [&nft::loopback(Meta::InputInterface, Comparison::Equal)[..], &marked, &[nft::notrack()]]
+                .concat(),
         ),
     ]
 }

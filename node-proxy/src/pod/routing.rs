@@ -117,18 +117,11 @@ fn rule(family: RouteFamily, kind: u16, flags: libc::c_int) -> Message {
 fn route(family: RouteFamily, kind: u16, flags: libc::c_int) -> Message {
     // struct rtmsg: family, lengths, tos, table (too big for it), protocol, scope, type, flags.
     let header = vec![family.number, 0, 0, 0, 0, ROUTE_STATIC, SCOPE_HOST, TYPE_LOCAL, 0, 0, 0, 0];
-    let attributes =
-        Attributes::new().put_u32(ROUTE_TABLE, TABLE).put_u32(ROUTE_INTERFACE, LOOPBACK_INDEX);
+    let attributes = Attributes::new().put_u32(ROUTE_TABLE, TABLE).put_u32(ROUTE_INTERFACE, LOOPBACK_INDEX);
     message(kind, flags, header, attributes, &format!("change the {} route of local legs", family.name))
 }
 
-fn message(
-    kind: u16,
-    flags: libc::c_int,
-    header: Vec<u8>,
-    attributes: Attributes,
-    purpose: &str,
-) -> Message {
+fn message(kind: u16, flags: libc::c_int, header: Vec<u8>, attributes: Attributes, purpose: &str) -> Message {
     Message { purpose: purpose.to_owned(), kind, flags: flags | libc::NLM_F_ACK, header, attributes }
 }
 

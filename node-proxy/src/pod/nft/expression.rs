@@ -96,11 +96,7 @@ pub(in crate::pod) fn tcp() -> [Expression; 2] {
 
 /// The TCP segment is the first SYN of a connection. Follows [`tcp`].
 pub(in crate::pod) fn first_syn() -> [Expression; 3] {
-    [
-        payload(PayloadBase::Transport, 13, 1),
-        bitwise(&[FIN_SYN_RST_ACK]),
-        compare(Comparison::Equal, &[SYN]),
-    ]
+    [payload(PayloadBase::Transport, 13, 1), bitwise(&[FIN_SYN_RST_ACK]), compare(Comparison::Equal, &[SYN])]
 }
 
 /// The destination port is not this. Follows [`tcp`].
