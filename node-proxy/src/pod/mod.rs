@@ -1,7 +1,13 @@
 //! A pod joins the mesh: its namespace gets rules and listening sockets, and what it proves, its mark.
 
+mod netlink;
 pub mod netns;
+mod nft;
+pub mod node_socket;
+pub mod redirect;
+mod routing;
 pub mod sockets;
+mod sysctl;
 
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;

@@ -1,0 +1,299 @@
+//! What leads a pod's connections to its listeners: rules, policy routing and settings of its namespace.
+//!
+//! Outbound: the first SYN of a connection to anywhere but the pod itself goes to the outbound listener,
+//! unless the proxy's own mark is on it. Inbound: a first SYN from outside, to an address of the pod and a port
+//! that something listens on, goes to the inbound listener; other first SYNs from outside are reset, as
+//! they would be without a mesh. The local leg (proxy to application, from the client's address) is kept
+//! out of conntrack, because its addresses clash with those of the client's real connections; its replies
+//! find the way back by the mark, which the application's socket inherits.
+//!
+//! A live connection is never touched: rules match first SYNs only, and [`retire`] keeps what holds the
+//! redirected ones. Everything here is idempotent. An IPv6 link-local destination is no address of a
+//! Service or pod and cannot be redirected to `::1`: it passes.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::netlink::Refused;
+use super::netns::NetnsFd;
+use super::nft::{self, Batch, Chain, Comparison, Expression, Family, Hook, Meta, Rule};
+use super::routing;
+use super::sysctl;
+
+/// The mark of connections that the proxy opens from a pod's namespace to elsewhere.
+pub const DIAL_MARK: u32 = 0x6761_0001;
+/// The mark of local legs: proxy to application inside the pod. Routed to `lo`, never tracked.
+pub const LOCAL_MARK: u32 = 0x6761_0002;
+/// Where the outbound listeners are, on loopback.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Where the inbound listeners are.
+pub const INBOUND_PORT: u16 = 15006;
+
+/// The name of the table in a pod's namespace.
+pub const TABLE: &str = "gammarus";
+
+const OUTBOUND: Chain = Chain { name: "outbound", kind: "nat", hook: Hook::Output, priority: -100 };
+const INBOUND: Chain = Chain { name: "inbound", kind: "nat", hook: Hook::Prerouting, priority: -100 };
+const CLOSED: Chain = Chain { name: "closed", kind: "filter", hook: Hook::Input, priority: 0 };
+const LEG_OUT: Chain = Chain { name: "leg_out", kind: "filter", hook: Hook::Output, priority: -300 };
+const LEG_IN: Chain = Chain { name: "leg_in", kind: "filter", hook: Hook::Prerouting, priority: -300 };
+const CHAINS: [Chain; 5] = [LEG_OUT, LEG_IN, OUTBOUND, INBOUND, CLOSED];
+
+/// A namespace that could not be made to lead connections to the listeners, or to let them go.
+#[derive(Debug, thiserror::Error)]
+pub enum RedirectError {
+    /// The namespace cannot be worked in.
+    #[error("cannot work in the network namespace")]
+    Namespace(#[source] io::Error),
+    /// The kernel refused rules or routes.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// A setting below `/proc/sys` cannot be read or written.
+    #[error("cannot set {}; is /proc/sys writable?", path.display())]
+    Setting {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What the rules of a namespace are for at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// New connections are redirected.
+    Redirecting,
+    /// None is; those that were live on.
+    Retired,
+}
+
+/// One way in which a namespace is not as [`install`] left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deviation {
+    /// A rule is missing, changed or not in its place; the chain's name and the rule's comment.
+    Rule(&'static str, String),
+    /// The table has a rule that is not ours; the chain's name.
+    ForeignRule(String),
+    /// A routing rule or route of local legs is missing.
+    Routing(&'static str),
+    /// A setting below `/proc/sys` has another value.
+    Setting(PathBuf),
+    /// A listener is gone or not where it should be; which one.
+    Listener(String),
+}
+
+/// Leads the namespace's new connections to the listeners. Also repairs what is missing or changed.
+///
+/// # Errors
+/// When the kernel refuses. Call [`remove`] then: parts may be in place, the rules never in part.
+pub fn install(netns: &NetnsFd) -> Result<(), RedirectError> {
+    inside(netns, || {
+        routing::bring_up_loopback()?;
+        sysctl::apply_before_rules()?;
+        routing::install()?;
+        install_rules(&[&[Family::Inet], &[Family::Ipv4, Family::Ipv6]])?;
+        // Conntrack has its settings only once something in the namespace uses it.
+        sysctl::apply_after_rules()
+    })
+}
+
+/// Stops redirecting new connections, and keeps alive those that were redirected.
+///
+/// Table and chains stay, and with them the address translation of live connections. To be followed by
+/// [`remove`] when the last of them has ended.
+///
+/// # Errors
+/// When the kernel refuses; a namespace without our table is left as it is.
+pub fn retire(netns: &NetnsFd) -> Result<(), RedirectError> {
+    inside(netns, || {
+        for family in [Family::Inet, Family::Ipv4, Family::Ipv6] {
+            if has_table(family)? {
+                refill(family, Phase::Retired).commit()?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Takes everything away again. Connections that are still redirected end.
+///
+/// # Errors
+/// When the kernel refuses anything but what is gone already.
+pub fn remove(netns: &NetnsFd) -> Result<(), RedirectError> {
+    inside(netns, || {
+        for family in [Family::Inet, Family::Ipv4, Family::Ipv6] {
+            if has_table(family)? {
+                Batch::new(family, TABLE).delete_table().commit()?;
+            }
+        }
+        Ok(routing::remove()?)
+    })
+}
+
+/// Compares the namespace with what [`install`] makes; empty when nothing differs.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn inspect(netns: &NetnsFd) -> Result<Vec<Deviation>, RedirectError> {
+    inside(netns, || {
+        let mut deviations = inspect_rules()?;
+        deviations.extend(routing::missing()?.into_iter().map(Deviation::Routing));
+        deviations.extend(sysctl::different()?.into_iter().map(Deviation::Setting));
+        Ok(deviations)
+    })
+}
+
+/// Runs `work` in the namespace; its own error is kept apart from that of entering.
+fn inside<T>(netns: &NetnsFd, work: impl FnOnce() -> Result<T, RedirectError>) -> Result<T, RedirectError> {
+    netns.run(|| Ok(work())).map_err(RedirectError::Namespace)?
+}
+
+/// Puts the rules into the first set of tables that the kernel takes: one for both families, or where
+/// one family is missing from the kernel, one for each that is there.
+fn install_rules(choices: &[&[Family]]) -> Result<(), RedirectError> {
+    let mut refused = None;
+    for families in choices {
+        let mut installed = 0;
+        for &family in *families {
+            match refill(family, Phase::Redirecting).commit() {
+                Ok(()) => installed += 1,
+                Err(error) => {
+                    tracing::debug!(family = family.name(), %error, "a table is refused");
+                    refused.get_or_insert(error);
+                }
+            }
+        }
+        // A namespace that can open sockets of a family but not redirect them would leak plain text.
+        let needed = if *families == [Family::Inet] { 1 } else { 1 + usize::from(routing::has_ipv6()) };
+        if installed >= needed {
+            return Ok(());
+        }
+    }
+    refused.map_or(Ok(()), |refused| Err(refused.into()))
+}
+
+/// One transaction that leaves the table with the rules of this phase and no others.
+fn refill(family: Family, phase: Phase) -> Batch {
+    let mut batch = Batch::new(family, TABLE).table();
+    for chain in &CHAINS {
+        batch = batch.chain(chain);
+    }
+    batch = batch.flush();
+    for rule in rules(phase) {
+        batch = batch.rule(&rule);
+    }
+    batch
+}
+
+fn has_table(family: Family) -> Result<bool, RedirectError> {
+    Ok(nft::has_table(family, TABLE)?)
+}
+
+/// The rules of a phase, in their order.
+fn rules(phase: Phase) -> Vec<Rule> {
+    let mut rules = leg_rules();
+    match phase {
+        Phase::Redirecting => rules.extend(redirect_rules()),
+        Phase::Retired => rules.push(Rule {
+            chain: CLOSED.name,
+            comment: "gammarus 1: redirected connections live on".to_owned(),
+            expressions: nft::established().into_iter().chain([nft::accept()]).collect(),
+        }),
+    }
+    rules
+}
+
+/// Local legs stay out of conntrack, both ways.
+fn leg_rules() -> Vec<Rule> {
+    let marked = nft::mark(Comparison::Equal, LOCAL_MARK);
+    vec![
+        rule(&LEG_OUT, "gammarus 1: local legs leave untracked", [&marked[..], &[nft::notrack()]].concat()),
+        rule(
+            &LEG_IN,
+            "gammarus 1: local legs arrive untracked",
+            [&nft::loopback(Meta::InputInterface, Comparison::Equal)[..], &marked, &[nft::notrack()]]
+                .concat(),
+        ),
+    ]
+}
+
+fn redirect_rules() -> Vec<Rule> {
+    let from_outside = nft::loopback(Meta::InputInterface, Comparison::Differs);
+    let first_syn = [&nft::tcp()[..], &nft::first_syn()].concat();
+    vec![
+        rule(
+            &OUTBOUND,
+            "gammarus 1: link-local passes",
+            [&nft::to_ipv6_link_local()[..], &[nft::accept()]].concat(),
+        ),
+        rule(
+            &OUTBOUND,
+            "gammarus 1: connections of the pod",
+            [
+                &nft::loopback(Meta::OutputInterface, Comparison::Differs)[..],
+                &nft::mark(Comparison::Differs, DIAL_MARK),
+                &nft::mark(Comparison::Differs, LOCAL_MARK),
+                &nft::destination_is_local(Comparison::Differs),
+                &first_syn,
+                &nft::redirect_to(OUTBOUND_PORT),
+            ]
+            .concat(),
+        ),
+        rule(
+            &INBOUND,
+            "gammarus 1: connections to the pod",
+            [
+                &from_outside[..],
+                &nft::destination_is_local(Comparison::Equal),
+                &first_syn,
+                &nft::not_to_port(INBOUND_PORT),
+                &nft::has_listener(),
+                &nft::redirect_to(INBOUND_PORT),
+            ]
+            .concat(),
+        ),
+        rule(
+            &CLOSED,
+            "gammarus 1: nothing else from outside",
+            [&from_outside[..], &first_syn, &nft::not_redirected(), &[nft::reset()]].concat(),
+        ),
+    ]
+}
+
+fn rule(chain: &Chain, comment: &str, expressions: Vec<Expression>) -> Rule {
+    Rule { chain: chain.name, comment: comment.to_owned(), expressions }
+}
+
+/// Compares chain, order, comment and the kinds of expressions, in the tables that are there.
+fn inspect_rules() -> Result<Vec<Deviation>, RedirectError> {
+    let mut families = Vec::new();
+    for family in [Family::Inet, Family::Ipv4, Family::Ipv6] {
+        if has_table(family)? {
+            families.push(family);
+        }
+    }
+    let wanted = rules(Phase::Redirecting);
+    if families.is_empty() {
+        return Ok(wanted.into_iter().map(|rule| Deviation::Rule(rule.chain, rule.comment)).collect());
+    }
+    let mut deviations = Vec::new();
+    for family in families {
+        let existing = nft::rules_of(family, TABLE)?;
+        for chain in CHAINS {
+            let mut there = existing.iter().filter(|rule| rule.chain == chain.name);
+            for rule in wanted.iter().filter(|rule| rule.chain == chain.name) {
+                let same = there.next().is_some_and(|there| is_same(rule, there));
+                if !same {
+                    deviations.push(Deviation::Rule(rule.chain, rule.comment.clone()));
+                }
+            }
+            deviations.extend(there.map(|rule| Deviation::ForeignRule(rule.chain.clone())));
+        }
+    }
+    Ok(deviations)
+}
+
+fn is_same(wanted: &Rule, there: &nft::ExistingRule) -> bool {
+    there.comment.as_deref() == Some(wanted.comment.as_str())
+        && there.expressions.iter().eq(wanted.expressions.iter().map(|expression| expression.name))
+}

@@ -1,0 +1,10 @@
+//! Redirection in real network namespaces: what was found to break a pod's connections stays fixed.
+//!
+//! Needs root, and the programs `ip` and `nft` to build namespaces and to look at them.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod capture;
+mod live;
+mod node;
+mod rig;
