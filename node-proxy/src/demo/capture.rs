@@ -1,0 +1,71 @@
+//! What passes between the nodes, recorded by tcpdump.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::command::{self, Process};
+use super::fault::DemoError;
+
+/// A recording that runs.
+#[derive(Debug)]
+pub struct Capture {
+    tcpdump: Process,
+    file: PathBuf,
+}
+
+/// A recording that has ended.
+#[derive(Debug)]
+pub struct Recording {
+    file: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Capture {
+    pub(crate) fn start(netns: &str, dir: &Path) -> Result<Self, DemoError> {
+        let file = dir.join("fabric.pcap");
+        let path = file.display().to_string();
+        // Root is kept (-Z): the folder is not for tcpdump's own user. Immediate mode: at the end nothing
+        // is left in a buffer.
+        let argv =
+            ["tcpdump", "-i", "any", "-s", "0", "-U", "--immediate-mode", "-Z", "root", "-w", &path, "tcp"];
+        let log = dir.join("tcpdump.log");
+        let mut tcpdump = Process::start("tcpdump", command::within(netns, &argv), &log)?;
+        let listens = || fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on"));
+        tcpdump.wait_until("listening", Duration::from_secs(20), listens)?;
+        Ok(Self { tcpdump, file })
+    }
+
+    /// Ends the recording.
+    ///
+    /// # Errors
+    /// When tcpdump cannot be stopped or its file cannot be read.
+    pub fn stop(mut self) -> Result<Recording, DemoError> {
+        self.tcpdump.stop(Signal::SIGINT, Duration::from_secs(5))?;
+        let bytes = fs::read(&self.file).map_err(DemoError::file(&self.file))?;
+        Ok(Recording { file: self.file, bytes })
+    }
+}
+
+impl Recording {
+    /// Whether `text` can be read in what was recorded.
+    #[must_use]
+    pub fn shows(&self, text: &str) -> bool {
+        self.bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    /// How many packets with something in them went between two addresses, either way.
+    ///
+    /// # Errors
+    /// When tcpdump cannot read its own file.
+    pub fn packets(&self, one: IpAddr, other: IpAddr) -> Result<usize, DemoError> {
+        let file = self.file.display().to_string();
+        let filter = format!("host {one} and host {other}");
+        let text = command::run("tcpdump", &["-nn", "-q", "-r", &file, &filter])?.checked()?;
+        // `tcp 0` ends the line of a packet that only opens, acknowledges or closes.
+        Ok(text.stdout.lines().filter(|line| !line.trim_end().ends_with("tcp 0")).count())
+    }
+}

@@ -1,0 +1,176 @@
+//! A world leaves nothing behind: not when it is dropped, not on a panic, not on SIGINT or SIGTERM; and
+//! what a killed process left is swept when the next world is made.
+//!
+//! A world is its folder under [`WORLDS`]: the folder's name is the prefix of all its namespaces, and the
+//! file `lock` in it is locked by the living owner. A folder that can be locked belongs to nobody.
+//! Only processes found inside the world's own namespaces are ended, by their ids.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::command::{self, until};
+use super::fault::DemoError;
+
+/// Where the folders of all worlds of this machine are.
+const WORLDS: &str = "/tmp/gammarus-worlds";
+/// How long processes have between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(3);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+static LIVE: Mutex<Vec<Arc<Claim>>> = Mutex::new(Vec::new());
+static HANDLER: Once = Once::new();
+/// Set when a signal has come: what fails from then on fails because of it.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Set while `--keep` waits: then a signal is the expected end.
+static EXPECTED: AtomicBool = AtomicBool::new(false);
+
+/// A world's name and folder, taken until it is released.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    /// Prefix of every namespace, with its dash.
+    pub(crate) prefix: String,
+    /// The folder with everything the world writes.
+    pub(crate) dir: PathBuf,
+    lock: Mutex<Option<File>>,
+}
+
+impl Claim {
+    /// Sweeps what dead owners left, and takes a new name.
+    pub(crate) fn take() -> Result<Arc<Self>, DemoError> {
+        HANDLER.call_once(watch_signals);
+        fs::create_dir_all(WORLDS).map_err(DemoError::file(WORLDS))?;
+        let gate_path = Path::new(WORLDS).join("gate");
+        // No world is made while another process looks for dead ones.
+        let gate = File::create(&gate_path).map_err(DemoError::file(&gate_path))?;
+        gate.lock().map_err(DemoError::file(&gate_path))?;
+        sweep()?;
+        let name = format!("gmr{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = Path::new(WORLDS).join(&name);
+        fs::create_dir(&dir).map_err(DemoError::file(&dir))?;
+        let lock_path = dir.join("lock");
+        let lock = File::create(&lock_path).map_err(DemoError::file(&lock_path))?;
+        lock.lock().map_err(DemoError::file(&lock_path))?;
+        let claim = Arc::new(Self { prefix: format!("{name}-"), dir, lock: Mutex::new(Some(lock)) });
+        live().push(Arc::clone(&claim));
+        Ok(claim)
+    }
+
+    /// Runs `work`, which adds something that will have to be removed, unless removing has begun.
+    pub(crate) fn hold<T>(&self, work: impl FnOnce() -> Result<T, DemoError>) -> Result<T, DemoError> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            return Err(DemoError::Interrupted);
+        }
+        work()
+    }
+
+    /// Ends the world's processes and removes its namespaces and files. Doing it twice does nothing; a
+    /// second caller waits for the first.
+    pub(crate) fn release(&self) {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_some() {
+            clear(&self.prefix, &self.dir);
+        }
+        *lock = None;
+        drop(lock);
+        live().retain(|other| other.prefix != self.prefix);
+    }
+}
+
+fn live() -> std::sync::MutexGuard<'static, Vec<Arc<Claim>>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the worlds whose owner is gone.
+fn sweep() -> Result<(), DemoError> {
+    for entry in fs::read_dir(WORLDS).map_err(DemoError::file(WORLDS))?.flatten() {
+        let Ok(lock) = File::open(entry.path().join("lock")) else { continue };
+        if lock.try_lock().is_ok() {
+            clear(&format!("{}-", entry.file_name().to_string_lossy()), &entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Ends everything that carries `prefix`, collecting nothing: what is already gone is as it should be.
+fn clear(prefix: &str, dir: &Path) {
+    let namespaces = namespaces(prefix);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let left = namespaces.iter().flat_map(|netns| processes(netns)).collect::<Vec<_>>();
+        for process in left {
+            let _gone_meanwhile = kill(process, signal);
+        }
+        let _killed_next = until(GRACE, || namespaces.iter().all(|netns| processes(netns).is_empty()));
+    }
+    for netns in namespaces {
+        let _gone_meanwhile = command::ip(&format!("netns delete {netns}"));
+        let _gone_meanwhile = fs::remove_dir_all(Path::new("/etc/netns").join(netns));
+    }
+    // Only if no other world, and nobody else, has anything in it.
+    let _kept_if_used = fs::remove_dir("/etc/netns");
+    let _gone_meanwhile = fs::remove_dir_all(dir);
+}
+
+/// The names of the namespaces that begin with `prefix`.
+pub(crate) fn namespaces(prefix: &str) -> Vec<String> {
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with(prefix))
+        .collect()
+}
+
+fn processes(netns: &str) -> Vec<Pid> {
+    let Ok(found) = command::run("ip", &["netns", "pids", netns]) else { return Vec::new() };
+    found.stdout.split_whitespace().filter_map(|id| id.parse().ok()).map(Pid::from_raw).collect()
+}
+
+/// A thread that waits for SIGINT, SIGTERM and SIGHUP, takes all worlds down and ends the process.
+fn watch_signals() {
+    thread::spawn(|| {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+        runtime.block_on(async {
+            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+            let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else { return };
+            let number = tokio::select! {
+                _ = interrupt.recv() => Signal::SIGINT,
+                _ = terminate.recv() => Signal::SIGTERM,
+                _ = hangup.recv() => Signal::SIGHUP,
+            } as i32;
+            INTERRUPTED.store(true, Ordering::Release);
+            let claims = live().clone();
+            for claim in claims {
+                claim.release();
+            }
+            let expected = EXPECTED.load(Ordering::Acquire);
+            std::process::exit(if expected { 0 } else { 128 + number });
+        });
+    });
+}
+
+/// Waits for the signal that ends the process; it then ends with 0, with all worlds taken down.
+pub(crate) fn wait_for_signal() -> ! {
+    EXPECTED.store(true, Ordering::Release);
+    park()
+}
+
+/// If a signal has come, leaves the end of the process to the thread that takes the worlds down.
+pub(crate) fn yield_to_signal() {
+    if INTERRUPTED.load(Ordering::Acquire) {
+        park();
+    }
+}
+
+fn park() -> ! {
+    loop {
+        thread::park();
+    }
+}
