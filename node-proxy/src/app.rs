@@ -1,19 +1,223 @@
 //! Wiring only: one function per mode. Nothing is decided here.
 
-use crate::config::{DemoConfig, MeshConfig};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
 
-/// Runs the proxy of one node until it is told to stop.
-///
-/// # Errors
-/// If anything that it cannot do without is missing.
-pub fn run_mesh(config: MeshConfig) -> anyhow::Result<()> {
-    anyhow::bail!("the mesh mode is not wired for node {}", config.node)
-}
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use gammarus_ca::{CaClient, TrustDomain};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::accept::{JoinedPod, Mesh, Workers};
+use crate::admin::{self, Admin, Ready, Surface};
+use crate::attach::{Attachments, attach, changed_lines};
+use crate::cluster::directory::Directory;
+use crate::cluster::objects::Objects;
+use crate::cluster::source::ClusterError;
+use crate::cluster::writer::{ClusterView, Writer};
+use crate::compile::compile;
+use crate::config::{DemoConfig, MeshConfig};
+use crate::demo;
+use crate::pod::enroll;
+use crate::pod::known::{DirectoryMarks, KnownPods};
+use crate::pod::registry::{Patience, PodRegistry, RegistryParts};
+use crate::pod::{PodEvent, PodListener};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log};
+use crate::tls::CertStore;
+
+/// How many pods may join or leave before the data path has taken notice of the first.
+const POD_EVENTS: usize = 64;
 
 /// Plays the demo.
 ///
 /// # Errors
 /// If a step of the story does not go as told.
 pub fn run_demo(config: DemoConfig) -> anyhow::Result<()> {
-    anyhow::bail!("the demo is not wired ({:?})", config.afterwards)
+    demo::run(config)
+}
+
+/// Runs the proxy of one node until it is told to stop.
+///
+/// # Errors
+/// If anything that it cannot do without is missing.
+pub fn run_mesh(config: MeshConfig) -> anyhow::Result<()> {
+    let log = log::start(config.telemetry.format, &config.telemetry.filter)?;
+    raise_descriptor_limit();
+    let metrics = Arc::new(Metrics::new()?);
+    let access = AccessLog::start(&config.telemetry.access, config.telemetry.format, &metrics)?;
+    let telemetry = Telemetry::new(Arc::clone(&metrics), access);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(Box::pin(serve_mesh(config, (log, metrics, telemetry.clone()))));
+    telemetry.flush();
+    outcome
+}
+
+async fn serve_mesh(
+    config: MeshConfig,
+    (log, metrics, telemetry): (LogControl, Arc<Metrics>, Telemetry),
+) -> anyhow::Result<()> {
+    let ready = Ready::new();
+    let loading = ready.block("objects");
+    let trust_domain = TrustDomain::new(&config.trust_domain)?;
+    let attachments = Arc::new(ArcSwap::from_pointee(Attachments::default()));
+    let source = Directory::open(&config.objects)?;
+    let (writer, view) =
+        Writer::new(source, builder(&config.node, &trust_domain, (&attachments, &metrics)));
+    let ca = &config.ca;
+    let client = CaClient::new(ca.address.to_string(), &ca.server_name, &ca.bundle, &ca.token_file)?;
+    let certs = Arc::new(CertStore::new(Arc::new(client), tokio::runtime::Handle::current()));
+    let mesh = Arc::new(Mesh {
+        snapshot: Arc::clone(view.snapshot()),
+        certs,
+        telemetry,
+        max_connections_per_pod: config.data_path.max_connections_per_pod,
+    });
+    let workers = Workers::start(&mesh, config.data_path.workers).context("cannot start the data path")?;
+    serve_admin(&config, &view, (attachments, log, Arc::clone(&metrics), ready)).await?;
+
+    let (events, joining) = mpsc::channel(POD_EVENTS);
+    let registry = Arc::new(PodRegistry::new(RegistryParts {
+        facts: Arc::new(KnownPods::new(view.clone(), trust_domain)),
+        generations: view.generations(),
+        marks: Arc::new(DirectoryMarks::new(config.objects.clone())),
+        events,
+        patience: Patience::default(),
+        state_dir: Some(config.state_dir.clone()),
+    }));
+    let enrolling = async {
+        view.ready().await.context("the objects were never read")?;
+        let listener = enroll::bind(&config.socket)
+            .with_context(|| format!("cannot bind the enrolment socket {}", config.socket.display()))?;
+        drop(loading);
+        tracing::info!(node = %config.node, socket = %config.socket.display(), "enrolling pods");
+        tokio::join!(enroll::serve(Arc::clone(&registry), listener), registry.follow_state());
+        Ok(())
+    };
+    let outcome = tokio::select! {
+        ended = writer.run() => Err(source_ended(ended)),
+        ended = enrolling => ended,
+        () = follow_pods(&mesh, &workers, joining, &metrics) => Ok(()),
+        told = told_to_stop() => told,
+    };
+    registry.shutdown().await;
+    outcome
+}
+
+fn source_ended(ended: Result<Infallible, ClusterError>) -> anyhow::Error {
+    match ended {
+        Ok(never) => match never {},
+        Err(error) => anyhow::Error::from(error).context("the objects can no longer be followed"),
+    }
+}
+
+/// What makes a snapshot of objects: one judgement for traffic and status.
+fn builder(
+    node: &str,
+    trust_domain: &TrustDomain,
+    (attachments, metrics): (&Arc<ArcSwap<Attachments>>, &Arc<Metrics>),
+) -> impl FnMut(&Objects, &Snapshot) -> Snapshot + use<> {
+    let node = node.to_owned();
+    let trust_domain = trust_domain.clone();
+    let attachments = Arc::clone(attachments);
+    let metrics = Arc::clone(metrics);
+    move |objects, previous| {
+        let started = Instant::now();
+        let judged = attach(objects);
+        for line in changed_lines(&attachments.load(), &judged) {
+            tracing::info!(target: "status", "{line}");
+        }
+        let snapshot = compile(objects, &judged, previous, &node, &trust_domain);
+        attachments.store(Arc::new(judged));
+        metrics.snapshot_published(snapshot.generation, started.elapsed());
+        snapshot
+    }
+}
+
+async fn serve_admin(
+    config: &MeshConfig,
+    view: &ClusterView,
+    (attachments, log, metrics, ready): (Arc<ArcSwap<Attachments>>, LogControl, Arc<Metrics>, Ready),
+) -> anyhow::Result<()> {
+    let snapshot = Arc::clone(view.snapshot());
+    let reports = view.clone();
+    let admin = Arc::new(Admin {
+        metrics,
+        ready,
+        snapshot: Arc::new(move || snapshot.load().dump()),
+        status: Arc::new(move || {
+            let problems: Vec<String> = reports.reports().iter().map(ToString::to_string).collect();
+            serde_json::json!({ "routes": &**attachments.load(), "problems": problems })
+        }),
+        log,
+    });
+    for (address, surface) in [(config.admin_listen, Surface::Full), (config.health_listen, Surface::Health)] {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        tokio::spawn(admin::serve(listener, Arc::clone(&admin), surface));
+    }
+    Ok(())
+}
+
+/// Hands pods to the data path as they join, and closes everything of them when they leave.
+async fn follow_pods(
+    mesh: &Mesh,
+    workers: &Workers,
+    mut events: mpsc::Receiver<PodEvent>,
+    metrics: &Metrics,
+) {
+    let mut staying: HashMap<Arc<str>, (Arc<JoinedPod>, watch::Sender<bool>)> = HashMap::new();
+    while let Some(event) = events.recv().await {
+        match event {
+            PodEvent::Joined { pod, listeners } => {
+                mesh.certs.start(&pod.identity);
+                let (gone, goes) = watch::channel(false);
+                let joined = Arc::new(JoinedPod::new(Arc::clone(&pod), goes));
+                join(workers, &joined, listeners);
+                // A pod that joins anew (another namespace, the same uid) replaces what was there.
+                staying.insert(Arc::clone(&pod.uid), (joined, gone));
+            }
+            PodEvent::Left { uid } => {
+                let Some((left, gone)) = staying.remove(&uid) else { continue };
+                let _ = gone.send(true);
+                workers.forget(&uid);
+                let identity = &left.pod.identity;
+                if !staying.values().any(|(pod, _)| pod.pod.identity == *identity) {
+                    mesh.certs.forget(identity);
+                    metrics.forget_cert(identity);
+                }
+            }
+        }
+        metrics.set_pods_enrolled(staying.len());
+    }
+}
+
+fn join(workers: &Workers, pod: &Arc<JoinedPod>, listeners: Vec<PodListener>) {
+    tracing::info!(pod = %pod.pod.pod, identity = %pod.pod.identity, "pod joined");
+    workers.join(pod, listeners);
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to stop");
+    Ok(())
+}
+
+/// Every connection takes two descriptors: as many as the system allows, so that the pods' own limits bind first.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
