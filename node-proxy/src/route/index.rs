@@ -20,7 +20,7 @@ pub(super) struct Index {
 #[derive(Clone, Debug, Default)]
 struct Node {
     bucket: Bucket,
-    children: HashMap<Box<str>, Node>,
+    children: HashMap<Box<str>, Self>,
 }
 
 /// Places by the exact value of a header, and those that cannot be told apart so.

@@ -65,6 +65,7 @@ impl RouteTable {
 
     /// The rule that takes a request, if one does.
     pub fn find(&self, head: &impl RequestHead) -> Option<&Arc<Rule>> {
+        // Places come from the index, which was made from these very entries.
         let best = self.index.find_first(head, |place| self.entries[place].matcher.matches(head))?;
         Some(&self.entries[best].rule)
     }
