@@ -1,10 +1,14 @@
 //! Tables of routes against the vendored CRDs.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use super::{Schemas, Verdict};
 
 const GROUP: &str = "gateway.networking.k8s.io";
+
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| Schemas::load().unwrap());
 
 fn admit(kind: &str, spec: &str) -> (Value, Verdict) {
     let mut object = json!({
@@ -13,7 +17,7 @@ fn admit(kind: &str, spec: &str) -> (Value, Verdict) {
         "metadata": {"name": "a"},
         "spec": serde_saphyr::from_str::<Value>(spec).unwrap(),
     });
-    let verdict = Schemas::load().unwrap().admit(kind, &format!("{GROUP}/v1"), &mut object);
+    let verdict = SCHEMAS.admit(kind, &format!("{GROUP}/v1"), &mut object);
     (object, verdict)
 }
 
@@ -39,7 +43,7 @@ fn check_default(kind: &str, spec: &str, pointer: &str, expected: Value) {
 /// `load` fails if a rule does not compile: there is none that this crate has to leave out.
 #[test]
 fn every_rule_of_the_crds_compiles_and_calls_only_what_is_there() {
-    let schemas = Schemas::load().unwrap();
+    let schemas = &*SCHEMAS;
     assert_eq!(schemas.by_kind.len(), 5);
     assert!(schemas.rules.len() > 40, "{}", schemas.rules.len());
     let named = schemas.rules.functions();
