@@ -1,0 +1,304 @@
+//! Who may ask for what: the caller's token tells its node, and the node's pods tell its identities.
+//!
+//! Stands before everything that reads a request's body. It must never say yes on anything that it could
+//! not read: a file that is broken takes its own pods or its own token away, and nothing else.
+
+use std::fmt;
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+
+use serde::Deserialize;
+use subtle::ConstantTimeEq as _;
+
+use crate::spiffe::SpiffeId;
+
+/// The shortest token that is taken: an empty or truncated file must not open the door.
+const MIN_TOKEN: usize = 16;
+/// How deep directories of objects are followed.
+const MAX_DEPTH: usize = 16;
+
+/// Why a caller gets nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorizeError {
+    /// The node has no live pod of that service account.
+    #[error("node `{node}` has no running pod of service account `{}` in namespace `{}`", .identity.service_account(), .identity.namespace())]
+    NoSuchPod {
+        /// The caller's node.
+        node: String,
+        /// The identity asked for.
+        identity: SpiffeId,
+    },
+    /// The token is nobody's.
+    #[error("the bearer token is not that of a node")]
+    UnknownToken,
+    /// What the answer depends on could not be read.
+    #[error("callers cannot be checked now")]
+    Unavailable(#[source] std::io::Error),
+}
+
+/// A caller whose token was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The node that it is the proxy of.
+    pub node: String,
+}
+
+/// The answer of an [`Authorizer`], later.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, AuthorizeError>> + Send + 'a>>;
+
+/// Authenticates callers and says which identities they may have.
+///
+/// Behind it is a directory of token files here, and TokenReview in a cluster.
+pub trait Authorizer: fmt::Debug + Send + Sync {
+    /// Who the bearer of `token` is.
+    fn authenticate<'a>(&'a self, token: &'a str) -> Answer<'a, Caller>;
+
+    /// Whether `caller` may have `identity`, whose trust domain has been checked already.
+    fn authorize<'a>(&'a self, caller: &'a Caller, identity: &'a SpiffeId) -> Answer<'a, ()>;
+}
+
+/// One token file per node, and pods from a directory of YAML; both are read at each request.
+#[derive(Clone, Debug)]
+pub struct TokenFile {
+    tokens: PathBuf,
+    objects: PathBuf,
+}
+
+impl TokenFile {
+    /// `tokens` holds a file per node, named as the node; `objects` the cluster's objects in YAML.
+    #[must_use]
+    pub const fn new(tokens: PathBuf, objects: PathBuf) -> Self {
+        Self { tokens, objects }
+    }
+}
+
+impl Authorizer for TokenFile {
+    fn authenticate<'a>(&'a self, token: &'a str) -> Answer<'a, Caller> {
+        let (directory, token) = (self.tokens.clone(), token.to_owned());
+        Box::pin(off_the_runtime(move || find_node(&directory, &token)))
+    }
+
+    fn authorize<'a>(&'a self, caller: &'a Caller, identity: &'a SpiffeId) -> Answer<'a, ()> {
+        let (objects, node, identity) = (self.objects.clone(), caller.node.clone(), identity.clone());
+        Box::pin(off_the_runtime(move || {
+            if has_pod(&objects, &node, &identity, MAX_DEPTH) {
+                Ok(())
+            } else {
+                Err(AuthorizeError::NoSuchPod { node, identity })
+            }
+        }))
+    }
+}
+
+/// Runs what reads files on a thread that may block.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AuthorizeError> + Send + 'static,
+) -> Result<T, AuthorizeError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(AuthorizeError::Unavailable(std::io::Error::other(e))))
+}
+
+/// The node whose file holds `token`. All files are compared, each in constant time.
+fn find_node(directory: &Path, token: &str) -> Result<Caller, AuthorizeError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(AuthorizeError::Unavailable)? {
+        let path = entry.map_err(AuthorizeError::Unavailable)?.path();
+        let Some(node) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if node.starts_with('.') || !path.is_file() {
+            continue;
+        }
+        let content = match fs::read_to_string(&path) {
+            Ok(content) => content,
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "token file cannot be read");
+                continue;
+            }
+        };
+        let expected = content.trim_ascii_end();
+        if expected.len() < MIN_TOKEN {
+            tracing::warn!(file = %path.display(), at_least = MIN_TOKEN, "token is too short to be taken");
+            continue;
+        }
+        if bool::from(expected.as_bytes().ct_eq(token.as_bytes())) {
+            found.push(node.to_owned());
+        }
+    }
+    if found.len() > 1 {
+        tracing::warn!(nodes = ?found, "nodes share one token, which is refused");
+    }
+    match found.pop() {
+        Some(node) if found.is_empty() => Ok(Caller { node }),
+        _ => Err(AuthorizeError::UnknownToken),
+    }
+}
+
+/// Of any object, what tells whether it is a pod that may have an identity.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Object {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    spec: Option<Spec>,
+    status: Option<Status>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    namespace: Option<String>,
+    deletion_timestamp: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    node_name: Option<String>,
+    service_account_name: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    phase: Option<String>,
+}
+
+impl Object {
+    /// Whether this is a pod on `node` that has `identity` and is not on its way out.
+    fn gives(&self, node: &str, identity: &SpiffeId) -> bool {
+        let (Some(spec), true) = (&self.spec, self.kind == "Pod" && self.api_version == "v1") else {
+            return false;
+        };
+        let account =
+            spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
+        let phase = self.status.as_ref().and_then(|status| status.phase.as_deref());
+        spec.node_name.as_deref() == Some(node)
+            && self.metadata.namespace.as_deref().unwrap_or("default") == identity.namespace()
+            && account == identity.service_account()
+            && self.metadata.deletion_timestamp.is_none()
+            && !matches!(phase, Some("Succeeded" | "Failed"))
+    }
+}
+
+/// Whether any file under `directory` has a pod on `node` with `identity`.
+fn has_pod(directory: &Path, node: &str, identity: &SpiffeId, depth: usize) -> bool {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(directory = %directory.display(), %error, "objects cannot be read");
+            return false;
+        }
+    };
+    entries.flatten().any(|entry| {
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            false
+        } else if path.is_dir() {
+            depth > 0 && has_pod(&path, node, identity, depth - 1)
+        } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
+            objects_of(&path).iter().any(|object| object.gives(node, identity))
+        } else {
+            false
+        }
+    })
+}
+
+/// The objects of one file; none of a file that cannot be read.
+fn objects_of(path: &Path) -> Vec<Object> {
+    let parsed = fs::read_to_string(path)
+        .map_err(|e| e.to_string())
+        .and_then(|text| serde_saphyr::from_multiple::<Object>(&text).map_err(|e| e.to_string()));
+    parsed.unwrap_or_else(|error| {
+        tracing::warn!(file = %path.display(), error, "file of objects cannot be read");
+        Vec::new()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN_A: &str = "token-of-node-a-0123456789";
+    const TOKEN_B: &str = "token-of-node-b-0123456789";
+
+    fn tokens(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        dir
+    }
+
+    #[track_caller]
+    fn check_token(files: &[(&str, &str)], token: &str, node: Option<&str>) {
+        let dir = tokens(files);
+        let found = find_node(dir.path(), token).ok().map(|caller| caller.node);
+        assert_eq!(found.as_deref(), node, "token {token:?} among {files:?}");
+    }
+
+    #[test]
+    fn a_token_belongs_to_the_node_of_its_file() {
+        let both = [("a", TOKEN_A), ("b", "token-of-node-b-0123456789\n")];
+        check_token(&both, TOKEN_A, Some("a"));
+        check_token(&both, TOKEN_B, Some("b"));
+        check_token(&both, "token-of-node-c-0123456789", None);
+        check_token(&both, "", None);
+        check_token(&both, &TOKEN_A[..20], None);
+        check_token(&[("a", TOKEN_A), ("b", TOKEN_A)], TOKEN_A, None);
+        check_token(&[("a", "short")], "short", None);
+        check_token(&[("a", "")], "", None);
+        check_token(&[(".hidden", TOKEN_A)], TOKEN_A, None);
+        check_token(&[("dir/a", TOKEN_A), ("b", TOKEN_B)], TOKEN_B, Some("b"));
+    }
+
+    fn pod(node: &str, account: &str, more: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: shop{more}}}\n\
+             spec: {{nodeName: {node}, serviceAccountName: {account}}}\n"
+        )
+    }
+
+    #[track_caller]
+    fn check_pod(files: &[(&str, &str)], expected: bool) {
+        let dir = tokens(files);
+        let identity = "spiffe://td/ns/shop/sa/web".parse().unwrap();
+        assert_eq!(has_pod(dir.path(), "a", &identity, MAX_DEPTH), expected, "{files:?}");
+    }
+
+    #[test]
+    fn a_node_has_the_identities_of_its_own_live_pods() {
+        check_pod(&[("x.yaml", &pod("a", "web", ""))], true);
+        check_pod(&[("deep/er/x.yml", &pod("a", "web", ""))], true);
+        check_pod(&[("x.txt", &pod("a", "web", ""))], false);
+        check_pod(&[("x.yaml", &pod("b", "web", ""))], false);
+        check_pod(&[("x.yaml", &pod("a", "default", ""))], false);
+        check_pod(&[("x.yaml", &pod("a", "''", ""))], false);
+        check_pod(&[("x.yaml", &pod("a", "web", ", deletionTimestamp: '2026-01-01T00:00:00Z'"))], false);
+        check_pod(&[("x.yaml", &format!("{}status: {{phase: Succeeded}}\n", pod("a", "web", "")))], false);
+        check_pod(&[("x.yaml", &format!("{}status: {{phase: Failed}}\n", pod("a", "web", "")))], false);
+        check_pod(&[("x.yaml", &format!("{}status: {{phase: Pending}}\n", pod("a", "web", "")))], true);
+        check_pod(&[("x.yaml", &pod("a", "web", "").replace("Pod", "Job"))], false);
+        check_pod(&[], false);
+    }
+
+    #[test]
+    fn a_broken_file_takes_no_other_down_and_documents_of_one_file_all_count() {
+        let good = format!("kind: Service\nspec: {{ports: []}}\n---\n---\n{}---\n", pod("a", "web", ""));
+        check_pod(&[("x.yaml", &good)], true);
+        check_pod(&[("a.yaml", "{: ["), ("b.yaml", "\u{0}"), ("c.yaml", &good)], true);
+        check_pod(&[("a.yaml", "{: [")], false);
+    }
+
+    #[test]
+    fn a_pod_without_a_service_account_has_the_default_one() {
+        let dir =
+            tokens(&[("x.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: a}\n")]);
+        let identity = "spiffe://td/ns/default/sa/default".parse().unwrap();
+        assert!(has_pod(dir.path(), "a", &identity, MAX_DEPTH));
+    }
+}

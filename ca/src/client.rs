@@ -1,0 +1,258 @@
+//! The CA's client: makes a key, sends its CSR, brings back the chain and the trust bundle.
+//!
+//! Used by the node proxy. Token and bundle are read again at each call, because both rotate under a
+//! running process. The private key stays in [`WorkloadKey`] and is never sent or written.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rcgen::string::Ia5String;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::api::{ErrorBody, MAX_RESPONSE_BODY, SIGN_PATH, SignRequest, SignResponse};
+use crate::spiffe::SpiffeId;
+
+/// How long one call may take, from the dial to the last byte.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The answer is not what the protocol says.
+    #[error("the CA's answer is not understood: {0}")]
+    BadAnswer(&'static str),
+    /// The CA's trust bundle on this machine cannot be used.
+    #[error("the CA bundle {} holds no usable certificate", .0.display())]
+    Bundle(PathBuf),
+    /// The connection or the handshake failed.
+    #[error("the CA at {address} cannot be reached")]
+    Connect {
+        /// The address that was dialled.
+        address: String,
+        /// What the system or TLS said.
+        source: std::io::Error,
+    },
+    /// The exchange broke off.
+    #[error("the exchange with the CA failed")]
+    Http(#[from] hyper::Error),
+    /// A key or a CSR could not be made.
+    #[error("a key or its CSR cannot be made")]
+    Key(#[from] rcgen::Error),
+    /// A file could not be read.
+    #[error("{} cannot be read", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The CA said no.
+    #[error("the CA answered {status}: {message}")]
+    Refused {
+        /// Its status.
+        status: StatusCode,
+        /// Its reason.
+        message: String,
+    },
+    /// The server's name is neither a DNS name nor an address.
+    #[error("`{0}` is not a name of a TLS server")]
+    ServerName(String),
+    /// No answer in time.
+    #[error("the CA did not answer within {} seconds", CALL_TIMEOUT.as_secs())]
+    Timeout,
+    /// TLS could not be set up.
+    #[error("TLS towards the CA cannot be set up")]
+    Tls(#[from] rustls::Error),
+}
+
+/// What the CA gave for one identity.
+#[derive(Clone, Debug)]
+pub struct SignedIdentity {
+    /// The leaf, then any intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The roots that peers are verified against.
+    pub trust_bundle: Vec<CertificateDer<'static>>,
+}
+
+/// An ECDSA P-256 key of a workload, made here and kept in memory.
+pub struct WorkloadKey(KeyPair);
+
+impl fmt::Debug for WorkloadKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WorkloadKey(..)")
+    }
+}
+
+impl WorkloadKey {
+    /// Makes a new key.
+    ///
+    /// # Errors
+    /// [`ClientError::Key`] if the system has no randomness.
+    pub fn generate() -> Result<Self, ClientError> {
+        Ok(Self(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?))
+    }
+
+    /// The CSR for `identity`, in PEM, signed with this key.
+    ///
+    /// # Errors
+    /// [`ClientError::Key`] if it cannot be signed.
+    pub fn csr(&self, identity: &SpiffeId) -> Result<String, ClientError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.to_string())?)];
+        Ok(params.serialize_request(&self.0)?.pem()?)
+    }
+
+    /// The key, for the TLS library.
+    #[must_use]
+    pub fn into_private_key(self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.serialize_der()))
+    }
+}
+
+/// A way to the CA. Each call is a connection of its own.
+#[derive(Clone, Debug)]
+pub struct CaClient {
+    address: String,
+    server_name: ServerName<'static>,
+    bundle: PathBuf,
+    token: PathBuf,
+}
+
+impl CaClient {
+    /// `address` is `HOST:PORT`, `server_name` what the CA's certificate must be for, `bundle` a PEM file with
+    /// the roots of that certificate, `token` the file with this node's token.
+    ///
+    /// # Errors
+    /// [`ClientError::ServerName`]; the files are not looked at before a call.
+    pub fn new(
+        address: impl Into<String>,
+        server_name: &str,
+        bundle: impl Into<PathBuf>,
+        token: impl Into<PathBuf>,
+    ) -> Result<Self, ClientError> {
+        let server_name = ServerName::try_from(server_name.to_owned())
+            .map_err(|_| ClientError::ServerName(server_name.to_owned()))?;
+        Ok(Self { address: address.into(), server_name, bundle: bundle.into(), token: token.into() })
+    }
+
+    /// Asks for a leaf for `identity` with the key of `csr` (PEM, see [`WorkloadKey::csr`]).
+    ///
+    /// # Errors
+    /// See [`ClientError`]. Whether the leaf fits key and identity is the caller's to check.
+    pub async fn sign(&self, identity: &SpiffeId, csr: String) -> Result<SignedIdentity, ClientError> {
+        tokio::time::timeout(CALL_TIMEOUT, Box::pin(self.call(identity, csr)))
+            .await
+            .unwrap_or(Err(ClientError::Timeout))
+    }
+
+    async fn call(&self, identity: &SpiffeId, csr: String) -> Result<SignedIdentity, ClientError> {
+        let token = String::from_utf8(read(&self.token).await?)
+            .map_err(|_| ClientError::BadAnswer("the token is not text"))?;
+        let tls = self.tls_config().await?;
+        let connect = |source| ClientError::Connect { address: self.address.clone(), source };
+        let tcp = TcpStream::connect(&self.address).await.map_err(connect)?;
+        let stream = TlsConnector::from(Arc::new(tls))
+            .connect(self.server_name.clone(), tcp)
+            .await
+            .map_err(connect)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let body = serde_json::to_vec(&SignRequest { csr, identity: identity.to_string() })
+            .map_err(|_| ClientError::BadAnswer("the request cannot be written"))?;
+        let request = Request::post(SIGN_PATH)
+            .header(HOST, self.server_name.to_str().as_ref())
+            .header(AUTHORIZATION, format!("Bearer {}", token.trim_ascii()))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|_| ClientError::BadAnswer("the token does not fit in a header"))?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_RESPONSE_BODY)
+                .collect()
+                .await
+                .map_err(|_| ClientError::BadAnswer("the body is too long or cut short"))?;
+            Ok::<_, ClientError>((status, body.to_bytes()))
+        };
+        let (status, body) = drive(exchange, connection).await?;
+        read_answer(status, &body)
+    }
+
+    /// TLS 1.3 towards the CA, trusting what the bundle holds now.
+    async fn tls_config(&self) -> Result<ClientConfig, ClientError> {
+        let bad = || ClientError::Bundle(self.bundle.clone());
+        let mut roots = RootCertStore::empty();
+        for der in CertificateDer::pem_slice_iter(&read(&self.bundle).await?) {
+            roots.add(der.map_err(|_| bad())?).map_err(|_| bad())?;
+        }
+        if roots.is_empty() {
+            return Err(bad());
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_no_client_auth())
+    }
+}
+
+/// Runs an exchange together with the connection under it, on the caller's task.
+async fn drive<T>(
+    exchange: impl Future<Output = Result<T, ClientError>>,
+    connection: impl Future<Output = Result<(), hyper::Error>>,
+) -> Result<T, ClientError> {
+    let (mut exchange, mut connection) = (std::pin::pin!(exchange), std::pin::pin!(connection));
+    tokio::select! {
+        biased;
+        done = &mut exchange => done,
+        // The connection may be over when the answer is already read.
+        closed = &mut connection => match exchange.await {
+            Err(ClientError::Http(error)) => Err(ClientError::Http(closed.err().unwrap_or(error))),
+            other => other,
+        },
+    }
+}
+
+/// The certificates of a good answer, or what the CA says against it.
+fn read_answer(status: StatusCode, body: &[u8]) -> Result<SignedIdentity, ClientError> {
+    if status != StatusCode::OK {
+        let message = serde_json::from_slice::<ErrorBody>(body)
+            .map_or_else(|_| "no reason given".to_owned(), |body| body.error.chars().take(400).collect());
+        return Err(ClientError::Refused { status, message });
+    }
+    let answer: SignResponse = serde_json::from_slice(body)
+        .map_err(|_| ClientError::BadAnswer("the body is not the JSON of an answer"))?;
+    let chain = certificates(&answer.chain).ok_or(ClientError::BadAnswer("the chain is not PEM"))?;
+    let trust_bundle =
+        certificates(&answer.trust_bundle).ok_or(ClientError::BadAnswer("the trust bundle is not PEM"))?;
+    Ok(SignedIdentity { chain, trust_bundle })
+}
+
+/// All certificates of a PEM text, if there is at least one and all are whole.
+fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
+    (!certificates.is_empty()).then_some(certificates)
+}
+
+/// Reads a file.
+async fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
+    let owned = path.to_owned();
+    tokio::task::spawn_blocking(move || std::fs::read(owned))
+        .await
+        .map_err(std::io::Error::other)
+        .and_then(|content| content)
+        .map_err(|source| ClientError::Read { path: path.to_owned(), source })
+}

@@ -1,0 +1,481 @@
+//! The CA over real TLS on the loopback: who gets a leaf, what the leaf says, and who is refused and why.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails says so by panicking")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gammarus_ca::authorize::TokenFile;
+use gammarus_ca::issue::LeafLifetime;
+use gammarus_ca::root::{CA_CERT_FILE, ROOT_FILE, Root, RootError};
+use gammarus_ca::server::{CertificateAuthority, serve};
+use gammarus_ca::{CaClient, ClientError, SignedIdentity, SpiffeId, TrustDomain, WorkloadKey};
+use rcgen::string::Ia5String;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+const TOKEN: &str = "token-of-node-a-0123456789";
+const PODS: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop}\n\
+    spec: {nodeName: node-a, serviceAccountName: web}\n---\n\
+    apiVersion: v1\nkind: Pod\nmetadata: {name: db, namespace: shop}\n\
+    spec: {nodeName: node-b, serviceAccountName: db}\n";
+
+struct Rig {
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for sub in ["tokens", "objects"] {
+            fs::create_dir(dir.path().join(sub)).unwrap();
+        }
+        fs::write(dir.path().join("tokens/node-a"), format!("{TOKEN}\n")).unwrap();
+        fs::write(dir.path().join("objects/pods.yaml"), PODS).unwrap();
+        let trust_domain = TrustDomain::new("cluster.local").unwrap();
+        let ca = CertificateAuthority {
+            root: Root::load_or_create(&dir.path().join("state"), &trust_domain).unwrap(),
+            trust_domain,
+            authorizer: Box::new(TokenFile::new(dir.path().join("tokens"), dir.path().join("objects"))),
+            leaf_lifetime: LeafLifetime::new(Duration::from_secs(3600)).unwrap(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let names = vec!["gammarus-ca".to_owned(), "127.0.0.1".to_owned()];
+        tokio::spawn(
+            async move { serve(listener, Arc::new(ca), names, std::future::pending()).await.unwrap() },
+        );
+        Self { dir, address }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn client(&self, server_name: &str) -> CaClient {
+        let bundle = self.path("state").join(CA_CERT_FILE);
+        CaClient::new(self.address.to_string(), server_name, bundle, self.path("tokens/node-a")).unwrap()
+    }
+
+    async fn sign(&self, identity: &str, csr: &str) -> Result<SignedIdentity, ClientError> {
+        self.client("gammarus-ca").sign(&id(identity), csr.to_owned()).await
+    }
+
+    /// Sends raw bytes over TLS and returns the status and the body.
+    async fn raw(&self, request: &[u8]) -> (u16, String) {
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = fs::read(self.path("state").join(CA_CERT_FILE)).unwrap();
+        roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("gammarus-ca").unwrap();
+        let mut tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+        tls.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = tls.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status =
+            answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"));
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status, body.to_owned())
+    }
+
+    async fn post(&self, token: &str, body: &str) -> (u16, String) {
+        let request = format!(
+            "POST /v1/certificates HTTP/1.1\r\nhost: ca\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.raw(request.as_bytes()).await
+    }
+}
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().unwrap()
+}
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+fn csr(identity: &str) -> String {
+    WorkloadKey::generate().unwrap().csr(&id(identity)).unwrap()
+}
+
+fn csr_with(change: impl FnOnce(&mut CertificateParams)) -> String {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![uri(WEB)];
+    change(&mut params);
+    params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap()
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(Ia5String::try_from(text).unwrap())
+}
+
+#[track_caller]
+fn refused(result: Result<SignedIdentity, ClientError>, expected: u16, part: &str) {
+    match result {
+        Err(ClientError::Refused { status, message }) => {
+            assert_eq!(status.as_u16(), expected, "{message}");
+            assert!(message.contains(part), "{message:?} does not say {part:?}");
+        }
+        other => panic!("expected a refusal with {expected}, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_leaf_says_its_identity_and_nothing_else() {
+    let rig = Rig::start().await;
+    let signed = rig.sign(WEB, &csr(WEB)).await.unwrap();
+    assert_eq!((signed.chain.len(), signed.trust_bundle.len()), (1, 1));
+    let (_, leaf) = X509Certificate::from_der(&signed.chain[0]).unwrap();
+    let (_, root) = X509Certificate::from_der(&signed.trust_bundle[0]).unwrap();
+    leaf.verify_signature(Some(root.public_key())).unwrap();
+    assert_eq!(leaf.subject().iter().count(), 0, "no subject, so no CN");
+    let san = leaf.subject_alternative_name().unwrap().unwrap();
+    assert!(san.critical, "RFC 5280 4.2.1.6: critical, as the subject is empty");
+    assert_eq!(san.value.general_names, vec![GeneralName::URI(WEB)]);
+    assert!(!leaf.is_ca() && leaf.basic_constraints().unwrap().is_some());
+    let usage = leaf.key_usage().unwrap().unwrap();
+    assert!(usage.critical && usage.value.flags == 1, "digitalSignature alone");
+    let extended = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.server_auth && extended.client_auth && !extended.any && extended.other.is_empty());
+    let validity = leaf.validity();
+    let now = time::OffsetDateTime::now_utc();
+    let backdated = now - validity.not_before.to_datetime();
+    assert!((290..=330).contains(&backdated.whole_seconds()), "{backdated}");
+    let left = validity.not_after.to_datetime() - now;
+    assert!((3570..=3600).contains(&left.whole_seconds()), "{left}");
+    assert!(!leaf.raw_serial().is_empty() && leaf.raw_serial().len() <= 20 && leaf.raw_serial()[0] < 0x80);
+    let again = rig.sign(WEB, &csr(WEB)).await.unwrap();
+    let (_, again) = X509Certificate::from_der(&again.chain[0]).unwrap();
+    assert_ne!(leaf.raw_serial(), again.raw_serial());
+    assert!(root.is_ca() && root.basic_constraints().unwrap().unwrap().value.path_len_constraint == Some(0));
+    assert!(
+        !root
+            .extensions()
+            .iter()
+            .any(|e| matches!(e.parsed_extension(), ParsedExtension::NameConstraints(_)))
+    );
+}
+
+#[tokio::test]
+async fn openssl_reads_and_verifies_a_leaf() {
+    let rig = Rig::start().await;
+    let signed = rig.sign(WEB, &csr(WEB)).await.unwrap();
+    let leaf = rig.path("leaf.der");
+    fs::write(&leaf, &signed.chain[0]).unwrap();
+    let text = openssl(&["x509", "-noout", "-text", "-inform", "DER", "-in", leaf.to_str().unwrap()]);
+    for part in [
+        "X509v3 Subject Alternative Name: critical",
+        &format!("URI:{WEB}"),
+        "TLS Web Server Authentication, TLS Web Client Authentication",
+        "CA:FALSE",
+        "id-ecPublicKey",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let pem = rig.path("leaf.pem");
+    openssl(&["x509", "-inform", "DER", "-in", leaf.to_str().unwrap(), "-out", pem.to_str().unwrap()]);
+    let bundle = rig.path("state").join(CA_CERT_FILE);
+    for purpose in ["sslserver", "sslclient"] {
+        let args = ["verify", "-x509_strict", "-purpose", purpose, "-CAfile"];
+        let verdict = openssl(&[&args[..], &[bundle.to_str().unwrap(), pem.to_str().unwrap()]].concat());
+        assert!(verdict.contains("OK"), "{verdict}");
+    }
+}
+
+#[track_caller]
+fn openssl(args: &[&str]) -> String {
+    let output = Command::new("openssl").args(args).output().expect("the program openssl is needed");
+    assert!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn an_openssl_csr_without_names_gets_the_identity_that_was_asked_for() {
+    let rig = Rig::start().await;
+    let key = rig.path("key.pem");
+    openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key.to_str().unwrap()]);
+    let csr = openssl(&["req", "-new", "-key", key.to_str().unwrap(), "-subj", "/CN=ignored"]);
+    let signed = rig.sign(WEB, &csr).await.unwrap();
+    let (_, leaf) = X509Certificate::from_der(&signed.chain[0]).unwrap();
+    assert_eq!(leaf.subject().iter().count(), 0);
+}
+
+#[tokio::test]
+async fn a_caller_gets_identities_of_its_own_nodes_pods_only() {
+    let rig = Rig::start().await;
+    for (identity, part) in [
+        ("spiffe://cluster.local/ns/shop/sa/db", "node `node-a` has no running pod"),
+        ("spiffe://cluster.local/ns/shop/sa/default", "service account `default`"),
+        ("spiffe://cluster.local/ns/other/sa/web", "namespace `other`"),
+        ("spiffe://elsewhere.test/ns/shop/sa/web", "trust domain `elsewhere.test`"),
+    ] {
+        refused(rig.sign(identity, &csr(identity)).await, 403, part);
+    }
+    fs::write(rig.path("objects/pods.yaml"), PODS.replace("node-b", "node-a")).unwrap();
+    let db = "spiffe://cluster.local/ns/shop/sa/db";
+    rig.sign(db, &csr(db)).await.expect("the pod has moved to this node");
+}
+
+#[tokio::test]
+async fn a_token_that_is_nobodys_is_refused_before_the_body_is_read() {
+    let rig = Rig::start().await;
+    for token in ["", "x", "token-of-node-a-0123456780", &"y".repeat(4000)] {
+        let (status, body) = rig.post(token, "garbage").await;
+        assert_eq!(status, 401, "{token}: {body}");
+    }
+    fs::write(rig.path("tokens/node-a"), "the-token-was-rotated-just-now").unwrap();
+    rig.sign(WEB, &csr(WEB)).await.expect("the client reads its token at each call");
+}
+
+#[tokio::test]
+async fn a_csr_that_asks_for_more_than_the_identity_is_refused() {
+    let rig = Rig::start().await;
+    let dns = SanType::DnsName(Ia5String::try_from("kubernetes.default").unwrap());
+    let cases = [
+        (csr_with(|p| p.subject_alt_names.push(dns.clone())), "kubernetes.default"),
+        (csr_with(|p| p.subject_alt_names = vec![dns.clone()]), "kubernetes.default"),
+        (csr_with(|p| p.subject_alt_names.push(uri("spiffe://cluster.local/ns/shop/sa/db"))), "sa/db"),
+        (csr_with(|p| p.subject_alt_names.push(uri(WEB))), "more than once"),
+        (csr_with(|p| p.subject_alt_names = vec![SanType::IpAddress([10, 0, 0, 1].into())]), "name"),
+        (csr_with(|p| p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)), "extension"),
+        (csr_with(|p| p.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign]), "extension"),
+        (
+            csr_with(|p| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning]),
+            "extension",
+        ),
+    ];
+    for (csr, part) in cases {
+        refused(rig.sign(WEB, &csr).await, 400, part);
+    }
+}
+
+#[tokio::test]
+async fn a_csr_without_proof_of_its_key_is_refused() {
+    let rig = Rig::start().await;
+    let good = csr(WEB);
+    let mut der =
+        rustls::pki_types::CertificateSigningRequestDer::from_pem_slice(good.as_bytes()).unwrap().to_vec();
+    let last = der.len() - 1;
+    der[last] ^= 1;
+    let pem = |der: &[u8]| {
+        let path = rig.path("bad.der");
+        fs::write(&path, der).unwrap();
+        let text = Command::new("base64").arg(&path).output().unwrap().stdout;
+        format!(
+            "-----BEGIN CERTIFICATE REQUEST-----\n{}-----END CERTIFICATE REQUEST-----\n",
+            String::from_utf8(text).unwrap()
+        )
+    };
+    refused(rig.sign(WEB, &pem(&der)).await, 400, "not signed with the key");
+    der[last] ^= 1;
+    rig.sign(WEB, &pem(&der)).await.expect("the same bytes unspoilt are fine");
+    der.extend_from_slice(b"more");
+    refused(rig.sign(WEB, &pem(&der)).await, 400, "PKCS#10");
+    let foreign = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let foreign = CertificateParams::default().serialize_request(&foreign).unwrap().pem().unwrap();
+    refused(rig.sign(WEB, &foreign).await, 400, "P-256");
+}
+
+#[test]
+fn mutated_csrs_never_break_the_ca() {
+    let identity = id(WEB);
+    let good = csr(WEB);
+    let key_of = |pem: &[u8]| {
+        let der = rustls::pki_types::CertificateSigningRequestDer::from_pem_slice(pem).unwrap();
+        let (_, csr) = x509_parser::certification_request::X509CertificationRequest::from_der(&der).unwrap();
+        csr.certification_request_info.subject_pki.raw.to_vec()
+    };
+    let key = key_of(good.as_bytes());
+    for at in 0..good.len() {
+        for replacement in [b'A', b'/', b'\n', 0x7f] {
+            let mut bytes = good.clone().into_bytes();
+            bytes[at] = replacement;
+            if bytes == good.as_bytes() {
+                continue;
+            }
+            // Either refused, or the change was outside of what is signed and the key is the same.
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if gammarus_ca::issue::prove_key(&text, &identity).is_ok() {
+                assert_eq!(key_of(&bytes), key, "byte {at} set to {replacement}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_answered_with_a_reason() {
+    let rig = Rig::start().await;
+    let long = format!(r#"{{"csr":"{}","identity":"{WEB}"}}"#, "A".repeat(10_000));
+    let huge = "x".repeat(40_000);
+    for (body, expected, part) in [
+        ("", 400, "not a request to sign"),
+        ("{}", 400, "csr"),
+        (r#"{"csr":"","identity":"x","more":1}"#, 400, "more"),
+        (r#"{"csr":"x","identity":"x"}"#, 400, "spiffe://"),
+        (&format!(r#"{{"csr":"x","identity":"{WEB}"}}"#), 400, "PKCS#10"),
+        (&long, 400, "at most 8192 bytes"),
+        (&huge, 413, "at most 32768 bytes"),
+    ] {
+        let (status, answer) = rig.post(TOKEN, body).await;
+        assert_eq!(status, expected, "{answer}");
+        let error: gammarus_ca::api::ErrorBody = serde_json::from_str(&answer).unwrap();
+        assert!(error.error.contains(part), "{answer} does not say {part}");
+    }
+    let declared = format!(
+        "POST /v1/certificates HTTP/1.1\r\nhost: ca\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 99999999999\r\n\r\n"
+    );
+    assert_eq!(rig.raw(declared.as_bytes()).await.0, 413, "a declared length is enough");
+    assert_eq!(rig.raw(b"GET /livez HTTP/1.1\r\nhost: ca\r\n\r\n").await, (200, "ok\n".to_owned()));
+    assert_eq!(rig.raw(b"GET /v1/certificates HTTP/1.1\r\nhost: ca\r\n\r\n").await.0, 405);
+    assert_eq!(rig.raw(b"GET /other HTTP/1.1\r\nhost: ca\r\n\r\n").await.0, 404);
+    let mut plain = TcpStream::connect(rig.address).await.unwrap();
+    plain.write_all(b"GET /livez HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "no plain text");
+    rig.sign(WEB, &csr(WEB)).await.expect("none of it took the CA down");
+}
+
+#[tokio::test]
+async fn the_client_takes_only_the_ca_of_its_bundle_under_its_name() {
+    let rig = Rig::start().await;
+    rig.client("127.0.0.1").sign(&id(WEB), csr(WEB)).await.unwrap();
+    let wrong_name = rig.client("other-ca").sign(&id(WEB), csr(WEB)).await;
+    assert!(matches!(wrong_name, Err(ClientError::Connect { .. })), "{wrong_name:?}");
+    let other = tempfile::tempdir().unwrap();
+    Root::load_or_create(other.path(), &TrustDomain::new("cluster.local").unwrap()).unwrap();
+    fs::copy(other.path().join(CA_CERT_FILE), rig.path("state").join(CA_CERT_FILE)).unwrap();
+    let wrong_root = rig.sign(WEB, &csr(WEB)).await;
+    assert!(matches!(wrong_root, Err(ClientError::Connect { .. })), "{wrong_root:?}");
+    fs::write(rig.path("state").join(CA_CERT_FILE), "").unwrap();
+    assert!(matches!(rig.sign(WEB, &csr(WEB)).await, Err(ClientError::Bundle(_))));
+}
+
+#[test]
+fn a_restart_keeps_the_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    let first = Root::load_or_create(dir.path(), &domain).unwrap().certificate_pem().to_owned();
+    let bytes = fs::read(dir.path().join(ROOT_FILE)).unwrap();
+    let second = Root::load_or_create(dir.path(), &domain).unwrap().certificate_pem().to_owned();
+    assert_eq!(first, second);
+    assert_eq!(fs::read_to_string(dir.path().join(CA_CERT_FILE)).unwrap(), first);
+    assert_eq!(fs::read(dir.path().join(ROOT_FILE)).unwrap(), bytes);
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs::metadata(dir.path().join(ROOT_FILE)).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
+}
+
+#[track_caller]
+fn spoilt(change: impl FnOnce(&Path), expected: impl FnOnce(&RootError) -> bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    Root::load_or_create(dir.path(), &domain).unwrap();
+    change(dir.path());
+    let before = fs::read(dir.path().join(ROOT_FILE)).ok();
+    let error = Root::load_or_create(dir.path(), &domain).unwrap_err();
+    assert!(expected(&error), "{error}");
+    assert_eq!(fs::read(dir.path().join(ROOT_FILE)).ok(), before, "what was there is left as it was");
+}
+
+#[test]
+fn a_spoilt_root_is_an_error_and_never_a_new_root() {
+    let corrupt = |e: &RootError| matches!(e, RootError::Corrupt(_));
+    spoilt(|dir| fs::write(dir.join(ROOT_FILE), "").unwrap(), corrupt);
+    spoilt(|dir| fs::write(dir.join(ROOT_FILE), "not pem").unwrap(), corrupt);
+    let cut = |dir: &Path| {
+        let text = fs::read_to_string(dir.join(ROOT_FILE)).unwrap();
+        fs::write(dir.join(ROOT_FILE), &text[..text.len() / 2]).unwrap();
+    };
+    spoilt(cut, corrupt);
+    let key_only = |dir: &Path| {
+        let text = fs::read_to_string(dir.join(ROOT_FILE)).unwrap();
+        fs::write(dir.join(ROOT_FILE), text.split("-----BEGIN CERT").next().unwrap()).unwrap();
+    };
+    spoilt(key_only, corrupt);
+    let foreign_key = |dir: &Path| {
+        let cert = fs::read_to_string(dir.join(CA_CERT_FILE)).unwrap();
+        fs::write(dir.join(ROOT_FILE), KeyPair::generate().unwrap().serialize_pem() + &cert).unwrap();
+    };
+    spoilt(foreign_key, |e| matches!(e, RootError::NotOurs(_)));
+    spoilt(
+        |dir| fs::remove_file(dir.join(ROOT_FILE)).unwrap(),
+        |e| matches!(e, RootError::KeyMissing { .. }),
+    );
+    let expired = |dir: &Path| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        params.subject_alt_names = vec![uri("spiffe://cluster.local")];
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let cert = params.self_signed(&key).unwrap();
+        fs::write(dir.join(ROOT_FILE), key.serialize_pem() + &cert.pem()).unwrap();
+    };
+    spoilt(expired, |e| matches!(e, RootError::NotValidNow { .. }));
+}
+
+#[test]
+fn a_root_of_another_trust_domain_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    Root::load_or_create(dir.path(), &TrustDomain::new("one.test").unwrap()).unwrap();
+    let error = Root::load_or_create(dir.path(), &TrustDomain::new("two.test").unwrap()).unwrap_err();
+    assert!(matches!(error, RootError::TrustDomain { .. }), "{error}");
+}
+
+#[test]
+fn a_lifetime_beyond_a_day_is_refused() {
+    for (seconds, accepted) in [(0, false), (10, true), (24 * 3600, true), (24 * 3600 + 1, false)] {
+        assert_eq!(LeafLifetime::new(Duration::from_secs(seconds)).is_ok(), accepted, "{seconds}");
+    }
+}
+
+#[test]
+fn no_leaf_outlives_the_root() {
+    use gammarus_ca::issue::{IssueError, Validity};
+    let now = time::OffsetDateTime::now_utc();
+    let hour = LeafLifetime::new(Duration::from_secs(3600)).unwrap();
+    let end = now + Duration::from_secs(600);
+    assert_eq!(Validity::within(end, now, hour).unwrap().not_after, end);
+    let nearly_over = Validity::within(now + Duration::from_secs(59), now, hour);
+    assert!(matches!(nearly_over, Err(IssueError::RootExpires(_))));
+}
+
+#[test]
+fn the_process_serves_and_ends_cleanly_at_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::create_dir(path("tokens")).unwrap();
+    fs::create_dir(path("objects")).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gammarus-ca"))
+        .args(["--listen", "127.0.0.1:0", "--state-dir", &path("state"), "--tokens", &path("tokens")])
+        .args(["--objects", &path("objects")])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("serving") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "it ended before it served");
+    }
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
+}
