@@ -60,6 +60,37 @@ impl ServicePort {
     pub fn find_routes(&self, namespace: &str) -> Option<&Arc<RouteTable>> {
         self.consumers.get(namespace).or(self.producer.as_ref())
     }
+
+    /// What the port speaks as a client of `namespace` sees it: a consumer route says HTTP to the clients
+    /// that it holds for, and to no others.
+    #[must_use]
+    pub fn protocol_for(&self, namespace: &str) -> PortProtocol {
+        match self.protocol {
+            PortProtocol::Undeclared if self.find_routes(namespace).is_some() => PortProtocol::Http,
+            protocol => protocol,
+        }
+    }
+
+    /// Whether both are the same port with the very same endpoints and tables.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let consumers =
+            || self.consumers.iter().all(|(name, table)| is_same(other.consumers.get(name), Some(table)));
+        self.key == other.key
+            && self.protocol == other.protocol
+            && Arc::ptr_eq(&self.endpoints, &other.endpoints)
+            && is_same(self.producer.as_ref(), other.producer.as_ref())
+            && self.consumers.len() == other.consumers.len()
+            && consumers()
+    }
+}
+
+fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// The endpoints of one Service port. Order is stable between snapshots.
@@ -67,6 +98,15 @@ impl ServicePort {
 pub struct EndpointSet {
     /// Endpoints that may be chosen, of all address families.
     pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl EndpointSet {
+    /// Whether both hold the very same endpoints in the same order.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same_len = self.endpoints.len() == other.endpoints.len();
+        same_len && self.endpoints.iter().zip(&other.endpoints).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
 }
 
 /// One address of one pod (or of a bare EndpointSlice) behind a Service port.

@@ -1,0 +1,79 @@
+//! backendRef → where its share goes. Pure.
+//!
+//! Any namespace may be named without a ReferenceGrant: grants govern routes of Gateways, while for a
+//! Service's route it is the client's own proxy that dials, from the client's pod (GEP-1294).
+//!
+//! A backend whose port is declared as another protocol, by `appProtocol` or name, is refused with
+//! `UnsupportedProtocol`: plain HTTP towards a port that says it speaks TLS or a database's protocol would
+//! fail in a way that nobody can read off the route.
+
+use super::condition::ConditionReason;
+use super::parent::ports_of;
+use super::protocol::{DeclaredProtocol, find_declared_protocol};
+use crate::cluster::objects::{ObjectKey, Objects};
+use crate::snapshot::service::ServicePortKey;
+
+/// A backendRef, the same for both kinds of route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BackendRef {
+    pub(super) group: Option<String>,
+    pub(super) kind: Option<String>,
+    pub(super) name: String,
+    pub(super) namespace: Option<String>,
+    pub(super) port: Option<i32>,
+    /// 1 when the route gives none.
+    pub(super) weight: u32,
+}
+
+/// Why a backend cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BackendRefusal {
+    pub(super) reason: ConditionReason,
+    /// What is wrong, without the field's path.
+    pub(super) message: String,
+}
+
+/// The Service port that a backendRef of a route in `route_namespace` names.
+pub(super) fn resolve_backend(
+    objects: &Objects,
+    route_namespace: &str,
+    backend: &BackendRef,
+) -> Result<ServicePortKey, BackendRefusal> {
+    let group = backend.group.as_deref().unwrap_or_default();
+    let kind = backend.kind.as_deref().unwrap_or("Service");
+    if kind != "Service" || !matches!(group, "" | "core") {
+        return refuse(
+            ConditionReason::InvalidKind,
+            format!("backends of kind {kind} in group \"{group}\" are not known"),
+        );
+    }
+    let namespace = backend.namespace.as_deref().filter(|text| !text.is_empty());
+    let key = ObjectKey::new(namespace.unwrap_or(route_namespace), &backend.name);
+    let Some(service) = objects.services.get(&key) else {
+        return refuse(ConditionReason::BackendNotFound, format!("Service {key} does not exist"));
+    };
+    if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+        return refuse(
+            ConditionReason::UnsupportedValue,
+            format!("Service {key} is of type ExternalName, which is not followed"),
+        );
+    }
+    let Some(number) = backend.port else {
+        return refuse(ConditionReason::BackendNotFound, format!("a port of Service {key} must be named"));
+    };
+    let found = ports_of(service).find(|port| port.port == number);
+    let (Some(port), Ok(number)) = (found, u16::try_from(number)) else {
+        return refuse(ConditionReason::BackendNotFound, format!("Service {key} has no TCP port {number}"));
+    };
+    if let DeclaredProtocol::Other(protocol) = find_declared_protocol(port) {
+        return refuse(
+            ConditionReason::UnsupportedProtocol,
+            format!("port {number} of Service {key} is declared as {protocol}"),
+        );
+    }
+    Ok(ServicePortKey { service: key, port: number })
+}
+
+fn refuse(reason: ConditionReason, message: String) -> Result<ServicePortKey, BackendRefusal> {
+    Err(BackendRefusal { reason, message })
+}

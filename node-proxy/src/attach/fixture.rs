@@ -1,0 +1,58 @@
+//! Objects for tests, from YAML as a user writes it.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::cluster::objects::{Mark, ObjectKey, Objects};
+
+/// The objects of a YAML text of several documents. Panics on a kind that it does not know.
+pub(crate) fn objects(yaml: &str) -> Objects {
+    let mut objects = Objects::default();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("the fixture is YAML");
+    for document in documents.into_iter().filter(|document| !document.is_null()) {
+        add(&mut objects, document);
+    }
+    objects
+}
+
+/// Marks a pod as enrolled.
+pub(crate) fn mark(objects: &mut Objects, pod: &str, uid: &str, addresses: &[&str]) {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    let (namespace, name) = pod.split_once('/').unwrap();
+    objects.marks.insert(ObjectKey::new(namespace, name), Mark { uid: uid.to_owned(), addresses });
+}
+
+fn add(objects: &mut Objects, document: Value) {
+    let kind = document["kind"].as_str().expect("a fixture has a kind").to_owned();
+    let text = |field: &str| document["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let is_global = matches!(kind.as_str(), "Namespace" | "Node");
+    let namespace = match text("namespace") {
+        _ if is_global => String::new(),
+        empty if empty.is_empty() => "shop".to_owned(),
+        namespace => namespace,
+    };
+    let key = ObjectKey::new(&namespace, &text("name"));
+    match kind.as_str() {
+        "EndpointSlice" => drop(objects.endpoint_slices.insert(key, parse(document))),
+        "GRPCRoute" => drop(objects.grpc_routes.insert(key, parse(document))),
+        "HTTPRoute" => drop(objects.http_routes.insert(key, parse(document))),
+        "Namespace" => drop(objects.namespaces.insert(key, parse(document))),
+        "Node" => drop(objects.nodes.insert(key, parse(document))),
+        "Pod" => drop(objects.pods.insert(key, parse(document))),
+        "Service" => drop(objects.services.insert(key, parse(document))),
+        other => panic!("no fixture of kind {other}"),
+    }
+}
+
+fn parse<T: DeserializeOwned>(mut document: Value) -> Arc<T> {
+    let fields = document.as_object_mut().unwrap();
+    let api = match fields["kind"].as_str() {
+        Some("EndpointSlice") => "discovery.k8s.io/v1",
+        Some("GRPCRoute" | "HTTPRoute") => "gateway.networking.k8s.io/v1",
+        _ => "v1",
+    };
+    fields.insert("apiVersion".to_owned(), api.into());
+    Arc::new(serde_json::from_value(document).expect("the fixture is an object of its kind"))
+}

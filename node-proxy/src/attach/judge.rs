@@ -1,0 +1,277 @@
+//! The judgement itself: each route by itself, then the conflicts between kinds.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::backend::resolve_backend;
+use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
+use super::parent::{Ownership, Placement, resolve_ports};
+use super::view::{RouteView, RuleView, view_grpc_route, view_http_route};
+use super::{
+    AttachedRoute, AttachedRule, CONTROLLER_NAME, ParentAttachment, ParentRef, RouteAttachment, RouteRole,
+};
+use crate::cluster::objects::{ObjectKey, Objects};
+use crate::error::FailureReason;
+use crate::route::{Backend, RouteKind};
+
+/// A route with what is said of it and what is programmed of it.
+pub(super) struct JudgedRoute {
+    pub(super) attachment: RouteAttachment,
+    pub(super) attached: Arc<AttachedRoute>,
+}
+
+/// Why a route does not hold on a parent.
+#[derive(Clone, Debug)]
+struct Refusal {
+    reason: ConditionReason,
+    message: String,
+}
+
+/// One parentRef on the way to its judgement.
+struct Candidate {
+    parent_ref: ParentRef,
+    service: ObjectKey,
+    role: RouteRole,
+    outcome: Result<Placement, Refusal>,
+}
+
+/// What was found out about a route's rules.
+struct RuleVerdict {
+    attached: Arc<AttachedRoute>,
+    /// Paths of the fields that are not applied.
+    unsupported: Vec<String>,
+    /// Whether a rule is left that is applied as written.
+    any_rule_holds: bool,
+    /// The first reason and all messages about backends.
+    backends: Option<(ConditionReason, Vec<String>)>,
+    remarks: Vec<String>,
+}
+
+/// A route on the way to its judgement.
+struct Pending {
+    view: RouteView,
+    verdict: RuleVerdict,
+    candidates: Vec<Candidate>,
+}
+
+/// Judges every route that names a Service as parent, in the order of kind, namespace and name.
+pub(super) fn judge_routes(objects: &Objects) -> Vec<JudgedRoute> {
+    let grpc = objects.grpc_routes.iter().map(|(key, route)| view_grpc_route(key, route));
+    let http = objects.http_routes.iter().map(|(key, route)| view_http_route(key, route));
+    let mut pending: Vec<Pending> = grpc.chain(http).filter_map(|view| judge_alone(objects, view)).collect();
+    yield_to_grpc(&mut pending);
+    pending.into_iter().map(conclude).collect()
+}
+
+/// Everything about a route that depends on no other route; `None` when no parent of it is ours.
+fn judge_alone(objects: &Objects, view: RouteView) -> Option<Pending> {
+    let mut candidates = Vec::<Candidate>::new();
+    for parent_ref in &view.parents {
+        let ownership = parent_ref.ownership();
+        if ownership == Ownership::Foreign || candidates.iter().any(|known| known.parent_ref == *parent_ref) {
+            continue;
+        }
+        let service = parent_ref.target(&view.route.key.namespace);
+        let is_producer = service.namespace == view.route.key.namespace;
+        candidates.push(Candidate {
+            outcome: place(objects, &service, parent_ref, ownership),
+            parent_ref: parent_ref.clone(),
+            service,
+            role: if is_producer { RouteRole::Producer } else { RouteRole::Consumer },
+        });
+    }
+    if candidates.is_empty() {
+        return None;
+    }
+    let verdict = judge_rules(objects, &view);
+    if !verdict.unsupported.is_empty() && !verdict.any_rule_holds {
+        let message =
+            format!("no rule of the route can be applied: {}", list_unsupported(&verdict.unsupported));
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.outcome.is_ok()) {
+            candidate.outcome =
+                Err(Refusal { reason: ConditionReason::UnsupportedValue, message: message.clone() });
+        }
+    }
+    Some(Pending { view, verdict, candidates })
+}
+
+fn place(
+    objects: &Objects,
+    service: &ObjectKey,
+    parent_ref: &ParentRef,
+    ownership: Ownership,
+) -> Result<Placement, Refusal> {
+    let placed = if ownership == Ownership::MistakenGroup {
+        Err("kind Service is in the core group: write group: \"\"".to_owned())
+    } else {
+        resolve_ports(objects, service, parent_ref)
+    };
+    placed.map_err(|message| Refusal { reason: ConditionReason::NoMatchingParent, message })
+}
+
+fn judge_rules(objects: &Objects, view: &RouteView) -> RuleVerdict {
+    let mut unsupported = Vec::new();
+    let mut refusals: Option<(ConditionReason, Vec<String>)> = None;
+    let mut remarks = view.remarks.clone();
+    let mut rules = Vec::new();
+    let mut any_rule_holds = false;
+    for (index, rule) in view.rules.iter().enumerate() {
+        let backends = judge_backends(objects, view, index, &mut refusals);
+        unsupported.extend(rule.unsupported.iter().cloned());
+        any_rule_holds |= rule.unsupported.is_empty();
+        if rule.backends.iter().all(|backend| backend.weight == 0) && rule.unsupported.is_empty() {
+            remarks.push(format!("spec.rules[{index}] sends to no backend: what it matches answers 500"));
+        }
+        if !rule.matches.compiled.is_empty() {
+            rules.push(attach_rule(index, rule, backends));
+        }
+    }
+    let attached = Arc::new(AttachedRoute { route: Arc::clone(&view.route), created: view.created, rules });
+    RuleVerdict { attached, unsupported, any_rule_holds, backends: refusals, remarks }
+}
+
+/// A rule that asks for what is not applied fails as a whole, rather than doing something else.
+fn attach_rule(index: usize, rule: &RuleView, backends: Vec<(Backend, u32)>) -> AttachedRule {
+    let backends = if !rule.unsupported.is_empty() {
+        vec![(Backend::Failing(FailureReason::UnsupportedRule), 1)]
+    } else if backends.iter().all(|(_, weight)| *weight == 0) {
+        vec![(Backend::Failing(FailureReason::InvalidBackend), 1)]
+    } else {
+        backends
+    };
+    AttachedRule { index, name: rule.name.clone(), matches: rule.matches.compiled.clone(), backends }
+}
+
+/// The backends of one rule; those that may not be used keep their share, as failures.
+fn judge_backends(
+    objects: &Objects,
+    view: &RouteView,
+    index: usize,
+    refusals: &mut Option<(ConditionReason, Vec<String>)>,
+) -> Vec<(Backend, u32)> {
+    let mut backends = Vec::new();
+    for (place, backend) in view.rules[index].backends.iter().enumerate() {
+        let resolved = resolve_backend(objects, &view.route.key.namespace, backend);
+        let backend_to = resolved.map_or_else(
+            |refusal| {
+                let line = format!("spec.rules[{index}].backendRefs[{place}]: {}", refusal.message);
+                refusals.get_or_insert_with(|| (refusal.reason, Vec::new())).1.push(line);
+                Backend::Failing(FailureReason::InvalidBackend)
+            },
+            Backend::Service,
+        );
+        backends.push((backend_to, backend.weight));
+    }
+    backends
+}
+
+/// "GRPCRoute beats HTTPRoute" on one port for one group of clients (GEP-1426, route types): the loser
+/// leaves that port, and is refused when no port is left to it.
+fn yield_to_grpc(pending: &mut [Pending]) {
+    let mut taken = HashSet::new();
+    for route in pending.iter().filter(|route| route.view.route.kind == RouteKind::Grpc) {
+        for candidate in &route.candidates {
+            for port in candidate.outcome.iter().flat_map(|placement| &placement.ports) {
+                taken.insert((candidate.service.clone(), *port, client_group(candidate, &route.view)));
+            }
+        }
+    }
+    for route in pending.iter_mut().filter(|route| route.view.route.kind == RouteKind::Http) {
+        for candidate in &mut route.candidates {
+            let group = client_group(candidate, &route.view);
+            let Ok(placement) = &mut candidate.outcome else { continue };
+            let is_taken = |port: &u16| taken.contains(&(candidate.service.clone(), *port, group.clone()));
+            let lost: BTreeSet<u16> = placement.ports.iter().copied().filter(is_taken).collect();
+            if lost.is_empty() {
+                continue;
+            }
+            placement.ports.retain(|port| !lost.contains(port));
+            let remarks =
+                lost.iter().map(|port| format!("a GRPCRoute holds on port {port} and takes precedence"));
+            placement.remarks.extend(remarks);
+            if placement.ports.is_empty() {
+                let message = placement.remarks.join("; ");
+                candidate.outcome = Err(Refusal { reason: ConditionReason::Conflicted, message });
+            }
+        }
+    }
+}
+
+/// The clients that a route holds for: those of one namespace, or all.
+fn client_group(candidate: &Candidate, view: &RouteView) -> Option<Arc<str>> {
+    match candidate.role {
+        RouteRole::Producer => None,
+        RouteRole::Consumer => Some(Arc::clone(&view.route.key.namespace)),
+    }
+}
+
+fn conclude(pending: Pending) -> JudgedRoute {
+    let Pending { view, verdict, candidates } = pending;
+    let parents = candidates
+        .into_iter()
+        .map(|candidate| {
+            let conditions = build_conditions(&view, &verdict, &candidate.outcome);
+            ParentAttachment {
+                parent_ref: candidate.parent_ref,
+                service: candidate.service,
+                role: candidate.role,
+                ports: candidate.outcome.map(|placement| placement.ports).unwrap_or_default(),
+                conditions,
+            }
+        })
+        .collect();
+    let attachment =
+        RouteAttachment { route: Arc::clone(&view.route), controller_name: CONTROLLER_NAME, parents };
+    JudgedRoute { attachment, attached: verdict.attached }
+}
+
+fn build_conditions(
+    view: &RouteView,
+    verdict: &RuleVerdict,
+    outcome: &Result<Placement, Refusal>,
+) -> Vec<Condition> {
+    let build = |kind, status, reason, message| Condition {
+        kind,
+        status,
+        reason,
+        message,
+        observed_generation: view.generation,
+    };
+    let accepted = match outcome {
+        Ok(placement) => {
+            let remarks: Vec<&str> =
+                verdict.remarks.iter().chain(&placement.remarks).map(String::as_str).collect();
+            build(
+                ConditionType::Accepted,
+                ConditionStatus::True,
+                ConditionReason::Accepted,
+                remarks.join("; "),
+            )
+        }
+        Err(refusal) => {
+            build(ConditionType::Accepted, ConditionStatus::False, refusal.reason, refusal.message.clone())
+        }
+    };
+    let resolved = match &verdict.backends {
+        None => (ConditionStatus::True, ConditionReason::ResolvedRefs, String::new()),
+        Some((reason, messages)) => (ConditionStatus::False, *reason, messages.join("; ")),
+    };
+    let mut conditions =
+        vec![accepted, build(ConditionType::ResolvedRefs, resolved.0, resolved.1, resolved.2)];
+    // "This condition MUST NOT be set if a Route is fully valid, fully invalid, or not accepted."
+    if outcome.is_ok() && !verdict.unsupported.is_empty() {
+        // "The message for this condition MUST start with the prefix "Dropped Rule"".
+        let message = format!("Dropped Rule, answers 500: {}", list_unsupported(&verdict.unsupported));
+        conditions.push(build(
+            ConditionType::PartiallyInvalid,
+            ConditionStatus::True,
+            ConditionReason::UnsupportedValue,
+            message,
+        ));
+    }
+    conditions
+}
+
+fn list_unsupported(paths: &[String]) -> String {
+    format!("not applied: {}", paths.join(", "))
+}

@@ -1,0 +1,186 @@
+//! What a rule asks for and is not applied: refused by name, never ignored.
+
+use super::*;
+use crate::error::FailureReason;
+use crate::route::Backend;
+
+const PARENT: &str = r#"parentRefs: [{group: "", kind: Service, name: web, port: 80}]"#;
+const BACKEND: &str = "backendRefs: [{name: v1, port: 80}]";
+
+/// A route whose second rule asks for what is not applied.
+#[track_caller]
+fn check(kind: &str, rule: &str, paths: &str) {
+    let spec = format!("{PARENT}, rules: [{{{BACKEND}}}, {{{rule}}}]");
+    let attachments = judge(&[&route(kind, "shop", "r", &spec)]);
+    let parent = &attachments.routes[0].parents[0];
+    let find = |kind| find_condition(&parent.conditions, kind);
+    assert!(find(ConditionType::Accepted).unwrap().starts_with("Accepted=True Accepted"));
+    assert_eq!(
+        find(ConditionType::PartiallyInvalid).expect("the rule is refused"),
+        format!("PartiallyInvalid=True UnsupportedValue: Dropped Rule, answers 500: not applied: {paths}")
+    );
+    let key = ServicePortKey { service: ObjectKey::new("shop", "web"), port: 80 };
+    let held = &attachments.find_port_routes(&key).unwrap().producer[0];
+    assert!(matches!(held.rules[0].backends[..], [(Backend::Service(_), 1)]), "the first rule is as it was");
+    let refused = held.rules.iter().find(|rule| rule.index == 1);
+    assert!(
+        refused.is_none_or(|rule| rule.backends == [(Backend::Failing(FailureReason::UnsupportedRule), 1)])
+    );
+
+    let alone = format!("{PARENT}, rules: [{{{rule}}}]");
+    let attachments = judge(&[&route(kind, "shop", "r", &alone)]);
+    let parent = &attachments.routes[0].parents[0];
+    let accepted = find_condition(&parent.conditions, ConditionType::Accepted).unwrap();
+    let paths = paths.replace("rules[1]", "rules[0]");
+    assert_eq!(
+        accepted,
+        format!("Accepted=False UnsupportedValue: no rule of the route can be applied: not applied: {paths}")
+    );
+    assert_eq!(find_condition(&parent.conditions, ConditionType::PartiallyInvalid), None);
+    assert_eq!(programmed(&attachments, "shop/web", 80), [""; 0], "a refused route is programmed nowhere");
+}
+
+#[test]
+fn filters_of_rules_are_refused_by_name() {
+    let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: v1, port: 80}}}";
+    check(
+        "HTTPRoute",
+        &format!("{BACKEND}, filters: [{mirror}]"),
+        "spec.rules[1].filters[0] (RequestMirror)",
+    );
+    check(
+        "GRPCRoute",
+        &format!("{BACKEND}, filters: [{mirror}]"),
+        "spec.rules[1].filters[0] (RequestMirror)",
+    );
+    check(
+        "HTTPRoute",
+        "filters: [{type: URLRewrite, urlRewrite: {hostname: x}}, {type: CORS, cors: {}}]",
+        "spec.rules[1].filters[0] (URLRewrite), spec.rules[1].filters[1] (CORS)",
+    );
+}
+
+#[test]
+fn filters_of_backends_are_refused_by_name() {
+    let filter = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}";
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        check(
+            kind,
+            &format!("backendRefs: [{{name: v1, port: 80}}, {{name: v1, port: 80, filters: [{filter}]}}]"),
+            "spec.rules[1].backendRefs[1].filters[0] (RequestHeaderModifier)",
+        );
+    }
+}
+
+#[test]
+fn timeouts_retries_and_session_persistence_are_refused_by_name() {
+    check(
+        "HTTPRoute",
+        &format!("{BACKEND}, timeouts: {{request: 10s, backendRequest: 2s}}"),
+        "spec.rules[1].timeouts.request, spec.rules[1].timeouts.backendRequest",
+    );
+    check("HTTPRoute", &format!("{BACKEND}, retry: {{attempts: 2}}"), "spec.rules[1].retry");
+    check("HTTPRoute", &format!("{BACKEND}, retry: {{codes: [503]}}"), "spec.rules[1].retry");
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        let rule = format!("{BACKEND}, sessionPersistence: {{sessionName: s}}");
+        check(kind, &rule, "spec.rules[1].sessionPersistence");
+    }
+}
+
+#[test]
+fn a_timeout_of_zero_and_no_retries_ask_for_what_is_done_anyway() {
+    let rule =
+        format!("{BACKEND}, timeouts: {{request: 0s, backendRequest: 0h0m0s}}, retry: {{attempts: 0}}");
+    let attachments = judge(&[&http_route(&format!("{PARENT}, rules: [{{{rule}}}]"))]);
+    let conditions = &attachments.routes[0].parents[0].conditions;
+    assert_eq!(find_condition(conditions, ConditionType::Accepted).unwrap(), "Accepted=True Accepted");
+    assert_eq!(find_condition(conditions, ConditionType::PartiallyInvalid), None);
+}
+
+#[test]
+fn default_gateways_have_no_effect_on_the_mesh_and_the_user_is_told() {
+    let attachments =
+        judge(&[&http_route(&format!("useDefaultGateways: All, {PARENT}, rules: [{{{BACKEND}}}]"))]);
+    assert_eq!(
+        find_condition(&attachments.routes[0].parents[0].conditions, ConditionType::Accepted).unwrap(),
+        "Accepted=True Accepted: spec.useDefaultGateways has no effect on a Service parent"
+    );
+}
+
+#[test]
+fn a_regex_that_does_not_compile_is_refused_by_its_field() {
+    let bad = [
+        ("path: {type: RegularExpression, value: '('}", "path"),
+        ("headers: [{type: RegularExpression, name: a, value: '['}]", "headers[0]"),
+        ("queryParams: [{type: RegularExpression, name: a, value: '*'}]", "queryParams[0]"),
+    ];
+    for (matches, field) in bad {
+        let rule = format!("{BACKEND}, matches: [{{path: {{type: Exact, value: /x}}}}, {{{matches}}}]");
+        check_refused_match("HTTPRoute", &rule, &format!("spec.rules[1].matches[1].{field}"), 1);
+        let rule = format!("{BACKEND}, matches: [{{{matches}}}]");
+        check_refused_match("HTTPRoute", &rule, &format!("spec.rules[1].matches[0].{field}"), 0);
+    }
+    let rule = format!("{BACKEND}, matches: [{{method: {{type: RegularExpression, service: '('}}}}]");
+    check_refused_match("GRPCRoute", &rule, "spec.rules[1].matches[0].method", 0);
+    let rule =
+        format!("{BACKEND}, matches: [{{headers: [{{type: RegularExpression, name: a, value: '['}}]}}]");
+    check_refused_match("GRPCRoute", &rule, "spec.rules[1].matches[0].headers[0]", 0);
+}
+
+/// The rule is named with the field, and what is left of its matches answers 500.
+#[track_caller]
+fn check_refused_match(kind: &str, rule: &str, field: &str, matches_left: usize) {
+    let spec = format!("{PARENT}, rules: [{{{BACKEND}}}, {{{rule}}}]");
+    let attachments = judge(&[&route(kind, "shop", "r", &spec)]);
+    let parent = &attachments.routes[0].parents[0];
+    let said =
+        find_condition(&parent.conditions, ConditionType::PartiallyInvalid).expect("the rule is refused");
+    assert!(said.contains(&format!("{field} (")), "{said} names {field}");
+    let key = ServicePortKey { service: ObjectKey::new("shop", "web"), port: 80 };
+    let held = &attachments.find_port_routes(&key).unwrap().producer[0];
+    let left = held.rules.iter().find(|rule| rule.index == 1);
+    assert_eq!(left.map_or(0, |rule| rule.matches.len()), matches_left);
+    assert!(left.is_none_or(|rule| rule.backends == [(Backend::Failing(FailureReason::UnsupportedRule), 1)]));
+}
+
+#[test]
+fn a_match_on_connect_is_refused_because_connect_is() {
+    let rule = format!("{BACKEND}, matches: [{{method: CONNECT}}]");
+    check_refused_match("HTTPRoute", &rule, "spec.rules[1].matches[0].method", 0);
+}
+
+#[test]
+fn what_services_namespaces_and_pods_ask_for_in_vain_is_noticed() {
+    let attachments = judge(&["
+---
+kind: Service
+metadata: {name: sticky}
+spec: {clusterIP: 10.96.0.30, sessionAffinity: ClientIP, trafficDistribution: PreferClose, ports: [{port: 80}]}
+---
+kind: Service
+metadata: {name: plain}
+spec: {clusterIP: 10.96.0.31, sessionAffinity: None, internalTrafficPolicy: Local, ports: [{port: 80}]}
+---
+kind: Namespace
+metadata: {name: typo, labels: {gammarus.io/mesh: 'true', gammarus.io/mtls: Strict}}
+---
+kind: Namespace
+metadata: {name: fine, labels: {gammarus.io/mesh: enabled, gammarus.io/mtls: strict}}
+---
+kind: Pod
+metadata: {name: p, annotations: {gammarus.io/plaintext-ports: '80, x,0'}}
+"]);
+    let said: Vec<String> =
+        attachments.notices.iter().map(|notice| format!("{} {}", notice.object, notice.field)).collect();
+    assert_eq!(
+        said,
+        [
+            "typo metadata.labels[gammarus.io/mesh]",
+            "typo metadata.labels[gammarus.io/mtls]",
+            "shop/sticky spec.sessionAffinity",
+            "shop/sticky spec.trafficDistribution",
+            "shop/p metadata.annotations[gammarus.io/plaintext-ports]",
+        ]
+    );
+    assert_eq!(attachments.notices[4].message, "not port numbers, left out: x, 0");
+}

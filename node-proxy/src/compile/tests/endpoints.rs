@@ -1,0 +1,190 @@
+//! Endpoints: from slices, from pods, and which of them may be chosen.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+
+/// A Service `shop/s` with these lines of its spec besides its one port.
+fn service(spec: &str) -> String {
+    format!(
+        "---\nkind: Service\nmetadata: {{name: s}}\n\
+         spec: {{clusterIP: 10.96.0.1{spec}, ports: [{{name: web, port: 80, targetPort: 8080}}]}}\n"
+    )
+}
+
+fn slice(name: &str, endpoints: &str) -> String {
+    format!(
+        "---\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: s}}}}\n\
+         addressType: IPv4\nports: [{{name: web, port: 9090, protocol: TCP}}, {{name: other, port: 1}}]\n\
+         endpoints: [{endpoints}]\n"
+    )
+}
+
+fn pod(name: &str, metadata: &str, spec: &str, status: &str) -> String {
+    format!(
+        "---\nkind: Pod\nmetadata: {{name: {name}, uid: uid-{name}, labels: {{app: s}}{metadata}}}\n\
+         spec: {{nodeName: a, containers: [{{name: c, ports: [{{name: web, containerPort: 7070}}]}}]{spec}}}\n\
+         status: {{{status}}}\n"
+    )
+}
+
+#[track_caller]
+fn check(documents: &[&str], expected: &[&str]) {
+    let snapshot = snapshot_of(&documents.concat());
+    assert_eq!(addresses(port(&snapshot, "shop/s", 80)), expected);
+}
+
+#[test]
+fn slices_give_the_endpoints_with_the_port_of_the_same_name() {
+    let one =
+        slice("one", "{addresses: [10.0.0.2, 10.0.0.9]}, {addresses: [10.0.0.1], conditions: {ready: true}}");
+    let two = slice("two", "{addresses: [10.0.0.3]}, {addresses: [10.0.0.1]}");
+    check(&[&service(""), &one, &two], &["10.0.0.1:9090", "10.0.0.2:9090", "10.0.0.3:9090"]);
+}
+
+#[test]
+fn serving_and_terminating_endpoints_are_taken_only_when_none_is_ready() {
+    let terminating = "{addresses: [10.0.0.1], conditions: {ready: false, serving: true, terminating: true}}";
+    let gone = "{addresses: [10.0.0.2], conditions: {ready: false, serving: false, terminating: true}}";
+    let not_ready = "{addresses: [10.0.0.3], conditions: {ready: false, serving: false}}";
+    let ready = "{addresses: [10.0.0.4], conditions: {ready: true}}";
+    let v6_terminating =
+        "{addresses: ['fd00::1'], conditions: {ready: false, serving: true, terminating: true}}";
+    let s = service("");
+    check(&[&s, &slice("x", &[terminating, gone, not_ready].join(","))], &["10.0.0.1:9090"]);
+    check(&[&s, &slice("x", &[terminating, gone, not_ready, ready].join(","))], &["10.0.0.4:9090"]);
+    check(&[&s, &slice("x", &[ready, v6_terminating].join(","))], &["10.0.0.4:9090", "[fd00::1]:9090"]);
+    check(&[&s, &slice("x", &[gone, not_ready].join(","))], &[]);
+}
+
+#[test]
+fn a_pods_endpoint_is_used_once_its_pod_is_known_with_that_uid_and_address() {
+    let to = |uid: &str| {
+        format!("{{addresses: [10.0.0.1], targetRef: {{kind: Pod, namespace: shop, name: p, uid: {uid}}}}}")
+    };
+    let (s, p) = (service(""), pod("p", "", "", "podIP: 10.0.0.1"));
+    check(&[&s, &slice("x", &to("uid-p"))], &[]);
+    check(&[&s, &slice("x", &to("uid-p")), &p], &["10.0.0.1:9090"]);
+    check(&[&s, &slice("x", &to("uid-older")), &p], &[]);
+    check(&[&s, &slice("x", &to("uid-p")), &pod("p", "", "", "phase: Pending")], &[]);
+    check(&[&s, &slice("x", &to("uid-p")), &pod("p", "", "", "phase: Failed, podIP: 10.0.0.1")], &[]);
+}
+
+#[test]
+fn an_endpoint_carries_its_pod_and_a_pod_of_the_host_network_carries_none() {
+    let yaml = [
+        service(""),
+        slice(
+            "x",
+            "{addresses: [10.0.0.1]}, {addresses: [192.168.0.1], targetRef: {kind: Pod, name: h, uid: uid-h}}, {addresses: [10.9.9.9]}",
+        ),
+        pod("p", "", "", "podIP: 10.0.0.1"),
+        pod("h", "", ", hostNetwork: true", "podIP: 192.168.0.1"),
+    ];
+    let snapshot = snapshot_of(&yaml.concat());
+    let endpoints = &port(&snapshot, "shop/s", 80).endpoints.endpoints;
+    let pods: Vec<Option<&str>> = endpoints
+        .iter()
+        .map(|endpoint| endpoint.workload.as_ref().map(|workload| &*workload.pod.name))
+        .collect();
+    assert_eq!(pods, [Some("p"), None, None]);
+}
+
+#[test]
+fn without_slices_a_selector_finds_the_pods_that_are_ready() {
+    let s = service(", selector: {app: s}");
+    let condition =
+        |status: &str| format!("conditions: [{{type: Ready, status: '{status}'}}], podIP: 10.0.0.1");
+    check(&[&s, &pod("p", "", "", "podIP: 10.0.0.1")], &["10.0.0.1:8080"]);
+    check(&[&s, &pod("p", "", "", &condition("True"))], &["10.0.0.1:8080"]);
+    check(&[&s, &pod("p", "", "", &condition("False"))], &[]);
+    check(&[&s, &pod("p", "", "", "phase: Succeeded, podIP: 10.0.0.1")], &[]);
+    check(&[&s, &pod("p", ", namespace: other", "", "podIP: 10.0.0.1")], &[]);
+    check(&[&service(", selector: {app: other}"), &pod("p", "", "", "podIP: 10.0.0.1")], &[]);
+    check(&[&service(""), &pod("p", "", "", "podIP: 10.0.0.1")], &[]);
+    let publishing = service(", selector: {app: s}, publishNotReadyAddresses: true");
+    check(&[&publishing, &pod("p", "", "", &condition("False"))], &["10.0.0.1:8080"]);
+}
+
+#[test]
+fn without_slices_a_leaving_pod_is_taken_only_when_no_other_is_left() {
+    let s = service(", selector: {app: s}");
+    let leaving = pod("p", ", deletionTimestamp: '2026-01-01T00:00:00Z'", "", "podIP: 10.0.0.1");
+    check(&[&s, &leaving], &["10.0.0.1:8080"]);
+    check(&[&s, &leaving, &pod("q", "", "", "podIP: 10.0.0.2")], &["10.0.0.2:8080"]);
+}
+
+#[test]
+fn a_slice_of_the_service_stands_even_when_it_is_empty() {
+    let s = service(", selector: {app: s}");
+    check(&[&s, &slice("x", ""), &pod("p", "", "", "podIP: 10.0.0.1")], &[]);
+}
+
+#[test]
+fn a_target_port_may_be_a_name_a_number_or_absent() {
+    let s = |target: &str| {
+        format!(
+            "---\nkind: Service\nmetadata: {{name: s}}\n\
+             spec: {{clusterIP: 10.96.0.1, selector: {{app: s}}, ports: [{{port: 80{target}}}]}}\n"
+        )
+    };
+    let p = pod("p", "", "", "podIP: 10.0.0.1");
+    check(&[&s(", targetPort: web"), &p], &["10.0.0.1:7070"]);
+    check(&[&s(", targetPort: 81"), &p], &["10.0.0.1:81"]);
+    check(&[&s(""), &p], &["10.0.0.1:80"]);
+    check(&[&s(", targetPort: none"), &p], &[]);
+    let sidecar =
+        ", initContainers: [{name: i, restartPolicy: Always, ports: [{name: side, containerPort: 5}]}]";
+    check(&[&s(", targetPort: side"), &pod("p", "", sidecar, "podIP: 10.0.0.1")], &["10.0.0.1:5"]);
+}
+
+#[test]
+fn endpoints_made_from_pods_have_the_services_address_families() {
+    let p = pod("p", "", "", "podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]");
+    check(&[&service(", selector: {app: s}"), &p], &["10.0.0.1:8080"]);
+    check(&[&service(", selector: {app: s}, ipFamilies: [IPv6]"), &p], &["[fd00::1]:8080"]);
+    check(
+        &[&service(", selector: {app: s}, clusterIPs: [10.96.0.1, 'fd96::1']"), &p],
+        &["10.0.0.1:8080", "[fd00::1]:8080"],
+    );
+}
+
+#[test]
+fn internal_traffic_policy_local_keeps_to_the_own_node() {
+    let local = service(", internalTrafficPolicy: Local, selector: {app: s}");
+    let endpoints =
+        "{addresses: [10.0.0.1], nodeName: a}, {addresses: [10.0.0.2], nodeName: b}, {addresses: [10.0.0.3]}";
+    check(&[&local, &slice("x", endpoints)], &["10.0.0.1:9090"]);
+    check(&[&local, &slice("x", "{addresses: [10.0.0.2], nodeName: b}")], &[]);
+    check(&[&local, &pod("p", "", "", "podIP: 10.0.0.1")], &["10.0.0.1:8080"]);
+}
+
+#[test]
+fn load_outlives_snapshots_and_belongs_to_one_pod_at_one_address() {
+    let yaml = |pods: &str| objects(&format!("{}{pods}", service(", selector: {app: s}")));
+    let first = compile_after(&yaml(&pod("p", "", "", "podIP: 10.0.0.1")), &Snapshot::default());
+    let load = Arc::clone(&port(&first, "shop/s", 80).endpoints.endpoints[0].load);
+    load.in_flight.store(3, Ordering::Relaxed);
+
+    let mut objects = yaml(&pod("p", "", "", "podIP: 10.0.0.1"));
+    mark(&mut objects, "shop/p", "uid-p", &["10.0.0.1"]);
+    let marked = compile_after(&objects, &first);
+    let endpoint = &port(&marked, "shop/s", 80).endpoints.endpoints[0];
+    assert!(Arc::ptr_eq(&endpoint.load, &load), "the same pod, changed");
+
+    let reused = compile_after(&yaml(&pod("q", "", "", "podIP: 10.0.0.1")), &marked);
+    let endpoint = &port(&reused, "shop/s", 80).endpoints.endpoints[0];
+    assert_eq!(endpoint.load.in_flight.load(Ordering::Relaxed), 0, "a reused address is a new workload");
+}
+
+#[test]
+fn two_services_share_the_load_of_one_pod() {
+    let yaml = [
+        service(", selector: {app: s}"),
+        service(", selector: {app: s}").replace("name: s}", "name: t}").replace("10.96.0.1", "10.96.0.2"),
+        pod("p", "", "", "podIP: 10.0.0.1"),
+    ];
+    let snapshot = snapshot_of(&yaml.concat());
+    let endpoint = |service| &port(&snapshot, service, 80).endpoints.endpoints[0];
+    assert!(Arc::ptr_eq(endpoint("shop/s"), endpoint("shop/t")));
+}
