@@ -1,0 +1,216 @@
+//! One identity's leaf, key and trust bundle, with the TLS configurations made from them once.
+//!
+//! Made by the [`CertStore`](super::CertStore), read by `connect` and `inbound`. Everything about a
+//! handshake that is a choice is chosen here, for both sides at once.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use gammarus_ca::{ClientError, SignedIdentity, SpiffeId};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, ServerConfig};
+use webpki::KeyUsage;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::HOP_ALPN;
+use super::verify::{ExpectedServer, MeshClients, PeerError, Trust};
+
+/// How many peers' configurations are kept per leaf; beyond it they are made anew.
+const MAX_CLIENT_CONFIGS: usize = 4096;
+
+/// Why there is no certificate for an identity.
+#[derive(Debug, thiserror::Error)]
+pub enum CertError {
+    /// The CA gave none.
+    #[error("the CA gave no certificate for {identity}")]
+    Ca {
+        /// The identity asked for.
+        identity: SpiffeId,
+        /// What the client says.
+        source: ClientError,
+    },
+    /// Nobody needs this identity any more.
+    #[error("{0} was forgotten while its certificate was waited for")]
+    Forgotten(SpiffeId),
+    /// What came does not verify against its own bundle.
+    #[error("the certificate for {identity} is not usable")]
+    Leaf {
+        /// The identity asked for.
+        identity: SpiffeId,
+        /// What is wrong with it.
+        source: PeerError,
+    },
+    /// The certificate is another's.
+    #[error("a certificate for {actual} came, and not for {expected}")]
+    OtherIdentity {
+        /// What it says.
+        actual: SpiffeId,
+        /// What was asked for.
+        expected: SpiffeId,
+    },
+    /// Key and certificate do not fit, or TLS could not be set up.
+    #[error("TLS cannot be set up with the certificate")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The cryptography of the hop: AES-128-GCM first, the hybrid post-quantum key share before the classic ones.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    })
+});
+
+/// The leaf of one identity and what was made from it.
+pub struct WorkloadCert {
+    identity: SpiffeId,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    trust: Trust,
+    resolver: Arc<SingleCertAndKey>,
+    server_config: Arc<ServerConfig>,
+    client_configs: Mutex<HashMap<SpiffeId, Arc<ClientConfig>>>,
+}
+
+impl fmt::Debug for WorkloadCert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkloadCert")
+            .field("identity", &self.identity)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WorkloadCert {
+    /// Takes what the CA signed for `key`, after checking that it is `identity`, valid now, and of that key.
+    ///
+    /// # Errors
+    /// See [`CertError`]: a leaf that peers would refuse is refused here first.
+    pub fn new(
+        identity: &SpiffeId,
+        signed: SignedIdentity,
+        key: &PrivateKeyDer<'_>,
+    ) -> Result<Self, CertError> {
+        let leaf_error = |source| CertError::Leaf { identity: identity.clone(), source };
+        let trust = Trust::new(&signed.trust_bundle, PROVIDER.signature_verification_algorithms)
+            .map_err(leaf_error)?;
+        let Some((leaf, intermediates)) = signed.chain.split_first() else {
+            return Err(leaf_error(PeerError::Unreadable));
+        };
+        for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
+            let actual =
+                trust.verify_chain(leaf, intermediates, UnixTime::now(), usage).map_err(leaf_error)?;
+            if actual != *identity {
+                return Err(CertError::OtherIdentity { actual, expected: identity.clone() });
+            }
+        }
+        let (not_before, not_after) = validity(leaf).ok_or_else(|| leaf_error(PeerError::Unreadable))?;
+        let key = CertifiedKey::new(signed.chain, aws_lc_rs::sign::any_supported_type(key)?);
+        key.keys_match()?;
+        let resolver = Arc::new(SingleCertAndKey::from(key));
+        let server_config = server_config(identity, &trust, &resolver)?;
+        Ok(Self {
+            identity: identity.clone(),
+            not_before,
+            not_after,
+            trust,
+            resolver,
+            server_config,
+            client_configs: Mutex::default(),
+        })
+    }
+
+    /// Whose leaf it is.
+    #[must_use]
+    pub const fn identity(&self) -> &SpiffeId {
+        &self.identity
+    }
+
+    /// The first second of the leaf.
+    #[must_use]
+    pub const fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// The last second of the leaf.
+    #[must_use]
+    pub const fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// Whether the leaf still holds at `now`.
+    #[must_use]
+    pub fn is_live(&self, now: SystemTime) -> bool {
+        now <= self.not_after
+    }
+
+    /// For the inbound side: takes any workload of the trust domain that proves its identity.
+    #[must_use]
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server_config)
+    }
+
+    /// For the outbound side: takes `peer` alone. Made once per peer.
+    ///
+    /// # Errors
+    /// [`CertError::Tls`] if it cannot be made.
+    pub fn client_config(&self, peer: &SpiffeId) -> Result<Arc<ClientConfig>, CertError> {
+        let mut configs = self.client_configs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = configs.get(peer) {
+            return Ok(Arc::clone(config));
+        }
+        let verifier = Arc::new(ExpectedServer { trust: self.trust.clone(), expected: peer.clone() });
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(Arc::<SingleCertAndKey>::clone(&self.resolver));
+        config.alpn_protocols = vec![HOP_ALPN.to_vec()];
+        // A resumed session would outlive the leaf and the root that it was made under.
+        config.resumption = Resumption::disabled();
+        config.enable_sni = false;
+        config.enable_early_data = false;
+        if configs.len() >= MAX_CLIENT_CONFIGS {
+            configs.clear();
+        }
+        let config = Arc::new(config);
+        configs.insert(peer.clone(), Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+fn server_config(
+    identity: &SpiffeId,
+    trust: &Trust,
+    resolver: &Arc<SingleCertAndKey>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let clients = MeshClients { trust: trust.clone(), trust_domain: identity.trust_domain().clone() };
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(clients))
+        .with_cert_resolver(Arc::<SingleCertAndKey>::clone(resolver));
+    config.alpn_protocols = vec![HOP_ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// From when to when a certificate holds.
+fn validity(leaf: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    let at = |seconds: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));
+    Some((at(leaf.validity().not_before.timestamp())?, at(leaf.validity().not_after.timestamp())?))
+}

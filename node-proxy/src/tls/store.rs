@@ -1,0 +1,202 @@
+//! The leaves of the identities that have a pod on this node: fetched, renewed, forgotten.
+//!
+//! `pod` asks for an identity when its first pod comes and forgets it with the last one; the data path only
+//! ever calls [`CertStore::find`], which does no I/O. An expired leaf is never given out.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use gammarus_ca::{CaClient, SpiffeId, WorkloadKey};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::certs::{CertError, WorkloadCert};
+
+/// The pause after a first failure; it doubles from there.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest sleep before the wall clock is looked at again: it may jump, and machines sleep.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// A leaf, later.
+pub type Fetch<'a> = Pin<Box<dyn Future<Output = Result<WorkloadCert, CertError>> + Send + 'a>>;
+
+/// Where leaves come from.
+pub trait CertSource: fmt::Debug + Send + Sync {
+    /// Gets a new leaf for `identity`, with a new key.
+    fn fetch<'a>(&'a self, identity: &'a SpiffeId) -> Fetch<'a>;
+}
+
+impl CertSource for CaClient {
+    fn fetch<'a>(&'a self, identity: &'a SpiffeId) -> Fetch<'a> {
+        Box::pin(async move {
+            let ca_error = |source| CertError::Ca { identity: identity.clone(), source };
+            let key = WorkloadKey::generate().map_err(ca_error)?;
+            let csr = key.csr(identity).map_err(ca_error)?;
+            let signed = self.sign(identity, csr).await.map_err(ca_error)?;
+            WorkloadCert::new(identity, signed, &key.into_private_key())
+        })
+    }
+}
+
+/// One identity: its newest leaf, and the task that keeps it new.
+#[derive(Debug)]
+struct Entry {
+    current: watch::Receiver<Option<Arc<WorkloadCert>>>,
+    task: AbortHandle,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The current leaf of each local identity. Its work runs on the runtime that it was given.
+#[derive(Debug)]
+pub struct CertStore {
+    source: Arc<dyn CertSource>,
+    runtime: Handle,
+    entries: Mutex<HashMap<SpiffeId, Entry>>,
+}
+
+impl CertStore {
+    /// An empty store that fetches from `source` on `runtime`.
+    #[must_use]
+    pub fn new(source: Arc<dyn CertSource>, runtime: Handle) -> Self {
+        Self { source, runtime, entries: Mutex::default() }
+    }
+
+    /// The leaf of `identity`, if it is here and has not expired.
+    #[must_use]
+    pub fn find(&self, identity: &SpiffeId) -> Option<Arc<WorkloadCert>> {
+        let current = self.entries().get(identity)?.current.borrow().clone()?;
+        current.is_live(SystemTime::now()).then_some(current)
+    }
+
+    /// Begins to fetch a leaf for `identity` and to keep it new, unless that is going on already.
+    pub fn start(&self, identity: &SpiffeId) {
+        drop(self.subscribe(identity));
+    }
+
+    /// Waits until there is a leaf for `identity`; failures are tried again in the background without end, so
+    /// the caller sets the deadline. Calls for one identity share one request.
+    ///
+    /// # Errors
+    /// [`CertError::Forgotten`] if [`CertStore::forget`] is called meanwhile.
+    pub async fn ensure(&self, identity: &SpiffeId) -> Result<Arc<WorkloadCert>, CertError> {
+        let mut current = self.subscribe(identity);
+        let live = |cert: &Option<Arc<WorkloadCert>>| {
+            cert.as_ref().is_some_and(|cert| cert.is_live(SystemTime::now()))
+        };
+        match current.wait_for(live).await.map(|cert| cert.clone()) {
+            Ok(Some(cert)) => Ok(cert),
+            Ok(None) | Err(_) => Err(CertError::Forgotten(identity.clone())),
+        }
+    }
+
+    /// Drops leaf and key of `identity` and ends their renewal. Connections that are open keep theirs.
+    pub fn forget(&self, identity: &SpiffeId) {
+        let forgotten = self.entries().remove(identity);
+        if forgotten.is_some() {
+            tracing::info!(%identity, "certificate forgotten");
+        }
+    }
+
+    /// The identities that are kept, with the end of each one's leaf, if there is one.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<(SpiffeId, Option<SystemTime>)> {
+        let end = |entry: &Entry| entry.current.borrow().as_ref().map(|cert| cert.not_after());
+        self.entries().iter().map(|(identity, entry)| (identity.clone(), end(entry))).collect()
+    }
+
+    fn subscribe(&self, identity: &SpiffeId) -> watch::Receiver<Option<Arc<WorkloadCert>>> {
+        let mut entries = self.entries();
+        let entry = entries.entry(identity.clone()).or_insert_with(|| {
+            let (publish, current) = watch::channel(None);
+            let renewal = keep_new(Arc::clone(&self.source), identity.clone(), publish);
+            Entry { current, task: self.runtime.spawn(renewal).abort_handle() }
+        });
+        entry.current.clone()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<SpiffeId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fetches a leaf, and a new one at about half of its life, until it is aborted.
+async fn keep_new(
+    source: Arc<dyn CertSource>,
+    identity: SpiffeId,
+    publish: watch::Sender<Option<Arc<WorkloadCert>>>,
+) {
+    let mut failures = 0_u32;
+    loop {
+        match source.fetch(&identity).await {
+            Ok(cert) => {
+                failures = 0;
+                let now = SystemTime::now();
+                let left = cert.not_after().duration_since(now).unwrap_or_default();
+                let renewal = now + left.mul_f64(0.45 + 0.1 * random_fraction());
+                tracing::info!(%identity, seconds_left = left.as_secs(), "certificate fetched");
+                publish.send_replace(Some(Arc::new(cert)));
+                sleep_until(renewal).await;
+            }
+            Err(error) => {
+                let pause = pause_after(failures);
+                failures = failures.saturating_add(1);
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let try_again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(%identity, %error, cause, failures, try_again_ms, "certificate not fetched");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Sleeps until the wall clock says `deadline`.
+async fn sleep_until(deadline: SystemTime) {
+    while let Ok(left) = deadline.duration_since(SystemTime::now()) {
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+    }
+}
+
+/// The pause after so many earlier failures: doubling, capped, and half of it random, so that nodes that
+/// lost the CA together do not come back together.
+fn pause_after(failures: u32) -> Duration {
+    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
+    pause.mul_f64(0.5 + 0.5 * random_fraction())
+}
+
+/// A random number from 0 up to 1.
+fn random_fraction() -> f64 {
+    let mut bytes = [0_u8; 4];
+    // Without randomness there is no jitter, and nothing else is lost.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_cap_and_never_vanish() {
+        for (failures, at_least, at_most) in
+            [(0, 125, 250), (1, 250, 500), (3, 1000, 2000), (9, 15_000, 30_000), (u32::MAX, 15_000, 30_000)]
+        {
+            let pause = pause_after(failures).as_millis();
+            assert!((at_least..=at_most).contains(&pause), "{failures}: {pause}");
+        }
+    }
+}
