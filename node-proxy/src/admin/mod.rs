@@ -10,6 +10,8 @@ mod tests;
 
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -69,6 +72,35 @@ impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admin").field("ready", &self.ready).field("log", &self.log).finish_non_exhaustive()
     }
+}
+
+/// Listens on an address; on `[::]` for both families, whatever the node's settings say, or for IPv4 alone where
+/// the kernel has no IPv6. Needs a tokio runtime.
+///
+/// # Errors
+/// If the address is taken or is none of this machine.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen_on(address) {
+        Err(error)
+            if error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+                && address.ip() == Ipv6Addr::UNSPECIFIED =>
+        {
+            listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        outcome => outcome,
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Serves one surface until the future is dropped, which also ends its connections.
@@ -186,8 +218,9 @@ impl Admin {
         let Some(level) = parameters.filter_map(|pair| pair.strip_prefix("level=")).next_back() else {
             return text(StatusCode::BAD_REQUEST, "say what to log: /log?level=[target=]level,...\n");
         };
-        let level = level.replace("%3D", "=").replace("%3d", "=").replace("%2C", ",").replace("%2c", ",");
-        let level = level.replace("%3A", ":").replace("%3a", ":");
+        let Some(level) = percent_decoded(level) else {
+            return text(StatusCode::BAD_REQUEST, "the level is not percent-encoded UTF-8\n");
+        };
         match self.log.set_filter(&level) {
             Ok(()) => {
                 tracing::info!(filter = %level, "the filter of the log has changed");
@@ -196,6 +229,22 @@ impl Admin {
             Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
     }
+}
+
+/// A query value as it was before it was put into a URI (RFC 3986 section 2.1).
+fn percent_decoded(value: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let [high, low] = [rest.next()?, rest.next()?].map(|digit| char::from(digit).to_digit(16));
+                u8::try_from(high? * 16 + low?).ok()?
+            }
+            plain => plain,
+        });
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -13,7 +13,7 @@ struct Rig {
 }
 
 fn rig() -> Rig {
-    let (subscriber, log) = log::build(LogFormat::Text, "info", std::io::sink).unwrap();
+    let (subscriber, log) = log::build(LogFormat::Text, "info", io::sink).unwrap();
     let admin = Arc::new(Admin {
         metrics: Arc::new(Metrics::new().unwrap()),
         ready: Ready::new(),
@@ -86,6 +86,8 @@ async fn the_filter_of_the_log_changes_only_to_a_valid_one() {
         ("POST", "/log?level=info,node_proxy::tls=trace", 200, "node_proxy::tls=trace,info"),
         ("PUT", "/log?level=warn%2Ch2%3Ddebug", 200, "h2=debug,warn"),
         ("PUT", "/log?level=loud=louder", 400, "h2=debug,warn"),
+        ("PUT", "/log?level=%ff", 400, "h2=debug,warn"),
+        ("PUT", "/log?level=%6", 400, "h2=debug,warn"),
         ("PUT", "/log?other=1", 400, "h2=debug,warn"),
         ("PUT", "/log", 400, "h2=debug,warn"),
     ];
@@ -104,7 +106,7 @@ async fn the_filter_of_the_log_changes_only_to_a_valid_one() {
 #[tokio::test]
 async fn a_real_client_gets_bodies_for_get_and_none_for_head() {
     let rig = rig();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, rig.admin.clone(), Surface::Loopback));
     let mut client = TcpStream::connect(address).await.unwrap();
@@ -122,4 +124,18 @@ async fn a_real_client_gets_bodies_for_get_and_none_for_head() {
     assert_eq!(wire.matches(&format!("content-length: {}", body.len())).count(), 2, "{wire}");
     assert_eq!(wire.matches(body).count(), 1, "{wire}");
     assert!(wire.ends_with(body), "{wire}");
+}
+
+#[tokio::test]
+async fn the_unspecified_address_of_ipv6_takes_both_families() {
+    let listener = listen("[::]:0".parse().unwrap()).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert!(listener.local_addr().unwrap().is_ipv6(), "this machine has no IPv6, which the test needs");
+    for address in ["127.0.0.1", "::1"] {
+        let client = TcpStream::connect((address, port)).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer.port(), client.local_addr().unwrap().port());
+    }
+    let taken = listen(listener.local_addr().unwrap()).unwrap_err();
+    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
 }
