@@ -8,7 +8,6 @@ use std::time::Instant;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use gammarus_ca::{CaClient, TrustDomain};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -155,9 +154,8 @@ async fn serve_admin(
         }),
         log,
     });
-    for (address, surface) in [(config.admin_listen, Surface::Full), (config.health_listen, Surface::Health)] {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    for (address, surface) in [(config.admin_listen, Surface::Loopback), (config.health_listen, Surface::Outside)] {
+        let listener = admin::listen(address).with_context(|| format!("cannot listen on {address}"))?;
         tokio::spawn(admin::serve(listener, Arc::clone(&admin), surface));
     }
     Ok(())

@@ -20,7 +20,7 @@ const REST: Duration = Duration::from_millis(50);
 /// Accepts a pod's connections on one listener, and deals them to the threads, until the pod has left.
 pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener) {
     let direction = listener.direction;
-    let socket = match AsyncFd::with_interest(listener.socket, Interest::READABLE) {
+    let socket = match AsyncFd::register_with_interest(listener.socket, Interest::READABLE) {
         Ok(socket) => socket,
         Err(error) => {
             tracing::error!(pod = %pod.pod.pod, %error, "cannot watch a listening socket");

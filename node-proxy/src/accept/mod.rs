@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::cluster::writer::SharedSnapshot;
 use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
-use crate::tls::certs::CertStore;
+use crate::tls::CertStore;
 pub use worker::{Worker, Workers};
 
 /// What every thread of the data path shares.

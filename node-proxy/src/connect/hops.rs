@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Destination, Dialled};
 use crate::http1::ReadBuffer;
-use crate::tls::certs::WorkloadCert;
+use crate::tls::{self, WorkloadCert};
 
 /// A hop is never older than this.
 pub const MAX_AGE: Duration = Duration::from_secs(600);
@@ -148,6 +148,6 @@ pub enum Repeatable {
 #[must_use]
 pub fn usable_until(own: &WorkloadCert, peer: Option<&[CertificateDer<'_>]>) -> Instant {
     let left = |end: SystemTime| end.duration_since(SystemTime::now()).unwrap_or_default();
-    let peer_left = peer.and_then(<[_]>::first).and_then(crate::tls::not_after).map_or(Duration::ZERO, left);
+    let peer_left = peer.and_then(<[_]>::first).and_then(tls::certs::not_after).map_or(Duration::ZERO, left);
     Instant::now() + MAX_AGE.min(left(own.not_after())).min(peer_left)
 }

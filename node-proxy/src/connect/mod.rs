@@ -170,7 +170,7 @@ async fn open_hop(
     let handshake = connector.connect(ServerName::IpAddress(address.ip().into()), stream);
     let stream = Box::pin(handshake).await.map_err(|source| ConnectError::Handshake {
         address,
-        reason: tls::failure_reason(&source),
+        reason: tls::verify::failure_reason_of_io(&source),
         source,
     })?;
     let usable_until = hops::usable_until(&certificate, stream.get_ref().1.peer_certificates());

@@ -288,3 +288,7 @@ impl<'a> Exchange<'a> {
         Outcome { upstream, ..outcome }
     }
 }
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

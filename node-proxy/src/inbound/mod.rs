@@ -25,7 +25,8 @@ use crate::error::FailureReason;
 use crate::forward::copy::Copied;
 use crate::forward::{self, CopyError, copy_both};
 use crate::http1::ReadBuffer;
-use crate::pod::{Direction, sockets};
+use crate::pod::Direction;
+use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::telemetry::{ConnectionRecord, Hop, Journey, PlaintextReason, ProtocolLabel, Recording};
 use crate::tls::client_hello::{ClientHelloPeek, inspect};
 use crate::tls;
@@ -68,7 +69,7 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let journey = Journey::new(Direction::Inbound, source, pod.as_peer(destination));
     let record = worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None });
     let session = Session { worker, pod, client, destination, record };
-    if destination.port() == sockets::INBOUND_PORT || destination.port() == sockets::OUTBOUND_PORT {
+    if matches!(destination.port(), INBOUND_PORT | OUTBOUND_PORT) {
         let error = format!("{destination} is a port of the proxy itself");
         return session.refuse(&stream, FailureReason::DestinationIsProxy, error);
     }
@@ -152,7 +153,7 @@ impl Session {
         reason: PlaintextReason,
     ) {
         if reason == PlaintextReason::StalePeer {
-            self.worker.mesh.telemetry.metrics().count_stale_peer();
+            self.worker.mesh.telemetry.metrics().stale_peer();
         }
         self.record.journey.hop = Some(Hop::Plain(reason));
         copy(self.record, (stream, buffer), server, |stream| stream).await;
@@ -174,10 +175,13 @@ impl Session {
         let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, stream))) => {
-                return self.refuse(stream.stream(), tls::failure_reason(&error), error.to_string());
+                return self.refuse(stream.stream(), tls::verify::failure_reason_of_io(&error), error.to_string());
             }
             // The connection went with the handshake.
-            Err(_) => return self.record.fail_with(FailureReason::HandshakeTimeout, "the handshake took too long"),
+            Err(_) => {
+                self.record.journey.fail(FailureReason::HandshakeTimeout, "the handshake took too long");
+                return self.record.finish();
+            }
         };
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         match tls::verify::peer_identity(certificates) {

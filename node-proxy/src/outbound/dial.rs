@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Session;
-use crate::balance::{self, InFlight};
+use crate::balance::InFlight;
 use crate::connect::hops::{HopKey, IdleHop, Repeatable};
 use crate::connect::{self, ConnectError, Destination, Dialled};
 use crate::error::FailureReason;
@@ -67,10 +67,9 @@ pub(super) async fn choose(
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut last: Option<ConnectError> = None;
     while tried.len() < MAX_TRIES {
-        let families = balance::AddressFamilies::of(&session.pod.pod.addresses);
-        let Some(endpoint) = balance::choose(endpoints, families, &tried) else { break };
-        note_destination(journey, &endpoint);
-        match connect_endpoint(session, &endpoint, reuse).await {
+        let Some(endpoint) = session.choose(endpoints, &tried) else { break };
+        note_destination(journey, endpoint);
+        match connect_endpoint(session, endpoint, reuse).await {
             Ok(chosen) => {
                 journey.hop = Some(chosen.dialled.hop);
                 return Ok(chosen);
@@ -102,7 +101,7 @@ async fn connect_endpoint(
     let destination = Destination::from(&**endpoint);
     let source = session.client.ip();
     let key = HopKey::new(&session.pod.pod.uid, source, &destination);
-    let load = InFlight::on(endpoint);
+    let load = InFlight::begin(&endpoint.load);
     if let Reuse::Pooled(repeatable) = reuse {
         let pooled = session.worker.hops.borrow_mut().take(&key, repeatable);
         if let Some(IdleHop { dialled, buffer, .. }) = pooled {

@@ -201,13 +201,12 @@ async fn find_stream(
     let source = session.client.ip();
     let mut last: Option<ConnectError> = None;
     while tried.len() < MAX_TRIES {
-        let families = balance::AddressFamilies::of(&session.pod.pod.addresses);
-        let Some(endpoint) = balance::choose(&port.endpoints, families, tried) else { break };
+        let Some(endpoint) = session.choose(&port.endpoints, tried) else { break };
         tried.push(endpoint.address);
-        dial::note_destination(&mut record.journey, &endpoint);
-        let destination = Destination::from(&*endpoint);
+        dial::note_destination(&mut record.journey, endpoint);
+        let destination = Destination::from(&**endpoint);
         let key = HopKey::new(&session.pod.pod.uid, source, &destination);
-        let load = InFlight::on(&endpoint);
+        let load = InFlight::begin(&endpoint.load);
         let context = (&*session.worker.mesh, &*session.pod);
         match streams::open(&session.worker.streams, context, &key, &destination).await {
             Ok(stream) => return Ok((stream, load)),

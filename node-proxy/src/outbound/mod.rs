@@ -24,8 +24,10 @@ use crate::connect::Destination;
 use crate::error::FailureReason;
 use crate::forward;
 use crate::http1::ReadBuffer;
-use crate::pod::{Direction, sockets};
-use crate::snapshot::service::{Frontend, PortProtocol};
+use crate::pod::Direction;
+use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
+use crate::balance::{self, AddressFamilies};
+use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, PortProtocol};
 use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel};
 use dial::Chosen;
 use target::{Target, find_target};
@@ -49,6 +51,12 @@ impl Session {
     /// The Service port of this connection as it is now: a long-lived connection follows the cluster.
     fn find_frontend(&self) -> Option<Frontend> {
         self.worker.mesh.snapshot.load().find_frontend(self.destination).cloned()
+    }
+
+    /// An endpoint that the pod can reach and that was not tried yet.
+    fn choose<'e>(&self, endpoints: &'e EndpointSet, tried: &[SocketAddr]) -> Option<&'e Arc<Endpoint>> {
+        let families = AddressFamilies::of(&self.pod.pod.addresses)?;
+        balance::choose(endpoints, families, tried)
     }
 
     fn refuse(&self, stream: &TcpStream, reason: FailureReason, error: String) {
@@ -88,7 +96,7 @@ fn is_own_port(session: &Session) -> bool {
     let own_address = destination.ip().is_loopback()
         || destination.ip().is_unspecified()
         || session.pod.pod.addresses.contains(&destination.ip());
-    own_address && matches!(destination.port(), sockets::OUTBOUND_PORT | sockets::INBOUND_PORT)
+    own_address && matches!(destination.port(), OUTBOUND_PORT | INBOUND_PORT)
 }
 
 async fn serve_service(session: Session, stream: TcpStream, frontend: Frontend) {

@@ -1,0 +1,88 @@
+//! What enrolment knows of pods when the cluster is a watched view, and marks that are files beside the objects.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use gammarus_ca::TrustDomain;
+use gammarus_cni::PodName;
+use gammarus_cni::state::NamespaceStates;
+
+use super::facts::{MarkWriter, PodFact, PodFacts};
+use crate::cluster::directory::{remove_mark, write_mark};
+use crate::cluster::objects::{Mark, ObjectKey};
+use crate::cluster::writer::ClusterView;
+use crate::compile::workload::{Membership, find_membership};
+
+/// The annotation by which a static pod's mirror names the uid that the runtime has.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
+/// Pods as the cluster's view has them.
+#[derive(Clone, Debug)]
+pub struct KnownPods {
+    view: ClusterView,
+    trust_domain: TrustDomain,
+}
+
+impl KnownPods {
+    /// Looks pods up in `view`; their identities are of `trust_domain`.
+    #[must_use]
+    pub const fn new(view: ClusterView, trust_domain: TrustDomain) -> Self {
+        Self { view, trust_domain }
+    }
+}
+
+impl PodFacts for KnownPods {
+    fn find(&self, name: &PodName) -> Option<PodFact> {
+        let objects = self.view.objects();
+        let pod = objects.pods.get(&ObjectKey::new(&name.namespace, &name.name))?;
+        let uid = pod.metadata.uid.as_deref()?;
+        let mirrored = pod.metadata.annotations.as_ref().and_then(|all| all.get(MIRROR_ANNOTATION));
+        if uid != name.uid && mirrored.is_none_or(|uid| *uid != name.uid) {
+            return None;
+        }
+        Some(match find_membership(&objects, pod, &self.trust_domain)? {
+            Membership::Enrolled(identity) => PodFact::Enrolled { uid: uid.into(), identity },
+            Membership::None => PodFact::NotEnrolled,
+        })
+    }
+
+    fn service_addresses(&self) -> Vec<SocketAddr> {
+        let snapshot = self.view.snapshot().load();
+        snapshot.frontends.keys().map(|(address, port)| SocketAddr::new(*address, *port)).collect()
+    }
+
+    fn namespaces(&self) -> NamespaceStates {
+        let snapshot = self.view.snapshot().load();
+        let mut states = NamespaceStates::default();
+        for (name, policy) in &snapshot.namespaces {
+            let list = if policy.enrolled { &mut states.enrolled } else { &mut states.not_enrolled };
+            list.insert(name.to_string());
+        }
+        states
+    }
+}
+
+/// Marks as files under the directory of objects.
+#[derive(Clone, Debug)]
+pub struct DirectoryMarks {
+    root: PathBuf,
+}
+
+impl DirectoryMarks {
+    /// `root` is the directory of objects.
+    #[must_use]
+    pub const fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+}
+
+impl MarkWriter for DirectoryMarks {
+    fn write(&self, pod: &ObjectKey, mark: &Mark) -> io::Result<()> {
+        write_mark(&self.root, pod, mark).map_err(io::Error::other)
+    }
+
+    fn remove(&self, pod: &ObjectKey) -> io::Result<()> {
+        remove_mark(&self.root, pod).map_err(io::Error::other)
+    }
+}
