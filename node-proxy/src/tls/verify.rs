@@ -127,27 +127,37 @@ pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerError
     }
 }
 
+/// What the verifiers here found wrong with the peer, if that is why the handshake failed.
+#[must_use]
+pub fn peer_error(error: &Error) -> Option<&PeerError> {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
+        _ => None,
+    }
+}
+
 /// The reason that a user meets for a handshake that failed on this side.
 ///
 /// The peer's certificate is at fault, or the proof of its key: `PeerIdentityRefused`. Anything else,
 /// a missing certificate and an alert of the peer included: `HandshakeFailed`.
 #[must_use]
 pub fn failure_reason(error: &Error) -> FailureReason {
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(other)) if other.0.is::<PeerError>() => {
-            FailureReason::PeerIdentityRefused
-        }
-        _ => FailureReason::HandshakeFailed,
+    match peer_error(error) {
+        Some(_) => FailureReason::PeerIdentityRefused,
+        None => FailureReason::HandshakeFailed,
     }
 }
 
-/// The same for an error of a TLS stream, which wraps that of the library.
+/// Reason and text for an error of a TLS stream, which wraps that of the library.
+///
+/// The text is for the log: the library's own shows a [`PeerError`] only as a debug dump.
 #[must_use]
-pub fn failure_reason_of_io(error: &std::io::Error) -> FailureReason {
-    error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-        .map_or(FailureReason::HandshakeFailed, failure_reason)
+pub fn explain(error: &std::io::Error) -> (FailureReason, String) {
+    let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return (FailureReason::HandshakeFailed, error.to_string());
+    };
+    let text = peer_error(inner).map_or_else(|| inner.to_string(), ToString::to_string);
+    (failure_reason(inner), text)
 }
 
 /// The roots that a leaf came with, and how signatures are checked.
