@@ -101,7 +101,8 @@ impl Watch {
         }
     }
 
-    /// Watches a directory and all below it; what vanishes meanwhile is passed over.
+    /// Watches a directory and all below it; what vanishes meanwhile is passed over. Only the root's own
+    /// watch is indispensable: for want of another, what is known must not go.
     pub(super) fn watch_tree(&mut self, tree: &Path) -> Result<(), ClusterError> {
         let flags = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_CREATE
@@ -115,7 +116,14 @@ impl Watch {
             match self.inotify.get_ref().0.add_watch(&path, flags) {
                 Ok(descriptor) => drop(self.directories.insert(descriptor, directory)),
                 Err(Errno::ENOENT | Errno::ENOTDIR) if !directory.as_os_str().is_empty() => {}
-                Err(errno) => return Err(ClusterError::Watch { path, source: errno.into() }),
+                Err(errno) if directory.as_os_str().is_empty() => {
+                    return Err(ClusterError::Watch { path, source: errno.into() });
+                }
+                Err(errno) => tracing::error!(
+                    directory = %path.display(),
+                    %errno,
+                    "a directory cannot be watched: changes in it are not seen (see fs.inotify.max_user_watches)"
+                ),
             }
         }
         Ok(())

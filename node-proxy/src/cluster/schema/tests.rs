@@ -117,6 +117,19 @@ fn a_value_of_the_wrong_shape_is_refused_at_its_field() {
     check("ReferenceGrant", "{from: [{group: '', kind: X, namespace: a}]}", &[("spec.to", "is required")]);
 }
 
+/// As for kubectl, whose YAML is 1.1 here: a header's value `y` must be quoted.
+#[test]
+fn plain_words_that_are_booleans_must_be_quoted() {
+    let header =
+        |value: &str| format!("{{rules: [{{matches: [{{headers: [{{name: a, value: {value}}}]}}]}}]}}");
+    let field = "spec.rules[0].matches[0].headers[0].value";
+    let message = |value: &str| format!("must be a string, is the boolean {value}: put it in quotes");
+    check("HTTPRoute", &header("y"), &[(field, &message("true"))]);
+    check("HTTPRoute", &header("off"), &[(field, &message("false"))]);
+    check("HTTPRoute", &header("1"), &[(field, "must be a string, is the number 1: put it in quotes")]);
+    check("HTTPRoute", &header("'y'"), &[]);
+}
+
 #[test]
 fn rules_in_cel_hold() {
     let path = |kind: &str, value: &str| {
@@ -216,4 +229,56 @@ fn rule_names_are_unique_and_matches_are_counted_over_all_rules() {
     check("HTTPRoute", &format!("{{rules: [{rule}, {rule}]}}"), &[]);
     let three = format!("{{rules: [{rule}, {rule}, {{matches: [{{}}]}}]}}");
     check("HTTPRoute", &three, &[("spec.rules", "total number of matches across all rules")]);
+}
+
+/// A rule that could not be evaluated would refuse a good route: this one carries every field with rules.
+#[test]
+fn a_route_that_uses_everything_is_taken() {
+    let route = "
+parentRefs:
+- {group: '', kind: Service, name: s, port: 80, sectionName: a}
+- {group: '', kind: Service, name: s, port: 81, sectionName: b}
+- {group: '', kind: Service, namespace: other, name: s, port: 80}
+- {name: gateway, namespace: infra}
+hostnames: [a.example, '*.b.example']
+rules:
+- name: first
+  matches:
+  - path: {type: PathPrefix, value: /a%20b}
+    method: GET
+    headers: [{name: x, value: v, type: RegularExpression}]
+    queryParams: [{name: q, value: r}]
+  filters:
+  - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}], add: [{name: c, value: d e}], remove: [f]}}
+  - {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [f]}}
+  - {type: RequestMirror, requestMirror: {backendRef: {name: m, port: 80}, fraction: {numerator: 1, denominator: 2}}}
+  - {type: RequestMirror, requestMirror: {backendRef: {name: m, port: 80}, percent: 50}}
+  - {type: URLRewrite, urlRewrite: {hostname: c.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}}}
+  - {type: CORS, cors: {allowOrigins: ['https://*.example'], allowMethods: ['*'], maxAge: 5}}
+  - {type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: auth, port: 80}, http: {path: /auth}}}
+  - {type: ExtensionRef, extensionRef: {group: x.y, kind: Z, name: z}}
+  backendRefs:
+  - {name: b, port: 8080, weight: 9, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [g]}}]}
+  - {group: multicluster.x-k8s.io, kind: ServiceImport, name: i}
+  timeouts: {request: 10s, backendRequest: 2s}
+  retry: {codes: [503], attempts: 2, backoff: 100ms}
+  sessionPersistence: {type: Cookie, sessionName: name, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}
+- name: second
+  filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301, port: 443, path: {type: ReplaceFullPath, replaceFullPath: /}}}]
+";
+    let (_, verdict) = admit("HTTPRoute", route);
+    assert_eq!(verdict, Verdict::default());
+    let route = "
+parentRefs: [{group: '', kind: Service, name: s, port: 80}, {group: '', kind: Service, name: s, port: 81}]
+rules:
+- name: first
+  matches: [{method: {type: Exact, service: a.b.C, method: D_e}, headers: [{name: x, value: v}]}, {}]
+  filters:
+  - {type: RequestMirror, requestMirror: {backendRef: {name: m, port: 80}, percent: 50}}
+  - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: a, value: b}]}}
+  backendRefs: [{name: b, port: 8080, filters: [{type: ExtensionRef, extensionRef: {group: x.y, kind: Z, name: z}}]}]
+- {name: second}
+";
+    let (_, verdict) = admit("GRPCRoute", route);
+    assert_eq!(verdict, Verdict::default());
 }

@@ -64,10 +64,10 @@ pub(super) fn validate(
         }
         (Type::Boolean, Value::Bool(_)) => {}
         (kind, value) => {
-            errors.push(FieldError::new(
-                path,
-                format!("must be {}, is {}", type_name(kind), shown_type(value)),
-            ));
+            let quoted = kind == Type::String && (value.is_boolean() || value.is_number());
+            let advice = if quoted { ": put it in quotes" } else { "" };
+            let message = format!("must be {}, is {}{advice}", type_name(kind), shown_type(value));
+            errors.push(FieldError::new(path, message));
             return;
         }
     }
