@@ -4,9 +4,13 @@
 //! [`RouteTable::find`]. The order of the table is the Gateway API's precedence.
 
 pub mod grpc;
+mod index;
 pub mod matcher;
 pub mod precedence;
+mod query;
 pub mod split;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -67,5 +71,6 @@ pub struct Rule {
     pub backends: split::Split,
 }
 
-pub use matcher::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
-pub use precedence::RouteTable;
+pub use grpc::GrpcMatch;
+pub use matcher::{HeaderMatch, MatchError, PathMatch, QueryMatch, RouteMatch, StringMatch};
+pub use precedence::{RouteInput, RouteTable, RuleMatches};

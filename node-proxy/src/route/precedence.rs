@@ -1,18 +1,196 @@
-//! The Gateway API's precedence, as one order.
+//! The Gateway API's precedence, as one order: the derived `Ord` of [`Precedence`], best first.
+//!
+//! Where the API leaves a place open: a RegularExpression path comes after every Exact one and before every
+//! prefix, as it would otherwise never be reached beside a catch-all; two of them tie. A RegularExpression
+//! service or method comes after every exact one and before none. A route without a timestamp counts as newer
+//! than any with one.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::{RequestHead, Rule};
+use super::grpc::GrpcMatch;
+use super::index::Index;
+use super::{HeaderMatch, PathMatch, RequestHead, RouteMatch, RouteRef, Rule, StringMatch};
+
+/// The `matches` of one rule; none at all match everything of the kind.
+#[derive(Clone, Debug)]
+pub enum RuleMatches {
+    /// Of a GRPCRoute.
+    Grpc(Vec<GrpcMatch>),
+    /// Of an HTTPRoute.
+    Http(Vec<RouteMatch>),
+}
+
+/// One route that holds on a Service port. All routes of a table are of one kind.
+#[derive(Clone, Debug)]
+pub struct RouteInput {
+    /// Which one.
+    pub route: Arc<RouteRef>,
+    /// Its `metadata.creationTimestamp` in Unix seconds, if it has one.
+    pub created: Option<i64>,
+    /// Its rules, in the order of its list.
+    pub rules: Vec<(RuleMatches, Rule)>,
+}
 
 /// The rules that hold on one Service port for one group of clients, best match first.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    rules: Vec<Arc<Rule>>,
+    entries: Vec<Entry>,
+    index: Index,
 }
 
 impl RouteTable {
-    /// The rule that takes a request, if one does.
-    pub fn find(&self, _head: &impl RequestHead) -> Option<&Arc<Rule>> {
-        self.rules.first()
+    /// Orders and indexes all matches of all rules of these routes.
+    #[must_use]
+    pub fn new(routes: Vec<RouteInput>) -> Self {
+        let mut keyed = Vec::new();
+        for RouteInput { route, created, rules } in routes {
+            let age = Age {
+                created: created.map_or(Created::Unknown, Created::At),
+                name: format!("{}/{}", route.key.namespace, route.key.name).into(),
+            };
+            for (position, (matches, rule)) in rules.into_iter().enumerate() {
+                let rule = Arc::new(rule);
+                for matcher in matches.into_matchers() {
+                    let key = Precedence { rank: matcher.rank(), age: age.clone(), position };
+                    keyed.push((key, Entry { matcher, rule: Arc::clone(&rule) }));
+                }
+            }
+        }
+        keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let entries: Vec<Entry> = keyed.into_iter().map(|(_, entry)| entry).collect();
+        let index = Index::new(entries.iter().map(|entry| &entry.matcher));
+        Self { entries, index }
     }
+
+    /// The rule that takes a request, if one does.
+    pub fn find(&self, head: &impl RequestHead) -> Option<&Arc<Rule>> {
+        // Places come from the index, which was made from these very entries.
+        let best = self.index.find_first(head, |place| self.entries[place].matcher.matches(head))?;
+        Some(&self.entries[best].rule)
+    }
+
+    /// The rule of every match, best first: a rule appears once per match.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.entries.iter().map(|entry| &entry.rule)
+    }
+
+    /// What `find` has to return, by the plain order.
+    #[cfg(test)]
+    pub(super) fn find_linear(&self, head: &impl RequestHead) -> Option<&Arc<Rule>> {
+        self.entries.iter().find(|entry| entry.matcher.matches(head)).map(|entry| &entry.rule)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    matcher: Matcher,
+    rule: Arc<Rule>,
+}
+
+/// A match of either kind.
+#[derive(Clone, Debug)]
+pub(super) enum Matcher {
+    Grpc(GrpcMatch),
+    Http(RouteMatch),
+}
+
+impl RuleMatches {
+    fn into_matchers(self) -> Vec<Matcher> {
+        match self {
+            Self::Grpc(matches) if matches.is_empty() => vec![Matcher::Grpc(GrpcMatch::default())],
+            Self::Grpc(matches) => matches.into_iter().map(Matcher::Grpc).collect(),
+            Self::Http(matches) if matches.is_empty() => {
+                vec![Matcher::Http(RouteMatch::new(PathMatch::any()))]
+            }
+            Self::Http(matches) => matches.into_iter().map(Matcher::Http).collect(),
+        }
+    }
+}
+
+impl Matcher {
+    pub(super) fn headers(&self) -> &[HeaderMatch] {
+        match self {
+            Self::Grpc(wanted) => &wanted.headers,
+            Self::Http(wanted) => &wanted.headers,
+        }
+    }
+
+    fn matches(&self, head: &impl RequestHead) -> bool {
+        match self {
+            Self::Grpc(wanted) => wanted.matches(head),
+            Self::Http(wanted) => wanted.matches(head),
+        }
+    }
+
+    fn rank(&self) -> Rank {
+        match self {
+            Self::Grpc(wanted) => Rank::Grpc {
+                service: NameRank::of(wanted.service.as_ref()),
+                method: NameRank::of(wanted.method.as_ref()),
+                headers: Reverse(wanted.headers.len()),
+            },
+            Self::Http(wanted) => Rank::Http {
+                path: match &wanted.path {
+                    PathMatch::Exact(_) => PathRank::Exact,
+                    PathMatch::Regex(_) => PathRank::Regex,
+                    PathMatch::Prefix(prefix) => PathRank::Prefix(Reverse(prefix.len())),
+                },
+                method: Reverse(wanted.method.is_some()),
+                headers: Reverse(wanted.headers.len()),
+                query: Reverse(wanted.query.len()),
+            },
+        }
+    }
+}
+
+/// Where a match stands: fields and variants in the order in which the API compares them, best first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Precedence {
+    rank: Rank,
+    age: Age,
+    position: usize,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Grpc { service: NameRank, method: NameRank, headers: Reverse<usize> },
+    Http { path: PathRank, method: Reverse<bool>, headers: Reverse<usize>, query: Reverse<usize> },
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PathRank {
+    Exact,
+    Regex,
+    Prefix(Reverse<usize>),
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum NameRank {
+    Exact(Reverse<usize>),
+    Regex,
+    Any,
+}
+
+impl NameRank {
+    fn of(wanted: Option<&StringMatch>) -> Self {
+        match wanted {
+            Some(StringMatch::Exact(name)) => Self::Exact(Reverse(name.len())),
+            Some(StringMatch::Regex(_)) => Self::Regex,
+            None => Self::Any,
+        }
+    }
+}
+
+/// Between routes: the oldest, then by the text `namespace/name` (not by its parts: `-` sorts before `/`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Age {
+    created: Created,
+    name: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Created {
+    At(i64),
+    Unknown,
 }

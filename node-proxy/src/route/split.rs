@@ -1,19 +1,36 @@
 //! A rule's backends by weight.
+//!
+//! `route` finds the rule, this the backend of one request. It never judges backends: invalid ones keep their
+//! share, which the caller answers.
 
 use super::Backend;
 
-/// Backends with their weights; invalid ones keep their share.
+/// Backends with their weights.
 #[derive(Clone, Debug, Default)]
 pub struct Split {
     backends: Vec<(Backend, u32)>,
+    total: u64,
 }
 
 impl Split {
-    /// The backend for a uniformly random number; `None` when no weight is above zero.
+    /// Backends with their weights, in the order of the rule.
+    #[must_use]
+    pub fn new(backends: Vec<(Backend, u32)>) -> Self {
+        let total = backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        Self { backends, total }
+    }
+
+    /// All backends, those of weight zero included.
+    #[must_use]
+    pub fn backends(&self) -> &[(Backend, u32)] {
+        &self.backends
+    }
+
+    /// The backend for a uniformly random number; `None` when no weight is above zero, which is answered as
+    /// an invalid backend is: the rule matches, and nothing may take the request.
     #[must_use]
     pub fn pick(&self, random: u64) -> Option<&Backend> {
-        let total: u64 = self.backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
-        let mut place = random.checked_rem(total)?;
+        let mut place = random.checked_rem(self.total)?;
         for (backend, weight) in &self.backends {
             match place.checked_sub(u64::from(*weight)) {
                 Some(rest) => place = rest,
@@ -21,5 +38,81 @@ impl Split {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::objects::ObjectKey;
+    use crate::error::FailureReason;
+    use crate::snapshot::service::ServicePortKey;
+
+    fn service(name: &str) -> Backend {
+        Backend::Service(ServicePortKey { service: ObjectKey::new("shop", name), port: 80 })
+    }
+
+    #[track_caller]
+    fn check(weights: &[u32]) {
+        let backends: Vec<_> =
+            weights.iter().enumerate().map(|(at, weight)| (service(&at.to_string()), *weight)).collect();
+        let split = Split::new(backends.clone());
+        let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+        let mut counts = vec![0_u32; weights.len()];
+        for random in 0..total {
+            let picked = split.pick(random).expect("a weight is above zero");
+            counts[backends.iter().position(|(backend, _)| backend == picked).expect("one of them")] += 1;
+        }
+        assert_eq!(counts, weights);
+    }
+
+    //= gateway-api BackendRef.weight
+    //# This is computed as weight/(sum of all weights in this BackendRefs list).
+    #[test]
+    fn every_backend_gets_exactly_its_share() {
+        check(&[1]);
+        check(&[90, 10]);
+        check(&[1, 2, 3, 4]);
+        check(&[1; 16]);
+        check(&[100_000, 1]);
+    }
+
+    //= gateway-api BackendRef.weight
+    //# If weight is set to 0, no traffic should be forwarded for this entry.
+    #[test]
+    fn weight_zero_backend_gets_no_requests() {
+        check(&[0, 5]);
+        check(&[5, 0]);
+        check(&[0, 3, 0, 0, 2, 0]);
+    }
+
+    #[test]
+    fn without_a_weight_above_zero_nothing_is_picked() {
+        for split in [Split::default(), Split::new(vec![(service("a"), 0), (service("b"), 0)])] {
+            assert_eq!(split.pick(0), None);
+            assert_eq!(split.pick(u64::MAX), None);
+        }
+    }
+
+    #[test]
+    fn sixteen_of_the_largest_weights_are_told_apart() {
+        let backends: Vec<_> = (0..16).map(|at: u32| (service(&at.to_string()), 1_000_000)).collect();
+        let split = Split::new(backends.clone());
+        for at in 0..16_u64 {
+            let backend = &backends[usize::try_from(at).expect("small")].0;
+            assert_eq!(split.pick(at * 1_000_000), Some(backend));
+            assert_eq!(split.pick(at * 1_000_000 + 999_999), Some(backend));
+        }
+        assert_eq!(split.pick(16_000_000), Some(&backends[0].0));
+    }
+
+    //= gateway-api HTTPRouteRule.backendRefs
+    //# For example, if two backends are specified with equal weights, and one is invalid, 50 percent of traffic must receive a 500.
+    #[test]
+    fn invalid_backends_keep_their_share() {
+        let failing = Backend::Failing(FailureReason::InvalidBackend);
+        let split = Split::new(vec![(service("a"), 1), (failing.clone(), 1)]);
+        let failed = (0..1000).filter(|random| split.pick(*random) == Some(&failing)).count();
+        assert_eq!(failed, 500);
     }
 }
