@@ -122,8 +122,9 @@ fn judge_rules(objects: &Objects, view: &RouteView) -> RuleVerdict {
         if rule.backends.iter().all(|backend| backend.weight == 0) && rule.unsupported.is_empty() {
             remarks.push(format!("spec.rules[{index}] sends to no backend: what it matches answers 500"));
         }
-        if !rule.matches.compiled.is_empty() {
-            rules.push(attach_rule(index, rule, backends));
+        if let Some(matches) = &rule.matches.compiled {
+            let backends = decide_backends(rule, backends);
+            rules.push(AttachedRule { index, name: rule.name.clone(), matches: matches.clone(), backends });
         }
     }
     let attached = Arc::new(AttachedRoute { route: Arc::clone(&view.route), created: view.created, rules });
@@ -131,15 +132,14 @@ fn judge_rules(objects: &Objects, view: &RouteView) -> RuleVerdict {
 }
 
 /// A rule that asks for what is not applied fails as a whole, rather than doing something else.
-fn attach_rule(index: usize, rule: &RuleView, backends: Vec<(Backend, u32)>) -> AttachedRule {
-    let backends = if !rule.unsupported.is_empty() {
+fn decide_backends(rule: &RuleView, backends: Vec<(Backend, u32)>) -> Vec<(Backend, u32)> {
+    if !rule.unsupported.is_empty() {
         vec![(Backend::Failing(FailureReason::UnsupportedRule), 1)]
     } else if backends.iter().all(|(_, weight)| *weight == 0) {
         vec![(Backend::Failing(FailureReason::InvalidBackend), 1)]
     } else {
         backends
-    };
-    AttachedRule { index, name: rule.name.clone(), matches: rule.matches.compiled.clone(), backends }
+    }
 }
 
 /// The backends of one rule; those that may not be used keep their share, as failures.

@@ -3,8 +3,6 @@
 //! A match that cannot be compiled is refused by its path and left out: it must never match more than it
 //! says, so a rule whose every match is refused matches nothing.
 
-use regex::Regex;
-
 use super::view::wire_name;
 use crate::cluster::api::grpc_route::{
     GrpcRouteRulesMatches, GrpcRouteRulesMatchesHeadersType, GrpcRouteRulesMatchesMethod,
@@ -14,168 +12,122 @@ use crate::cluster::api::http_route::{
     HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesMethod,
     HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
-use crate::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
+use crate::route::{
+    GrpcMatch, HeaderMatch, MatchError, PathMatch, QueryMatch, RouteMatch, RuleMatches, StringMatch,
+};
 
 /// A rule's matches, compiled.
 #[derive(Debug)]
 pub(super) struct CompiledMatches {
-    /// Any of these; empty when every match was refused.
-    pub(super) compiled: Vec<RouteMatch>,
+    /// What the rule matches; `None` when it gives matches and every one was refused.
+    pub(super) compiled: Option<RuleMatches>,
     /// Paths of the fields that could not be compiled, with the reason.
     pub(super) refused: Vec<String>,
 }
 
 /// A value with how it is to be read.
+#[derive(Clone, Copy)]
 struct Pattern<'a> {
     value: &'a str,
     is_regex: bool,
 }
 
-impl CompiledMatches {
-    /// Sorts out what compiled; `matches` of a rule that gives none match every request.
-    fn collect(results: impl Iterator<Item = Result<RouteMatch, String>>) -> Self {
-        let mut collected = Self { compiled: Vec::new(), refused: Vec::new() };
-        for result in results {
-            match result {
-                Ok(compiled) => collected.compiled.push(compiled),
-                Err(refused) => collected.refused.push(refused),
-            }
-        }
-        if collected.compiled.is_empty() && collected.refused.is_empty() {
-            collected.compiled.push(match_all());
-        }
-        collected
-    }
-}
-
 /// Compiles an HTTPRoute rule's matches; `path` is the rule's.
 pub(super) fn compile_http_matches(path: &str, matches: &[HttpRouteRulesMatches]) -> CompiledMatches {
-    let compiled = matches.iter().enumerate();
-    CompiledMatches::collect(
-        compiled.map(|(place, entry)| compile_http_match(&format!("{path}.matches[{place}]"), entry)),
-    )
+    collect(path, matches, compile_http_match, RuleMatches::Http)
 }
 
 /// Compiles a GRPCRoute rule's matches; `path` is the rule's.
 pub(super) fn compile_grpc_matches(path: &str, matches: &[GrpcRouteRulesMatches]) -> CompiledMatches {
-    let compiled = matches.iter().enumerate();
-    CompiledMatches::collect(
-        compiled.map(|(place, entry)| compile_grpc_match(&format!("{path}.matches[{place}]"), entry)),
-    )
+    collect(path, matches, compile_grpc_match, RuleMatches::Grpc)
+}
+
+fn collect<T, M>(
+    path: &str,
+    matches: &[T],
+    compile: impl Fn(&str, &T) -> Result<M, String>,
+    wrap: impl Fn(Vec<M>) -> RuleMatches,
+) -> CompiledMatches {
+    let (mut compiled, mut refused) = (Vec::new(), Vec::new());
+    for (place, entry) in matches.iter().enumerate() {
+        match compile(&format!("{path}.matches[{place}]"), entry) {
+            Ok(entry) => compiled.push(entry),
+            Err(field) => refused.push(field),
+        }
+    }
+    let matches_nothing = compiled.is_empty() && !refused.is_empty();
+    CompiledMatches { compiled: (!matches_nothing).then(|| wrap(compiled)), refused }
 }
 
 fn compile_http_match(path: &str, entry: &HttpRouteRulesMatches) -> Result<RouteMatch, String> {
-    let mut compiled = match_all();
-    if let Some(asked) = &entry.path {
-        compiled.path = compile_path(&format!("{path}.path"), asked)?;
-    }
+    let asked = entry.path.as_ref().map(compile_path);
+    let place = asked.transpose().map_err(|error| refuse(&format!("{path}.path"), &error))?;
+    let mut compiled = RouteMatch::new(place.unwrap_or_else(PathMatch::any));
     if let Some(method) = &entry.method {
         if *method == HttpRouteRulesMatchesMethod::Connect {
             return Err(format!("{path}.method (CONNECT is refused by the proxy)"));
         }
-        compiled.method = Some(wire_name(method).into());
+        compiled = compiled.with_method(&wire_name(method));
     }
     let headers = entry.headers.iter().flatten().map(|header| {
         let is_regex = header.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression);
         (header.name.as_str(), Pattern { value: &header.value, is_regex })
     });
-    compiled.headers = compile_headers(path, headers)?;
+    let mut queries = Vec::new();
     for (place, query) in entry.query_params.iter().flatten().enumerate() {
         let is_regex = query.r#type == Some(HttpRouteRulesMatchesQueryParamsType::RegularExpression);
-        let field = format!("{path}.queryParams[{place}]");
-        let value = compile_value(&field, &Pattern { value: &query.value, is_regex })?;
-        // "If multiple entries specify equivalent query param names, only the first entry with an
-        // equivalent name MUST be considered for a match."
-        if !compiled.query.iter().any(|known: &QueryMatch| *known.name == *query.name) {
-            compiled.query.push(QueryMatch { name: query.name.as_str().into(), value });
-        }
+        let value = compile_value(Pattern { value: &query.value, is_regex });
+        let value = value.map_err(|error| refuse(&format!("{path}.queryParams[{place}]"), &error))?;
+        queries.push(QueryMatch::new(&query.name, value));
     }
-    Ok(compiled)
+    Ok(compiled.with_headers(compile_headers(path, headers)?).with_query(queries))
 }
 
-fn compile_grpc_match(path: &str, entry: &GrpcRouteRulesMatches) -> Result<RouteMatch, String> {
-    let mut compiled = match_all();
-    if let Some(method) = &entry.method {
-        compiled.path = compile_grpc_method(&format!("{path}.method"), method)?;
-    }
+fn compile_grpc_match(path: &str, entry: &GrpcRouteRulesMatches) -> Result<GrpcMatch, String> {
+    let asked = entry.method.as_ref().map(compile_grpc_method);
+    let compiled = asked.transpose().map_err(|error| refuse(&format!("{path}.method"), &error))?;
     let headers = entry.headers.iter().flatten().map(|header| {
         let is_regex = header.r#type == Some(GrpcRouteRulesMatchesHeadersType::RegularExpression);
         (header.name.as_str(), Pattern { value: &header.value, is_regex })
     });
-    compiled.headers = compile_headers(path, headers)?;
-    Ok(compiled)
+    Ok(compiled.unwrap_or_default().with_headers(compile_headers(path, headers)?))
 }
 
-fn match_all() -> RouteMatch {
-    RouteMatch { path: PathMatch::Prefix("".into()), method: None, headers: Vec::new(), query: Vec::new() }
-}
-
-fn compile_path(field: &str, asked: &HttpRouteRulesMatchesPath) -> Result<PathMatch, String> {
+fn compile_path(asked: &HttpRouteRulesMatchesPath) -> Result<PathMatch, MatchError> {
     let value = asked.value.as_deref().unwrap_or("/");
     match asked.r#type {
-        Some(HttpRouteRulesMatchesPathType::Exact) => Ok(PathMatch::Exact(value.into())),
-        Some(HttpRouteRulesMatchesPathType::PathPrefix) | None => {
-            Ok(PathMatch::Prefix(value.strip_suffix('/').unwrap_or(value).into()))
-        }
-        Some(HttpRouteRulesMatchesPathType::RegularExpression) => {
-            Ok(PathMatch::Regex(compile_regex(field, value)?))
-        }
+        Some(HttpRouteRulesMatchesPathType::Exact) => PathMatch::exact(value),
+        Some(HttpRouteRulesMatchesPathType::PathPrefix) | None => PathMatch::prefix(value),
+        Some(HttpRouteRulesMatchesPathType::RegularExpression) => PathMatch::regex(value),
     }
 }
 
-/// A call's path is `/SERVICE/METHOD`; a side that is not given takes any.
-fn compile_grpc_method(field: &str, asked: &GrpcRouteRulesMatchesMethod) -> Result<PathMatch, String> {
-    let side = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
+/// A side that is not given, or empty, takes any.
+fn compile_grpc_method(asked: &GrpcRouteRulesMatchesMethod) -> Result<GrpcMatch, MatchError> {
     let is_regex = asked.r#type == Some(GrpcRouteRulesMatchesMethodType::RegularExpression);
-    match (side(&asked.service), side(&asked.method)) {
-        (None, None) => Ok(PathMatch::Prefix("".into())),
-        (Some(service), Some(method)) if !is_regex => {
-            Ok(PathMatch::Exact(format!("/{service}/{method}").into()))
-        }
-        (Some(service), None) if !is_regex => Ok(PathMatch::Prefix(format!("/{service}").into())),
-        (service, method) => {
-            let quoted = |text: Option<String>| match text {
-                None => "[^/]+".to_owned(),
-                Some(text) if is_regex => format!("(?:{text})"),
-                Some(text) => regex::escape(&text),
-            };
-            for part in [&service, &method].into_iter().flatten().filter(|_| is_regex) {
-                compile_regex(field, part)?;
-            }
-            Ok(PathMatch::Regex(compile_regex(field, &format!("/{}/{}", quoted(service), quoted(method)))?))
-        }
-    }
+    let side = |value: &Option<String>| {
+        let given = value.as_deref().filter(|text| !text.is_empty());
+        given.map(|value| compile_value(Pattern { value, is_regex })).transpose()
+    };
+    GrpcMatch::new(side(&asked.service)?, side(&asked.method)?)
 }
 
-/// "If multiple entries specify equivalent header names, only the first entry with an equivalent name MUST
-/// be considered for a match."
 fn compile_headers<'a>(
     path: &str,
     headers: impl Iterator<Item = (&'a str, Pattern<'a>)>,
 ) -> Result<Vec<HeaderMatch>, String> {
-    let mut compiled: Vec<HeaderMatch> = Vec::new();
+    let mut compiled = Vec::new();
     for (place, (name, pattern)) in headers.enumerate() {
-        let value = compile_value(&format!("{path}.headers[{place}]"), &pattern)?;
-        let name = name.to_ascii_lowercase();
-        if !compiled.iter().any(|known| *known.name == *name) {
-            compiled.push(HeaderMatch { name: name.into(), value });
-        }
+        let header = compile_value(pattern).and_then(|value| HeaderMatch::new(name, value));
+        compiled.push(header.map_err(|error| refuse(&format!("{path}.headers[{place}]"), &error))?);
     }
     Ok(compiled)
 }
 
-fn compile_value(field: &str, pattern: &Pattern<'_>) -> Result<StringMatch, String> {
-    if pattern.is_regex {
-        Ok(StringMatch::Regex(compile_regex(field, pattern.value)?))
-    } else {
-        Ok(StringMatch::Exact(pattern.value.into()))
-    }
+fn compile_value(pattern: Pattern<'_>) -> Result<StringMatch, MatchError> {
+    if pattern.is_regex { StringMatch::regex(pattern.value) } else { Ok(StringMatch::exact(pattern.value)) }
 }
 
-/// The whole value must match, so that of `a|ab` the longer side is not lost. The text must be a regular
-/// expression by itself, before it is wrapped.
-fn compile_regex(field: &str, text: &str) -> Result<Regex, String> {
-    let refused = || format!("{field} ({text:?} is not a regular expression)");
-    Regex::new(text).map_err(|_| refused())?;
-    Regex::new(&format!("^(?:{text})$")).map_err(|_| refused())
+fn refuse(field: &str, error: &MatchError) -> String {
+    format!("{field} ({error})")
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use crate::cluster::objects::{ObjectKey, Objects};
-use crate::route::{Backend, RouteKind, RouteMatch, RouteRef};
+use crate::route::{Backend, RouteKind, RouteRef, RuleMatches};
 use crate::snapshot::service::ServicePortKey;
 
 pub use condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
@@ -85,8 +85,8 @@ pub struct AttachedRule {
     pub index: usize,
     /// Its `name`.
     pub name: Option<Arc<str>>,
-    /// Any of these; never empty.
-    pub matches: Vec<RouteMatch>,
+    /// What it matches.
+    pub matches: RuleMatches,
     /// Backends with their weights; a backend that may not be used is `Failing` and keeps its share.
     pub backends: Vec<(Backend, u32)>,
 }
@@ -96,8 +96,8 @@ pub struct AttachedRule {
 pub struct AttachedRoute {
     /// Which route.
     pub route: Arc<RouteRef>,
-    /// `metadata.creationTimestamp` in nanoseconds since 1970; precedence breaks ties by it.
-    pub created: Option<i128>,
+    /// `metadata.creationTimestamp` in Unix seconds; precedence breaks ties by it.
+    pub created: Option<i64>,
     /// Its rules that can match anything, in order.
     pub rules: Vec<AttachedRule>,
 }

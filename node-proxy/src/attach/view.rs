@@ -21,8 +21,8 @@ use crate::route::{RouteKind, RouteRef};
 pub(super) struct RouteView {
     pub(super) route: Arc<RouteRef>,
     pub(super) generation: Option<i64>,
-    /// `metadata.creationTimestamp` in nanoseconds since 1970, where the source gives one.
-    pub(super) created: Option<i128>,
+    /// `metadata.creationTimestamp` in Unix seconds, where the source gives one.
+    pub(super) created: Option<i64>,
     pub(super) parents: Vec<ParentRef>,
     pub(super) rules: Vec<RuleView>,
     /// What has no effect on a Service parent, and is said so.
@@ -100,7 +100,7 @@ pub(super) fn view_http_route(key: &ObjectKey, route: &HttpRoute) -> RouteView {
     RouteView {
         route: Arc::new(RouteRef { kind: RouteKind::Http, key: key.clone() }),
         generation: route.metadata.generation,
-        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_nanosecond()),
+        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: parent_refs!(spec),
         rules: spec
             .rules
@@ -141,7 +141,7 @@ pub(super) fn view_grpc_route(key: &ObjectKey, route: &GrpcRoute) -> RouteView {
     RouteView {
         route: Arc::new(RouteRef { kind: RouteKind::Grpc, key: key.clone() }),
         generation: route.metadata.generation,
-        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_nanosecond()),
+        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: parent_refs!(spec),
         rules: spec
             .rules

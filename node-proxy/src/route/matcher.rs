@@ -84,6 +84,12 @@ impl Pattern {
         )
     }
 
+    /// The expression as it is written in the route.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.source
+    }
+
     /// Whether the whole of `value` matches.
     #[must_use]
     pub fn matches(&self, value: &[u8]) -> bool {
@@ -265,8 +271,8 @@ impl HeaderMatch {
 /// A query parameter match (HTTPQueryParamMatch), on the first parameter of that name, decoded.
 #[derive(Clone, Debug)]
 pub struct QueryMatch {
-    name: Box<str>,
-    value: StringMatch,
+    pub(super) name: Box<str>,
+    pub(super) value: StringMatch,
 }
 
 impl QueryMatch {

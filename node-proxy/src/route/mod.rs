@@ -3,6 +3,7 @@
 //! `compile` builds a [`RouteTable`] from attached HTTPRoutes or GRPCRoutes; the data path asks it with
 //! [`RouteTable::find`]. The order of the table is the Gateway API's precedence.
 
+mod describe;
 pub mod grpc;
 mod index;
 pub mod matcher;

@@ -70,6 +70,11 @@ impl RouteTable {
         Some(&self.entries[best].rule)
     }
 
+    /// Every match in words, best first, with the rule that it leads to: for dumps and comparisons.
+    pub fn entries(&self) -> impl Iterator<Item = (String, &Arc<Rule>)> {
+        self.entries.iter().map(|entry| (entry.matcher.to_string(), &entry.rule))
+    }
+
     /// The rule of every match, best first: a rule appears once per match.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.entries.iter().map(|entry| &entry.rule)

@@ -3,11 +3,16 @@
 //! The data path takes one reference per request (HTTP) or per connection (opaque) and only ever calls
 //! `find_*`. Everything stringly was parsed when it was compiled.
 
+mod dump;
 pub mod service;
 pub mod workload;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use service::{Frontend, FrontendMap, ServicePort, ServicePortKey};
@@ -37,6 +42,24 @@ impl AddressRange {
             }
             _ => false,
         }
+    }
+}
+
+/// Why a text is not an address range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not ADDRESS/PREFIX-LENGTH")]
+pub struct BadRange(String);
+
+impl FromStr for AddressRange {
+    type Err = BadRange;
+
+    fn from_str(text: &str) -> Result<Self, BadRange> {
+        let bad = || BadRange(text.to_owned());
+        let (address, prefix_len) = text.split_once('/').ok_or_else(bad)?;
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let prefix_len: u8 = prefix_len.parse().map_err(|_| bad())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        if prefix_len > longest { Err(bad()) } else { Ok(Self { address, prefix_len }) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::FailureReason;
-use crate::route::Backend;
+use crate::route::{Backend, RuleMatches};
 
 const PARENT: &str = r#"parentRefs: [{group: "", kind: Service, name: web, port: 80}]"#;
 const BACKEND: &str = "backendRefs: [{name: v1, port: 80}]";
@@ -139,8 +139,15 @@ fn check_refused_match(kind: &str, rule: &str, field: &str, matches_left: usize)
     let key = ServicePortKey { service: ObjectKey::new("shop", "web"), port: 80 };
     let held = &attachments.find_port_routes(&key).unwrap().producer[0];
     let left = held.rules.iter().find(|rule| rule.index == 1);
-    assert_eq!(left.map_or(0, |rule| rule.matches.len()), matches_left);
+    assert_eq!(left.map_or(0, |rule| count(&rule.matches)), matches_left);
     assert!(left.is_none_or(|rule| rule.backends == [(Backend::Failing(FailureReason::UnsupportedRule), 1)]));
+}
+
+fn count(matches: &RuleMatches) -> usize {
+    match matches {
+        RuleMatches::Grpc(matches) => matches.len(),
+        RuleMatches::Http(matches) => matches.len(),
+    }
 }
 
 #[test]

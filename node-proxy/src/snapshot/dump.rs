@@ -1,0 +1,143 @@
+//! The snapshot as JSON, for the admin's dump of the live configuration.
+//!
+//! What it says is what the data path does: it is made from the snapshot itself, in a stable order.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use super::Snapshot;
+use super::service::{Endpoint, FrontendKind, PortProtocol, ServicePort};
+use super::workload::{Enrolment, MtlsMode, Workload};
+use crate::route::{Backend, RouteKind, RouteTable, Rule};
+
+impl Snapshot {
+    /// Everything that the data path knows: namespaces, workloads, Service ports with their protocol,
+    /// routes in the order in which they are tried, and endpoints with identity and enrolment.
+    #[must_use]
+    pub fn dump(&self) -> Value {
+        let mut namespaces: Vec<_> = self.namespaces.iter().collect();
+        namespaces.sort_by_key(|(name, _)| Arc::clone(name));
+        let namespaces = namespaces.into_iter().map(|(name, policy)| {
+            json!({"name": &**name, "enrolled": policy.enrolled, "mtls": mtls_label(policy.mtls)})
+        });
+        let mut workloads: Vec<_> = self.workloads.iter().collect();
+        workloads.sort_by_key(|(address, _)| **address);
+        let workloads = workloads.into_iter().map(|(address, workload)| {
+            let mut dumped = dump_workload(workload);
+            dumped["address"] = json!(address.to_string());
+            dumped
+        });
+        let mut ports: Vec<_> = self.service_ports.values().collect();
+        ports.sort_by(|one, other| one.key.cmp(&other.key));
+        json!({
+            "generation": self.generation,
+            "namespaces": namespaces.collect::<Vec<_>>(),
+            "frontends": self.dump_frontends(),
+            "workloads": workloads.collect::<Vec<_>>(),
+            "servicePorts": ports.into_iter().map(|port| dump_port(port)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn dump_frontends(&self) -> Vec<Value> {
+        let mut frontends: Vec<_> = self.frontends.iter().collect();
+        frontends.sort_by_key(|(destination, _)| **destination);
+        let dumped = frontends.into_iter().map(|((address, number), frontend)| {
+            let kind = match frontend.kind {
+                FrontendKind::ClusterIp => "clusterIP",
+                FrontendKind::External => "external",
+            };
+            let key = &frontend.port.key;
+            json!({
+                "address": address.to_string(),
+                "port": number,
+                "kind": kind,
+                "service": key.service.to_string(),
+                "servicePort": key.port,
+            })
+        });
+        dumped.collect()
+    }
+}
+
+fn dump_port(port: &ServicePort) -> Value {
+    let mut consumers: Vec<_> = port.consumers.iter().collect();
+    consumers.sort_by_key(|(namespace, _)| Arc::clone(namespace));
+    let consumers = consumers
+        .into_iter()
+        .map(|(namespace, table)| json!({"clients": &**namespace, "rules": dump_table(table)}));
+    let endpoints = port.endpoints.endpoints.iter().map(|endpoint| dump_endpoint(endpoint));
+    json!({
+        "service": port.key.service.to_string(),
+        "port": port.key.port,
+        "protocol": protocol_label(port.protocol),
+        "producerRules": port.producer.as_ref().map(|table| dump_table(table)),
+        "consumerRules": consumers.collect::<Vec<_>>(),
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+fn dump_table(table: &RouteTable) -> Vec<Value> {
+    table.entries().map(|(matches, rule)| dump_rule(&matches, rule)).collect()
+}
+
+fn dump_rule(matches: &str, rule: &Rule) -> Value {
+    let kind = match rule.route.kind {
+        RouteKind::Grpc => "GRPCRoute",
+        RouteKind::Http => "HTTPRoute",
+    };
+    let backends = rule.backends.backends().iter().map(|(backend, weight)| match backend {
+        Backend::Service(key) => {
+            json!({"service": key.service.to_string(), "port": key.port, "weight": weight})
+        }
+        Backend::Failing(reason) => json!({"failing": reason.as_label(), "weight": weight}),
+    });
+    json!({
+        "match": matches,
+        "route": format!("{kind} {}", rule.route.key),
+        "rule": rule.index,
+        "name": rule.name.as_deref(),
+        "backends": backends.collect::<Vec<_>>(),
+    })
+}
+
+fn dump_endpoint(endpoint: &Endpoint) -> Value {
+    json!({
+        "address": endpoint.address.to_string(),
+        "workload": endpoint.workload.as_ref().map(|workload| dump_workload(workload)),
+        "inFlight": endpoint.load.in_flight.load(Ordering::Relaxed),
+    })
+}
+
+fn dump_workload(workload: &Workload) -> Value {
+    let enrolment = match workload.enrolment {
+        Enrolment::Marked => "marked",
+        Enrolment::Expected => "expected",
+        Enrolment::None => "none",
+    };
+    json!({
+        "pod": workload.pod.to_string(),
+        "uid": &*workload.uid,
+        "node": workload.node.as_deref(),
+        "identity": workload.identity.to_string(),
+        "enrolment": enrolment,
+        "mtls": mtls_label(workload.mtls),
+        "plaintextPorts": workload.plaintext_ports,
+    })
+}
+
+const fn mtls_label(mode: MtlsMode) -> &'static str {
+    match mode {
+        MtlsMode::Permissive => "permissive",
+        MtlsMode::Strict => "strict",
+    }
+}
+
+const fn protocol_label(protocol: PortProtocol) -> &'static str {
+    match protocol {
+        PortProtocol::Http => "http",
+        PortProtocol::Undeclared => "undeclared",
+        PortProtocol::Opaque => "opaque",
+    }
+}
