@@ -5,6 +5,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod capture;
+mod enrolment;
 mod live;
+mod mesh;
 mod node;
 mod rig;

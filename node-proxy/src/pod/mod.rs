@@ -1,10 +1,14 @@
 //! A pod joins the mesh: its namespace gets rules and listening sockets, and what it proves, its mark.
 
+pub mod enroll;
+pub mod facts;
 mod netlink;
 pub mod netns;
 mod nft;
 pub mod node_socket;
+pub mod proof;
 pub mod redirect;
+pub mod registry;
 mod routing;
 pub mod sockets;
 mod sysctl;
@@ -16,6 +20,7 @@ use gammarus_ca::SpiffeId;
 
 use crate::cluster::objects::ObjectKey;
 use netns::NetnsFd;
+use proof::ProofBoard;
 
 /// Which way a captured connection goes, seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +44,8 @@ pub struct EnrolledPod {
     pub addresses: Vec<IpAddr>,
     /// Its network namespace.
     pub netns: NetnsFd,
+    /// What the accept loop asks about each connection: one that it claims is closed at once.
+    pub proofs: ProofBoard,
 }
 
 /// One listening socket in a pod's namespace.
@@ -60,7 +67,7 @@ pub enum PodEvent {
         /// Its listeners, one per direction and address family.
         listeners: Vec<PodListener>,
     },
-    /// A pod has left: close everything of it.
+    /// A pod has left: close everything of it, and let go of the [`EnrolledPod`], which holds its namespace.
     Left {
         /// The pod's uid.
         uid: Arc<str>,

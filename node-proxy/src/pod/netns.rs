@@ -89,6 +89,12 @@ impl NetnsFd {
     }
 }
 
+impl AsFd for NetnsFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Remembers the process' own namespace: call it at start, before any thread could be elsewhere.
 ///
 /// # Errors

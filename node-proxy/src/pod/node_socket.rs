@@ -39,6 +39,26 @@ pub fn is_socket_of_this_node(client: SocketAddr, destination: SocketAddr) -> io
     }
 }
 
+/// Whether something listens on this address in the namespace of the calling thread.
+pub(super) fn is_listening(address: SocketAddr) -> io::Result<bool> {
+    /// `TCP_LISTEN`.
+    const LISTEN: u8 = 10;
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let request = Message {
+        purpose: format!("look up the listener on {address}"),
+        kind: BY_FAMILY,
+        flags: 0,
+        header: lookup(address, SocketAddr::new(any, 0)),
+        attributes: Attributes::new(),
+    };
+    match Conversation::open(SockProtocol::NetlinkSockDiag)?.ask(request) {
+        Ok(answers) => Ok(answers.iter().any(|answer| answer.body.get(1) == Some(&LISTEN))),
+        Err(refused) if refused.errno() == Some(libc::ENOENT) => Ok(false),
+        Err(refused) => Err(refused.source),
+    }
+}
+
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -11,6 +11,7 @@
 //! redirected ones. Everything here is idempotent. An IPv6 link-local destination is no address of a
 //! Service or pod and cannot be redirected to `::1`: it passes.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -78,8 +79,17 @@ pub enum Deviation {
     Routing(&'static str),
     /// A setting below `/proc/sys` has another value.
     Setting(PathBuf),
-    /// A listener is gone or not where it should be; which one.
-    Listener(String),
+}
+
+impl fmt::Display for Deviation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(chain, comment) => write!(f, "chain {chain} lacks the rule \"{comment}\""),
+            Self::ForeignRule(chain) => write!(f, "chain {chain} has a rule that is not ours"),
+            Self::Routing(family) => write!(f, "the {family} routing of local legs is missing"),
+            Self::Setting(path) => write!(f, "{} is not 1", path.display()),
+        }
+    }
 }
 
 /// Leads the namespace's new connections to the listeners. Also repairs what is missing or changed.

@@ -13,6 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::netns::NetnsFd;
+use super::node_socket::is_listening;
 use super::redirect::{DIAL_MARK, INBOUND_PORT, LOCAL_MARK, OUTBOUND_PORT};
 use super::{Direction, EnrolledPod, PodListener};
 
@@ -62,6 +63,22 @@ pub fn listen(netns: &NetnsFd) -> io::Result<Vec<PodListener>> {
             }
         }
         Ok(listeners)
+    })
+}
+
+/// Which of a pod's listeners, by their addresses, are not there any more.
+///
+/// # Errors
+/// When the namespace cannot be entered or the kernel does not answer.
+pub fn missing_listeners(netns: &NetnsFd, expected: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
+    netns.run(|| {
+        let mut missing = Vec::new();
+        for &address in expected {
+            if !is_listening(address)? {
+                missing.push(address);
+            }
+        }
+        Ok(missing)
     })
 }
 

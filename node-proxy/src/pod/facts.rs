@@ -1,0 +1,53 @@
+//! What enrolment asks of the rest of the proxy: what the cluster says of a pod, and where marks are written.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gammarus_ca::SpiffeId;
+use gammarus_cni::PodName;
+use gammarus_cni::state::NamespaceStates;
+
+use crate::cluster::objects::{Mark, ObjectKey};
+
+/// What the cluster says of one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodFact {
+    /// Its namespace and labels put it into the mesh.
+    Enrolled {
+        /// Its Pod's `metadata.uid`, which goes into the mark.
+        uid: Arc<str>,
+        /// The identity of its service account.
+        identity: SpiffeId,
+    },
+    /// They do not.
+    NotEnrolled,
+}
+
+/// What the cluster says, as of now. Asked again after each generation.
+pub trait PodFacts: Send + Sync {
+    /// What is known of a pod: `None` until its Pod, with the uid that the runtime names, and its Namespace have
+    /// been seen. A static pod is known by the uid that its mirror carries in `kubernetes.io/config.mirror`.
+    fn find(&self, pod: &PodName) -> Option<PodFact>;
+
+    /// Addresses of Services, for the proof of capture; the first of each family is used.
+    fn service_addresses(&self) -> Vec<SocketAddr>;
+
+    /// Every namespace that was seen, with its state.
+    fn namespaces(&self) -> NamespaceStates;
+}
+
+/// Where marks are written: files beside the objects, or the API server. Called on a thread that may block.
+pub trait MarkWriter: Send + Sync {
+    /// Marks a pod as enrolled.
+    ///
+    /// # Errors
+    /// When the mark is not written.
+    fn write(&self, pod: &ObjectKey, mark: &Mark) -> io::Result<()>;
+
+    /// Takes a pod's mark away; there may be none.
+    ///
+    /// # Errors
+    /// When a mark may still be there.
+    fn remove(&self, pod: &ObjectKey) -> io::Result<()>;
+}
