@@ -1,16 +1,16 @@
 //! The one accept loop.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Incoming, JoinedPod, Seat, Worker};
 use crate::error::FailureReason;
+use crate::forward;
 use crate::pod::{Direction, PodListener};
 use crate::telemetry::{ConnectionRecord, Journey, Peer};
 
@@ -20,7 +20,7 @@ const REST: Duration = Duration::from_millis(50);
 /// Accepts a pod's connections on one listener, and deals them to the threads, until the pod has left.
 pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener) {
     let direction = listener.direction;
-    let socket = match AsyncFd::register_with_interest(listener.socket, Interest::READABLE) {
+    let socket = match TcpListener::from_std(listener.socket) {
         Ok(socket) => socket,
         Err(error) => {
             tracing::error!(pod = %pod.pod.pod, %error, "cannot watch a listening socket");
@@ -29,8 +29,7 @@ pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener)
     };
     let accepting = async {
         loop {
-            let accepted = socket.async_io(Interest::READABLE, |socket| socket.accept()).await;
-            match accepted {
+            match socket.accept().await {
                 Ok((stream, client)) => deal(&worker, &pod, direction, (stream, client)),
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
@@ -63,7 +62,7 @@ fn deal(worker: &Rc<Worker>, pod: &Arc<JoinedPod>, direction: Direction, (stream
         refuse(worker, pod, direction, (stream, client));
         return;
     };
-    if let Err(error) = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)) {
+    if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "an accepted connection is already gone");
         return;
     }
@@ -79,5 +78,5 @@ fn refuse(worker: &Worker, pod: &JoinedPod, direction: Direction, (stream, clien
     let mut journey = Journey::new(direction, source, destination);
     journey.fail(FailureReason::PodLimit, "the pod has as many connections open as it may");
     worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None }).finish();
-    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    forward::reset(&stream);
 }

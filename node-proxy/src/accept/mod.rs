@@ -9,10 +9,12 @@ pub mod orig_dst;
 pub mod rewind;
 pub mod worker;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::cluster::writer::SharedSnapshot;
@@ -91,9 +93,9 @@ impl Drop for Seat {
 
 /// A captured connection.
 #[derive(Debug)]
-pub struct Incoming {
-    /// The connection, non-blocking.
-    pub stream: std::net::TcpStream,
+pub struct Incoming<S = TcpStream> {
+    /// The connection; of the standard library while it changes threads.
+    pub stream: S,
     /// Who opened it.
     pub client: SocketAddr,
     /// The pod in whose namespace it arrived.
@@ -102,4 +104,12 @@ pub struct Incoming {
     pub direction: Direction,
     /// Its place among the pod's connections; keep it as long as the connection.
     pub seat: Seat,
+}
+
+impl<S> Incoming<S> {
+    /// The same connection in another form.
+    fn try_map<T>(self, convert: impl FnOnce(S) -> io::Result<T>) -> io::Result<Incoming<T>> {
+        let Self { stream, client, pod, direction, seat } = self;
+        Ok(Incoming { stream: convert(stream)?, client, pod, direction, seat })
+    }
 }

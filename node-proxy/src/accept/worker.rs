@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
@@ -24,7 +25,7 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 enum Message {
     Accept(Arc<JoinedPod>, PodListener),
     Forget(Arc<str>),
-    Serve(Incoming),
+    Serve(Incoming<std::net::TcpStream>),
 }
 
 /// Where a thread takes its messages, and how busy it is.
@@ -55,7 +56,11 @@ impl Worker {
         let other = self.inboxes.iter().min_by_key(|inbox| load(inbox)).filter(|inbox| load(inbox) < own);
         match other {
             // A thread only goes with the whole process, and its connections with it.
-            Some(inbox) => drop(inbox.messages.send(Message::Serve(incoming))),
+            Some(inbox) => {
+                if let Ok(incoming) = incoming.try_map(TcpStream::into_std) {
+                    let _ = inbox.messages.send(Message::Serve(incoming));
+                }
+            }
             None => self.serve(incoming),
         }
     }
@@ -89,7 +94,10 @@ impl Worker {
                 self.hops.borrow_mut().forget(&uid);
                 self.streams.borrow_mut().forget(&uid);
             }
-            Message::Serve(incoming) => self.serve(incoming),
+            Message::Serve(incoming) => match incoming.try_map(TcpStream::from_std) {
+                Ok(incoming) => self.serve(incoming),
+                Err(error) => tracing::warn!(%error, "cannot watch a connection"),
+            },
         }
     }
 }

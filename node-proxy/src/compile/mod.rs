@@ -8,7 +8,7 @@
 mod endpoint;
 mod route;
 mod service;
-mod workload;
+pub mod workload;
 
 #[cfg(test)]
 mod tests;

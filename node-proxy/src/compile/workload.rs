@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gammarus_ca::{SpiffeId, TrustDomain};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::attach::labels::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_ANNOTATION, parse_plaintext_ports};
@@ -17,12 +17,17 @@ use crate::snapshot::{AddressRange, NamespacePolicy, Snapshot};
 
 /// Namespace name → settings.
 pub(super) fn compile_namespaces(objects: &Objects) -> HashMap<Arc<str>, NamespacePolicy> {
-    let policies = objects.namespaces.iter().map(|(key, namespace)| {
-        let label = |name| label_of(&namespace.metadata, name);
-        let mtls = if label(MTLS_LABEL) == Some("strict") { MtlsMode::Strict } else { MtlsMode::Permissive };
-        (Arc::clone(&key.name), NamespacePolicy { enrolled: label(MESH_LABEL) == Some("enabled"), mtls })
-    });
-    policies.collect()
+    objects
+        .namespaces
+        .iter()
+        .map(|(key, namespace)| (Arc::clone(&key.name), compile_namespace(namespace)))
+        .collect()
+}
+
+fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
+    let label = |name| label_of(&namespace.metadata, name);
+    let mtls = if label(MTLS_LABEL) == Some("strict") { MtlsMode::Strict } else { MtlsMode::Permissive };
+    NamespacePolicy { enrolled: label(MESH_LABEL) == Some("enabled"), mtls }
 }
 
 /// The ranges of `spec.podCIDRs` of all nodes, each once.
@@ -94,6 +99,30 @@ pub(super) fn is_running(pod: &Pod) -> bool {
 
 fn is_on_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true)
+}
+
+/// Whether a pod is to be in the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// It is, with this identity.
+    Enrolled(SpiffeId),
+    /// It is not.
+    None,
+}
+
+/// Whether a pod is to be in the mesh; `None` as long as its namespace is not known.
+#[must_use]
+pub fn find_membership(objects: &Objects, pod: &Pod, trust_domain: &TrustDomain) -> Option<Membership> {
+    let key = ObjectKey::new(pod.metadata.namespace.as_deref()?, pod.metadata.name.as_deref()?);
+    let namespace = objects.namespaces.get(&ObjectKey::new("", &key.namespace))?;
+    let policy = compile_namespace(namespace);
+    let workload = compile_pod(&key, pod, Some(&policy), trust_domain)?;
+    Some(match workload.enrolment {
+        Enrolment::Marked | Enrolment::Expected if !is_on_host_network(pod) => {
+            Membership::Enrolled(workload.identity)
+        }
+        _ => Membership::None,
+    })
 }
 
 /// All addresses of a pod: `status.podIPs`, or `status.podIP` where only that is there.

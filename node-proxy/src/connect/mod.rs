@@ -23,11 +23,14 @@ use crate::error::FailureReason;
 use crate::snapshot::service::Endpoint;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::telemetry::{Hop, PlaintextReason};
-use crate::tls;
+use crate::tls::{WorkloadCert, verify};
 pub use transport::Transport;
 
 /// How long a dial may take, with its handshake. Long enough for two lost SYNs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection waits for its pod's first certificate; less than a dial may take.
+const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A destination to dial.
 #[derive(Clone, Debug)]
@@ -68,14 +71,14 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The TLS handshake failed.
-    #[error("handshake with {address}: {source}; maybe its proxy is away, or the clocks differ")]
+    #[error("handshake with {address}: {text}")]
     Handshake {
         /// Whom with.
         address: SocketAddr,
         /// The reason to give.
         reason: FailureReason,
         /// What TLS said.
-        source: io::Error,
+        text: String,
     },
     /// There is no certificate for the pod's identity.
     #[error("no valid certificate for {0}; the CA has not answered yet, or not for long")]
@@ -164,17 +167,28 @@ async fn open_hop(
     (address, peer): (SocketAddr, &SpiffeId),
 ) -> Result<Dialled, ConnectError> {
     let no_certificate = || ConnectError::NoCertificate(pod.pod.identity.clone());
-    let certificate = mesh.certs.find(&pod.pod.identity).ok_or_else(no_certificate)?;
-    let connector = TlsConnector::from(certificate.client_config(peer));
+    let certificate = find_certificate(mesh, pod).await.ok_or_else(no_certificate)?;
+    let config = certificate.client_config(peer).map_err(|error| {
+        tracing::error!(error = &error as &dyn std::error::Error, "a certificate cannot be used");
+        no_certificate()
+    })?;
+    let connector = TlsConnector::from(config);
     let stream = dial(pod, source, address).await?;
     let handshake = connector.connect(ServerName::IpAddress(address.ip().into()), stream);
-    let stream = Box::pin(handshake).await.map_err(|source| ConnectError::Handshake {
-        address,
-        reason: tls::verify::failure_reason_of_io(&source),
-        source,
+    let stream = Box::pin(handshake).await.map_err(|error| {
+        let (reason, text) = verify::explain(&error);
+        ConnectError::Handshake { address, reason, text }
     })?;
     let usable_until = hops::usable_until(&certificate, stream.get_ref().1.peer_certificates());
     Ok(Dialled { transport: Transport::Mtls(Box::new(stream)), hop: Hop::Mutual, usable_until })
+}
+
+/// The pod's certificate. A pod that has just started may call before the CA has answered: it waits a moment.
+pub async fn find_certificate(mesh: &Mesh, pod: &JoinedPod) -> Option<Arc<WorkloadCert>> {
+    if let Some(certificate) = mesh.certs.find(&pod.pod.identity) {
+        return Some(certificate);
+    }
+    tokio::time::timeout(CERTIFICATE_PATIENCE, mesh.certs.ensure(&pod.pod.identity)).await.ok()?.ok()
 }
 
 async fn dial(pod: &JoinedPod, source: IpAddr, address: SocketAddr) -> Result<TcpStream, ConnectError> {

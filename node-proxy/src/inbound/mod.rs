@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use crate::accept::orig_dst::original_destination;
 use crate::accept::rewind::Rewind;
 use crate::accept::{Incoming, JoinedPod, Worker};
+use crate::connect::find_certificate;
 use crate::error::FailureReason;
 use crate::forward::copy::Copied;
 use crate::forward::{self, CopyError, copy_both};
@@ -61,7 +62,6 @@ enum Opening {
 pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
     let Ok(destination) = original_destination(&stream) else { return };
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
     let (terms, source) = {
         let snapshot = worker.mesh.snapshot.load();
         (find_terms(&snapshot, &pod, client, destination), peer::as_peer(&snapshot, client))
@@ -166,7 +166,7 @@ impl Session {
         buffer: ReadBuffer,
         dialled: Option<(TcpStream, ReadBuffer)>,
     ) {
-        let Some(certificate) = self.worker.mesh.certs.find(&self.pod.pod.identity) else {
+        let Some(certificate) = find_certificate(&self.worker.mesh, &self.pod).await else {
             let error = format!("no valid certificate for {}", self.pod.pod.identity);
             return self.refuse(&stream, FailureReason::NoCertificate, error);
         };
@@ -175,7 +175,8 @@ impl Session {
         let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, stream))) => {
-                return self.refuse(stream.stream(), tls::verify::failure_reason_of_io(&error), error.to_string());
+                let (reason, text) = tls::verify::explain(&error);
+                return self.refuse(stream.stream(), reason, text);
             }
             // The connection went with the handshake.
             Err(_) => {

@@ -71,7 +71,6 @@ impl Session {
 pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
     let Ok(destination) = original_destination(&stream) else { return };
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
     let session = Session { worker, pod, client, destination };
     if is_own_port(&session) {
         let error = format!("{destination} is a port of the proxy itself");

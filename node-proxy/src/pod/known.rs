@@ -35,10 +35,14 @@ impl KnownPods {
 impl PodFacts for KnownPods {
     fn find(&self, name: &PodName) -> Option<PodFact> {
         let objects = self.view.objects();
-        let pod = objects.pods.get(&ObjectKey::new(&name.namespace, &name.name))?;
+        let pod = objects.pods.get(&ObjectKey::new(name.namespace(), name.name()))?;
         let uid = pod.metadata.uid.as_deref()?;
         let mirrored = pod.metadata.annotations.as_ref().and_then(|all| all.get(MIRROR_ANNOTATION));
-        if uid != name.uid && mirrored.is_none_or(|uid| *uid != name.uid) {
+        // Runtimes before CNI 1.0's arguments pass no uid: then the name has to do.
+        if let Some(asked) = name.uid()
+            && uid != asked
+            && mirrored.is_none_or(|uid| uid != asked)
+        {
             return None;
         }
         Some(match find_membership(&objects, pod, &self.trust_domain)? {

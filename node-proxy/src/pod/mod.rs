@@ -2,6 +2,7 @@
 
 pub mod enroll;
 pub mod facts;
+pub mod known;
 mod netlink;
 pub mod netns;
 mod nft;
