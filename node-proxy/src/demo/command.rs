@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -210,12 +210,14 @@ impl Drop for Process {
 /// Looks at `happened` again and again until it holds (true) or `deadline` is over (false).
 #[must_use]
 pub fn until(deadline: Duration, mut happened: impl FnMut() -> bool) -> bool {
-    let ticks = deadline.as_millis() / TICK.as_millis();
-    for _ in 0..=ticks {
+    let begun = Instant::now();
+    loop {
         if happened() {
             return true;
         }
+        if begun.elapsed() > deadline {
+            return false;
+        }
         thread::sleep(TICK);
     }
-    false
 }

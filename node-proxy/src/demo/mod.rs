@@ -12,5 +12,10 @@ pub mod fault;
 pub mod node;
 pub mod objects;
 pub mod pod;
+mod scenes;
+mod screen;
+mod story;
 mod teardown;
 pub mod world;
+
+pub use story::{Afterwards, Programme, run};
