@@ -19,8 +19,9 @@ use crate::cluster::objects::Objects;
 use crate::cluster::source::ClusterError;
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::compile::compile;
-use crate::config::{DemoConfig, MeshConfig};
-use crate::demo;
+use crate::config::MeshConfig;
+use crate::demo::app::AppArgs;
+use crate::demo::{self, Programme};
 use crate::pod::enroll;
 use crate::pod::known::{DirectoryMarks, KnownPods};
 use crate::pod::registry::{Patience, PodRegistry, RegistryParts};
@@ -36,8 +37,19 @@ const POD_EVENTS: usize = 64;
 ///
 /// # Errors
 /// If a step of the story does not go as told.
-pub fn run_demo(config: DemoConfig) -> anyhow::Result<()> {
-    demo::run(config)
+pub fn run_demo(programme: &Programme) -> anyhow::Result<()> {
+    match demo::run(programme)? {
+        0 => Ok(()),
+        failed => anyhow::bail!("{failed} of the demo's checks failed"),
+    }
+}
+
+/// Answers in a pod of the demo.
+///
+/// # Errors
+/// If it cannot listen.
+pub fn run_demo_app(args: &AppArgs) -> anyhow::Result<()> {
+    Ok(demo::app::run(args)?)
 }
 
 /// Runs the proxy of one node until it is told to stop.

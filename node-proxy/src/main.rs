@@ -28,7 +28,8 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match config {
-        Config::Demo(config) => app::run_demo(config),
+        Config::Demo(programme) => app::run_demo(&programme),
+        Config::DemoApp(args) => app::run_demo_app(&args),
         Config::Mesh(config) => app::run_mesh(*config),
     };
     match outcome {

@@ -11,6 +11,8 @@ use std::thread;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::demo::app::AppArgs;
+use crate::demo::{Afterwards, Programme};
 use crate::telemetry::log::parse_filter;
 use crate::telemetry::{AccessOutput, LogFormat};
 
@@ -31,6 +33,9 @@ enum RawMode {
     Mesh(Box<RawMesh>),
     /// Two nodes on this machine, and what the mesh does between them.
     Demo(RawDemo),
+    /// The application that answers in the demo's pods
+    #[command(hide = true)]
+    DemoApp(AppArgs),
 }
 
 #[derive(Debug, Args)]
@@ -42,7 +47,7 @@ struct RawMesh {
     #[arg(long, env = "GAMMARUS_OBJECTS", value_name = "DIR")]
     objects: Option<String>,
     /// The socket on which the CNI plugin enrols pods
-    #[arg(long, env = "GAMMARUS_SOCKET", value_name = "PATH", default_value = "/run/gammarus/proxy.sock")]
+    #[arg(long, env = "GAMMARUS_SOCKET", value_name = "PATH", default_value = "/run/gammarus/enrol.sock")]
     socket: String,
     /// Where enrolled pods are remembered
     #[arg(long, env = "GAMMARUS_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gammarus")]
@@ -99,7 +104,9 @@ struct RawDemo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Config {
     /// The demo.
-    Demo(DemoConfig),
+    Demo(Programme),
+    /// The application that answers in the demo's pods.
+    DemoApp(AppArgs),
     /// The proxy of one node.
     Mesh(Box<MeshConfig>),
 }
@@ -178,24 +185,6 @@ pub struct MeshConfig {
     pub data_path: DataPathConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
-}
-
-/// What happens to the demo's nodes when its story has been told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Afterwards {
-    /// They stay until the user ends them.
-    Keep,
-    /// They are removed.
-    Remove,
-}
-
-/// The `demo` mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DemoConfig {
-    /// What remains at the end.
-    pub afterwards: Afterwards,
-    /// The user's own manifests.
-    pub manifests: Option<PathBuf>,
 }
 
 /// One flag that is missing or wrong.
@@ -289,15 +278,16 @@ impl TryFrom<RawConfig> for Config {
         match raw.mode {
             RawMode::Mesh(raw) => read_mesh(&raw).map(|config| Self::Mesh(Box::new(config))),
             RawMode::Demo(raw) => read_demo(&raw).map(Self::Demo),
+            RawMode::DemoApp(args) => Ok(Self::DemoApp(args)),
         }
     }
 }
 
-fn read_demo(raw: &RawDemo) -> Result<DemoConfig, ConfigErrors> {
+fn read_demo(raw: &RawDemo) -> Result<Programme, ConfigErrors> {
     let mut reading = Reading::default();
     let manifests = raw.manifests.as_ref().map(|value| reading.read("--manifests", value, directory));
     let afterwards = if raw.keep { Afterwards::Keep } else { Afterwards::Remove };
-    reading.finish(Some(DemoConfig { afterwards, manifests: manifests.flatten() }))
+    reading.finish(Some(Programme { afterwards, manifests: manifests.flatten() }))
 }
 
 fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {

@@ -152,9 +152,9 @@ fn all_mistakes_are_reported_at_once() {
 
 #[test]
 fn the_demo_keeps_its_nodes_only_when_asked() {
-    let removed = DemoConfig { afterwards: Afterwards::Remove, manifests: None };
+    let removed = Programme { afterwards: Afterwards::Remove, manifests: None };
     assert_eq!(parse(&["demo"]), Ok(Config::Demo(removed)));
-    let kept = DemoConfig { afterwards: Afterwards::Keep, manifests: Some("/".into()) };
+    let kept = Programme { afterwards: Afterwards::Keep, manifests: Some("/".into()) };
     assert_eq!(parse(&["demo", "--keep", "--manifests", "/"]), Ok(Config::Demo(kept)));
     let errors = parse(&["demo", "--manifests", "/nowhere"]).unwrap_err();
     assert_eq!(errors.0[0].to_string(), "--manifests \"/nowhere\": is not a directory");

@@ -25,7 +25,7 @@ use super::fault::DemoError;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// The command line of the application.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct AppArgs {
     /// Who answers
     #[arg(long)]

@@ -28,7 +28,7 @@ pub enum Afterwards {
 }
 
 /// What is played, and what happens then.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Programme {
     /// What to do at the end. With `manifests` the world is kept in any case.
     pub afterwards: Afterwards,
