@@ -3,7 +3,7 @@
 //! Whatever is equal to what the previous snapshot has keeps its old `Arc`, so that a change reaches only
 //! those whom it concerns. What routes hold where is `attach`'s word; nothing is judged again here.
 //!
-//! One Service is one step ([`service::compile_service`]), whose cost depends on that Service alone.
+//! One Service is one step (`service::compile_service`), whose cost depends on that Service alone.
 
 mod endpoint;
 mod route;

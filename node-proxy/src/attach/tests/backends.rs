@@ -43,10 +43,10 @@ fn a_backend_of_another_namespace_needs_no_reference_grant() {
     );
 }
 
+//= gateway-api HTTPRouteRule.backendRefs
+//# When a HTTPBackendRef is invalid, 500 status codes MUST be returned for requests that would have otherwise been routed to an invalid backend.
 #[test]
 fn an_invalid_backend_keeps_its_share_as_a_failure_and_the_reason_is_said() {
-    // "When a HTTPBackendRef is invalid, 500 status codes MUST be returned for requests that would have
-    // otherwise been routed to an invalid backend."
     for (reference, reason) in [
         (
             "{name: gone, port: 80",

@@ -38,6 +38,8 @@ fn a_route_without_a_port_holds_on_every_port_that_speaks_its_protocol_and_says_
     );
 }
 
+//= gateway-api RouteReasonNoMatchingParent
+//# This reason is used with the "Accepted" condition when there are no matching Parents.
 #[test]
 fn a_parent_ref_that_leads_nowhere_is_refused_and_says_why() {
     let refused = |parent: &str, why: &str| {

@@ -40,6 +40,8 @@ fn check(kind: &str, rule: &str, paths: &str) {
     assert_eq!(programmed(&attachments, "shop/web", 80), [""; 0], "a refused route is programmed nowhere");
 }
 
+//= gateway-api RouteConditionPartiallyInvalid
+//# The message for this condition MUST start with the prefix "Dropped Rule" and include information about which Rules have been dropped.
 #[test]
 fn filters_of_rules_are_refused_by_name() {
     let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: v1, port: 80}}}";
@@ -72,6 +74,8 @@ fn filters_of_backends_are_refused_by_name() {
     }
 }
 
+//= gateway-api RouteConditionPartiallyInvalid
+//# This condition MUST NOT be set if a Route is fully valid, fully invalid, or not accepted.
 #[test]
 fn timeouts_retries_and_session_persistence_are_refused_by_name() {
     check(
