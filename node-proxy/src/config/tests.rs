@@ -37,7 +37,7 @@ fn mesh(more: &[&str]) -> Result<MeshConfig, ConfigErrors> {
 fn what_is_not_given_has_its_default() {
     let config = mesh(&[]).unwrap();
     assert_eq!(config.node, "worker-1");
-    assert_eq!(config.socket, Path::new("/run/gammarus/proxy.sock"));
+    assert_eq!(config.socket, Path::new("/run/gammarus/enrol.sock"));
     assert_eq!(config.state_dir, Path::new("/var/lib/gammarus"));
     assert_eq!(config.trust_domain, "cluster.local");
     assert_eq!(config.ca.address.to_string(), "ca.gammarus-system.svc:15012");

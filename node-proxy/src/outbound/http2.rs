@@ -60,7 +60,13 @@ pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffe
 #[derive(Debug)]
 enum AnswerBody {
     /// Passed on from upstream; the record is written when it ends.
-    Upstream { inner: Incoming, sent: Rc<Cell<u64>>, record: Option<Box<Recording<RequestRecord>>>, load: InFlight },
+    Upstream {
+        inner: Incoming,
+        sent: Rc<Cell<u64>>,
+        record: Option<Box<Recording<RequestRecord>>>,
+        /// Held, not read: the endpoint is busy as long as the answer lasts.
+        _load: InFlight,
+    },
     /// Of the proxy's own making.
     Own(Option<Bytes>),
 }
@@ -240,7 +246,7 @@ fn passed_on(
     } else {
         Some(Box::new(record))
     };
-    response.map(|inner| AnswerBody::Upstream { inner, sent, record, load })
+    response.map(|inner| AnswerBody::Upstream { inner, sent, record, _load: load })
 }
 
 /// An answer of the proxy's own: for gRPC a status in the head alone ("Trailers-Only").

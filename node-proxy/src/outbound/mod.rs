@@ -27,7 +27,7 @@ use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::balance::{self, AddressFamilies};
-use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, PortProtocol};
+use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, FrontendKind, PortProtocol};
 use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel};
 use dial::Chosen;
 use target::{Target, find_target};
@@ -99,7 +99,11 @@ fn is_own_port(session: &Session) -> bool {
 }
 
 async fn serve_service(session: Session, stream: TcpStream, frontend: Frontend) {
-    match frontend.port.protocol {
+    let protocol = match frontend.kind {
+        FrontendKind::ClusterIp => frontend.port.protocol_for(&session.pod.pod.pod.namespace),
+        FrontendKind::External => frontend.port.protocol,
+    };
+    match protocol {
         PortProtocol::Http => serve_declared_http(session, stream).await,
         PortProtocol::Opaque => opaque::serve_service(&session, stream, &frontend.port).await,
         PortProtocol::Undeclared => serve_undeclared(session, stream, frontend).await,
