@@ -21,9 +21,9 @@ use crate::tls::verify::{ExpectedServer, MeshClients, Trust};
 use crate::tls::{CertError, HOP_ALPN, PeerError, PeerIdentity, explain};
 
 /// What one side ends with: the other's identity.
-type Outcome = io::Result<SpiffeId>;
+pub(super) type Outcome = io::Result<SpiffeId>;
 
-async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (Outcome, Outcome) {
+pub(super) async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (Outcome, Outcome) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let connect = async move {
@@ -210,5 +210,6 @@ fn a_leaf_that_peers_would_refuse_is_not_taken_from_the_ca() {
     let taken = pki.accept(WEB, key_of_another);
     assert!(matches!(taken, Err(CertError::Tls(_))), "{taken:?}");
     let expired = pki.accept(WEB, pki.present(WEB, BAD_LEAVES[0].0));
-    assert!(matches!(expired, Err(CertError::Leaf { source: PeerError::Expired { .. }, .. })), "{expired:?}");
+    let Err(CertError::Leaf { source, .. }) = expired else { panic!("{expired:?}") };
+    assert!(matches!(*source, PeerError::Expired { .. }), "{source}");
 }
