@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::api::{ErrorBody, MAX_RESPONSE_BODY, SIGN_PATH, SignRequest, SignResponse};
 use crate::spiffe::SpiffeId;
@@ -86,12 +87,18 @@ pub struct SignedIdentity {
     pub trust_bundle: Vec<CertificateDer<'static>>,
 }
 
-/// An ECDSA P-256 key of a workload, made here and kept in memory.
+/// An ECDSA P-256 key of a workload, made here, kept in memory and wiped when it is dropped.
 pub struct WorkloadKey(KeyPair);
 
 impl fmt::Debug for WorkloadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WorkloadKey(..)")
+    }
+}
+
+impl Drop for WorkloadKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
@@ -115,10 +122,10 @@ impl WorkloadKey {
         Ok(params.serialize_request(&self.0)?.pem()?)
     }
 
-    /// The key, for the TLS library.
+    /// The key, for the TLS library; the copy wipes itself, too.
     #[must_use]
-    pub fn into_private_key(self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.serialize_der()))
+    pub fn into_private_key(self) -> Zeroizing<PrivateKeyDer<'static>> {
+        Zeroizing::new(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.serialize_der())))
     }
 }
 

@@ -113,8 +113,10 @@ impl Root {
         fs::create_dir_all(state_dir).map_err(|e| io_error(state_dir, e))?;
         let path = state_dir.join(ROOT_FILE);
         let cert_path = state_dir.join(CA_CERT_FILE);
+        // In this order: another process that starts just now writes the root first.
+        let clients_have_one = cert_path.try_exists().map_err(|e| io_error(&cert_path, e))?;
         if !path.try_exists().map_err(|e| io_error(&path, e))? {
-            if cert_path.try_exists().map_err(|e| io_error(&cert_path, e))? {
+            if clients_have_one {
                 return Err(RootError::KeyMissing { cert: cert_path, root: path });
             }
             create(&path, trust_domain)?;

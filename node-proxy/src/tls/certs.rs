@@ -45,7 +45,7 @@ pub enum CertError {
         /// The identity asked for.
         identity: SpiffeId,
         /// What is wrong with it.
-        source: PeerError,
+        source: Box<PeerError>,
     },
     /// The certificate is another's.
     #[error("a certificate for {actual} came, and not for {expected}")]
@@ -103,7 +103,7 @@ impl WorkloadCert {
         signed: SignedIdentity,
         key: &PrivateKeyDer<'_>,
     ) -> Result<Self, CertError> {
-        let leaf_error = |source| CertError::Leaf { identity: identity.clone(), source };
+        let leaf_error = |source| CertError::Leaf { identity: identity.clone(), source: Box::new(source) };
         let trust = Trust::new(&signed.trust_bundle, PROVIDER.signature_verification_algorithms)
             .map_err(leaf_error)?;
         let Some((leaf, intermediates)) = signed.chain.split_first() else {
@@ -165,8 +165,8 @@ impl WorkloadCert {
     /// For the outbound side: takes `peer` alone. Made once per peer.
     ///
     /// # Errors
-    /// [`CertError::Tls`] if it cannot be made.
-    pub fn client_config(&self, peer: &SpiffeId) -> Result<Arc<ClientConfig>, CertError> {
+    /// What the library says if it cannot be made.
+    pub fn client_config(&self, peer: &SpiffeId) -> Result<Arc<ClientConfig>, rustls::Error> {
         let mut configs = self.client_configs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = configs.get(peer) {
             return Ok(Arc::clone(config));

@@ -152,13 +152,24 @@ async fn keep_new(
             Err(error) => {
                 let pause = pause_after(failures);
                 failures = failures.saturating_add(1);
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let error = with_causes(&error);
                 let try_again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                tracing::warn!(%identity, %error, cause, failures, try_again_ms, "certificate not fetched");
+                tracing::warn!(%identity, error, failures, try_again_ms, "certificate not fetched");
                 tokio::time::sleep(pause).await;
             }
         }
     }
+}
+
+/// An error and what is behind it, in one line.
+fn with_causes(error: &CertError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Sleeps until the wall clock says `deadline`.

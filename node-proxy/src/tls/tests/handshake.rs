@@ -21,9 +21,9 @@ use crate::tls::verify::{ExpectedServer, MeshClients, Trust};
 use crate::tls::{CertError, HOP_ALPN, PeerError, PeerIdentity, explain};
 
 /// What one side ends with: the other's identity.
-type Outcome = io::Result<SpiffeId>;
+pub(super) type Outcome = io::Result<SpiffeId>;
 
-async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (Outcome, Outcome) {
+pub(super) async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (Outcome, Outcome) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let connect = async move {
@@ -210,5 +210,39 @@ fn a_leaf_that_peers_would_refuse_is_not_taken_from_the_ca() {
     let taken = pki.accept(WEB, key_of_another);
     assert!(matches!(taken, Err(CertError::Tls(_))), "{taken:?}");
     let expired = pki.accept(WEB, pki.present(WEB, BAD_LEAVES[0].0));
-    assert!(matches!(expired, Err(CertError::Leaf { source: PeerError::Expired { .. }, .. })), "{expired:?}");
+    let Err(CertError::Leaf { source, .. }) = expired else { panic!("{expired:?}") };
+    assert!(matches!(*source, PeerError::Expired { .. }), "{source}");
+}
+
+#[tokio::test]
+async fn an_openssl_client_that_has_a_certificate_and_the_alpn_completes_a_hop() {
+    let (pki, dir) = (Pki::new(), tempfile::tempdir().unwrap());
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let client = pki.present(DB, |_| {});
+    std::fs::write(path("leaf.der"), &client.chain[0]).unwrap();
+    std::fs::write(path("key.der"), client.key.secret_der()).unwrap();
+    std::fs::write(path("root.der"), &pki.root).unwrap();
+    let convert = ["x509", "-inform", "DER", "-in", &path("root.der"), "-out", &path("root.pem")];
+    let converted = tokio::process::Command::new("openssl").args(convert).status().await;
+    assert!(converted.expect("the program openssl is needed").success());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let openssl = tokio::process::Command::new("openssl")
+        .args(["s_client", "-quiet", "-tls1_3", "-verify_return_error", "-alpn", "gammarus/1"])
+        .args(["-connect", &listener.local_addr().unwrap().to_string(), "-CAfile", &path("root.pem")])
+        .args(["-cert", &path("leaf.der"), "-certform", "DER", "-key", &path("key.der"), "-keyform", "DER"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (tcp, _) = listener.accept().await.unwrap();
+    let mut stream = TlsAcceptor::from(pki.workload(WEB).server_config()).accept(tcp).await.unwrap();
+    assert_eq!(*PeerIdentity::of(stream.get_ref().1).unwrap().id(), id(DB));
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(HOP_ALPN));
+    stream.write_all(b"through the hop\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    let output = openssl.wait_with_output().await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "through the hop\n", "{errors}");
 }

@@ -4,9 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gammarus_ca::{ClientError, SpiffeId};
+use gammarus_ca::authorize::TokenFile;
+use gammarus_ca::issue::LeafLifetime;
+use gammarus_ca::root::Root;
+use gammarus_ca::server::{CertificateAuthority, serve};
+use gammarus_ca::{CaClient, ClientError, SpiffeId, TrustDomain};
 use tokio::runtime::Handle;
 
+use super::handshake::handshake;
 use super::{DB, Pki, WEB, id};
 use crate::tls::store::Fetch;
 use crate::tls::{CertError, CertSource, CertStore};
@@ -128,4 +133,41 @@ async fn a_forgotten_identity_is_gone_and_no_longer_renewed() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     store.forget(&id(WEB));
     assert!(matches!(waiting.await.unwrap(), Err(CertError::Forgotten(_))), "who waits is told");
+}
+
+#[tokio::test]
+async fn workloads_of_the_real_ca_take_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for sub in ["tokens", "objects"] {
+        std::fs::create_dir(path(sub)).unwrap();
+    }
+    std::fs::write(path("tokens/node-a"), "token-of-node-a-0123456789").unwrap();
+    let pod = |account: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {account}, namespace: shop}}\n\
+             spec: {{nodeName: node-a, serviceAccountName: {account}}}\n"
+        )
+    };
+    std::fs::write(path("objects/web.yaml"), pod("web")).unwrap();
+    let trust_domain = TrustDomain::new("cluster.local").unwrap();
+    let ca = CertificateAuthority {
+        root: Root::load_or_create(&path("state"), &trust_domain).unwrap(),
+        trust_domain,
+        authorizer: Box::new(TokenFile::new(path("tokens"), path("objects"))),
+        leaf_lifetime: LeafLifetime::new(HOUR).unwrap(),
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let names = vec!["gammarus-ca".to_owned()];
+    tokio::spawn(serve(listener, Arc::new(ca), names, std::future::pending()));
+    let client = CaClient::new(address, "gammarus-ca", path("state/ca.crt"), path("tokens/node-a")).unwrap();
+    let store = CertStore::new(Arc::new(client), Handle::current());
+    let web = store.ensure(&id(WEB)).await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_millis(500), store.ensure(&id(DB))).await;
+    assert!(refused.is_err(), "node-a has no pod of that service account yet");
+    std::fs::write(path("objects/db.yaml"), pod("db")).unwrap();
+    let db = tokio::time::timeout(Duration::from_secs(10), store.ensure(&id(DB))).await.unwrap().unwrap();
+    let (server, client) = handshake(db.client_config(&id(WEB)).unwrap(), web.server_config()).await;
+    assert_eq!((server.unwrap(), client.unwrap()), (id(WEB), id(DB)));
 }
