@@ -133,18 +133,20 @@ fn what_differs_is_found_and_installing_again_repairs_it() {
     let (pair, proxy) = Pair::captured();
     let _apps = App::both(&pair.pod);
     assert_eq!(redirect::inspect(pair.pod.fd()).unwrap(), []);
-    let breakages: [(&str, fn(&Deviation) -> bool); 6] = [
-        ("nft delete table inet gammarus", |found| matches!(found, Deviation::Rule("inbound", _))),
-        ("nft flush chain inet gammarus outbound", |found| matches!(found, Deviation::Rule("outbound", _))),
-        ("nft add rule inet gammarus closed accept", |found| matches!(found, Deviation::ForeignRule(_))),
-        ("ip rule del priority 100", |found| matches!(found, Deviation::Routing("IPv4"))),
-        ("ip -6 route flush table 26465", |found| matches!(found, Deviation::Routing("IPv6"))),
-        ("sysctl -qw net.ipv4.tcp_fwmark_accept=0", |found| matches!(found, Deviation::Setting(_))),
-    ];
-    for (breakage, is_found) in breakages {
+    let to_pod = Deviation::Rule("inbound", "gammarus 1: connections to the pod".to_owned());
+    let of_pod = Deviation::Rule("outbound", "gammarus 1: connections of the pod".to_owned());
+    let setting = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+    for (breakage, expected) in [
+        ("nft delete table inet gammarus", to_pod),
+        ("nft flush chain inet gammarus outbound", of_pod),
+        ("nft add rule inet gammarus closed accept", Deviation::ForeignRule("closed".to_owned())),
+        ("ip rule del priority 100", Deviation::Routing("IPv4")),
+        ("ip -6 route flush table 26465", Deviation::Routing("IPv6")),
+        ("sysctl -qw net.ipv4.tcp_fwmark_accept=0", Deviation::Setting(setting.into())),
+    ] {
         pair.pod.exec(breakage);
         let found = redirect::inspect(pair.pod.fd()).unwrap();
-        assert!(found.iter().any(is_found), "{breakage}: {found:?}");
+        assert!(found.contains(&expected), "{breakage}: {found:?}");
         redirect::install(pair.pod.fd()).expect("a repair");
         assert_eq!(redirect::inspect(pair.pod.fd()).unwrap(), [], "{breakage}");
     }
