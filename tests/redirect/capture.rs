@@ -81,6 +81,19 @@ fn what_the_proxy_dials_is_not_captured() {
 }
 
 #[test]
+fn a_hop_from_a_pod_to_itself_reaches_the_application() {
+    let (pair, proxy) = Pair::captured();
+    let _apps = App::both(&pair.pod);
+    for [_, pod] in [V4, V6] {
+        let own = at(pod, APP_PORT);
+        let mut stream = blocking(sockets::dial(pair.pod.fd(), Some(own.ip()), own).expect("a dial"));
+        assert_eq!(greeting(&mut stream).unwrap(), own.ip());
+        echo(&mut stream).unwrap();
+    }
+    assert_eq!(proxy.seen.counts(), (0, 0));
+}
+
+#[test]
 fn what_a_pod_forwards_for_others_is_not_captured() {
     let (pair, proxy) = Pair::captured();
     let behind = Namespace::new("behind");
