@@ -234,7 +234,12 @@ impl Environment {
 
     /// `CNI_NETNS`.
     pub(crate) fn netns(&self) -> Result<PathBuf, PluginError> {
-        require("CNI_NETNS", self.netns.clone())
+        let path = require("CNI_NETNS", self.netns.clone())?;
+        if path.to_str().is_some() {
+            return Ok(path);
+        }
+        let reason = format!("{} is not UTF-8, as which it is passed on", path.display());
+        Err(PluginError::Environment { variable: "CNI_NETNS", reason })
     }
 
     /// The pod of `CNI_ARGS`; `None` when the sandbox is not a Kubernetes pod's.
@@ -282,6 +287,9 @@ fn named(variable: &'static str) -> impl Fn(NameError) -> PluginError {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::{Environment, NetConf};
 
     fn conf(text: &str) -> NetConf {
@@ -376,8 +384,10 @@ mod tests {
             let message = id_error(environment);
             assert!(message.contains(variable), "{message}");
         }
-        let message = Environment { netns: None, ..whole }.netns().unwrap_err().to_string();
-        assert!(message.contains("CNI_NETNS"), "{message}");
+        for netns in [None, Some(OsStr::from_bytes(b"/run/netns/\xff").into())] {
+            let message = Environment { netns, ..whole.clone() }.netns().unwrap_err().to_string();
+            assert!(message.contains("CNI_NETNS"), "{message}");
+        }
     }
 
     #[test]

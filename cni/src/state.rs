@@ -10,6 +10,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -218,9 +219,11 @@ fn write_atomically<T: Serialize>(dir: &Path, name: &OsStr, content: &T) -> Resu
     let text =
         serde_json::to_vec(content).map_err(|source| StateError::Malformed { path: path.clone(), source })?;
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))?;
-    // The process's id keeps two writers apart: their files meet only in the rename.
+    // Process and count keep two writers apart: their files meet only in the rename.
+    static WRITES: AtomicU32 = AtomicU32::new(0);
+    let count = WRITES.fetch_add(1, Ordering::Relaxed);
     let mut beside = name.to_owned();
-    beside.push(format!(".{}.new", std::process::id()));
+    beside.push(format!(".{}-{count}.new", std::process::id()));
     let beside = dir.join(beside);
     let written = write_and_sync(&beside, &text).and_then(|()| fs::rename(&beside, &path));
     if let Err(error) = written {

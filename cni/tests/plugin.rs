@@ -276,6 +276,31 @@ fn without_an_agent_only_pods_of_enrolled_namespaces_wait() {
 }
 
 #[test]
+fn an_agent_that_comes_back_while_a_pod_is_written_down_is_asked_again() {
+    for (outcome, code) in [(Outcome::Enrolled, None), (Outcome::NotEnrolled, None), (failed(102), Some(102))]
+    {
+        let node = Node::make();
+        let listener = listen(&node.socket());
+        let record = node.state_dir().join("unseen/c1.json");
+        let agent = thread::spawn(move || {
+            drop(listener.accept().unwrap());
+            let (stream, _) = listener.accept().unwrap();
+            let written_before = record.exists();
+            let (request, netns) = gammarus_cni::read_request(&stream, Duration::from_secs(1)).unwrap();
+            gammarus_cni::write_reply(&stream, &request.reply(outcome), Duration::from_secs(1)).unwrap();
+            written_before && netns.is_some()
+        });
+        let ended = node.call("ADD", &node.chained(), "new");
+        match code {
+            None => ended.assert_success(PREV_RESULT),
+            Some(code) => assert_eq!(ended.error().0, code),
+        }
+        assert!(agent.join().unwrap(), "the record comes before the second question");
+        assert!(unseen(&node).is_empty(), "the answer settles what was written down");
+    }
+}
+
+#[test]
 fn an_agent_that_hangs_is_as_good_as_none_once_the_deadline_has_passed() {
     let node = Node::make();
     node.hung_agent();
