@@ -159,6 +159,17 @@ async fn asking_again_changes_nothing_and_a_new_namespace_replaces_the_old() {
 }
 
 #[tokio::test]
+async fn a_pod_that_left_may_join_again_at_once() {
+    let (node, pod) = (Node::start(), CabledPod::new());
+    node.say_enrolled("web");
+    for _ in 0..3 {
+        assert_eq!(enrol(&node, &pod, "web").await, Outcome::Enrolled);
+        node.registry.withdraw(&pod.attachment("web").id).await;
+    }
+    assert!(node.marks().is_empty());
+}
+
+#[tokio::test]
 async fn check_finds_missing_rules_and_listeners() {
     let (node, pod) = (Node::start(), CabledPod::new());
     node.say_enrolled("web");
