@@ -81,6 +81,19 @@ fn what_the_proxy_dials_is_not_captured() {
 }
 
 #[test]
+fn a_hop_from_a_pod_to_itself_reaches_the_application() {
+    let (pair, proxy) = Pair::captured();
+    let _apps = App::both(&pair.pod);
+    for [_, pod] in [V4, V6] {
+        let own = at(pod, APP_PORT);
+        let mut stream = blocking(sockets::dial(pair.pod.fd(), Some(own.ip()), own).expect("a dial"));
+        assert_eq!(greeting(&mut stream).unwrap(), own.ip());
+        echo(&mut stream).unwrap();
+    }
+    assert_eq!(proxy.seen.counts(), (0, 0));
+}
+
+#[test]
 fn what_a_pod_forwards_for_others_is_not_captured() {
     let (pair, proxy) = Pair::captured();
     let behind = Namespace::new("behind");
@@ -133,18 +146,20 @@ fn what_differs_is_found_and_installing_again_repairs_it() {
     let (pair, proxy) = Pair::captured();
     let _apps = App::both(&pair.pod);
     assert_eq!(redirect::inspect(pair.pod.fd()).unwrap(), []);
-    let breakages: [(&str, fn(&Deviation) -> bool); 6] = [
-        ("nft delete table inet gammarus", |found| matches!(found, Deviation::Rule("inbound", _))),
-        ("nft flush chain inet gammarus outbound", |found| matches!(found, Deviation::Rule("outbound", _))),
-        ("nft add rule inet gammarus closed accept", |found| matches!(found, Deviation::ForeignRule(_))),
-        ("ip rule del priority 100", |found| matches!(found, Deviation::Routing("IPv4"))),
-        ("ip -6 route flush table 26465", |found| matches!(found, Deviation::Routing("IPv6"))),
-        ("sysctl -qw net.ipv4.tcp_fwmark_accept=0", |found| matches!(found, Deviation::Setting(_))),
-    ];
-    for (breakage, is_found) in breakages {
+    let to_pod = Deviation::Rule("inbound", "gammarus 1: connections to the pod".to_owned());
+    let of_pod = Deviation::Rule("outbound", "gammarus 1: connections of the pod".to_owned());
+    let setting = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+    for (breakage, expected) in [
+        ("nft delete table inet gammarus", to_pod),
+        ("nft flush chain inet gammarus outbound", of_pod),
+        ("nft add rule inet gammarus closed accept", Deviation::ForeignRule("closed".to_owned())),
+        ("ip rule del priority 100", Deviation::Routing("IPv4")),
+        ("ip -6 route flush table 26465", Deviation::Routing("IPv6")),
+        ("sysctl -qw net.ipv4.tcp_fwmark_accept=0", Deviation::Setting(setting.into())),
+    ] {
         pair.pod.exec(breakage);
         let found = redirect::inspect(pair.pod.fd()).unwrap();
-        assert!(found.iter().any(is_found), "{breakage}: {found:?}");
+        assert!(found.contains(&expected), "{breakage}: {found:?}");
         redirect::install(pair.pod.fd()).expect("a repair");
         assert_eq!(redirect::inspect(pair.pod.fd()).unwrap(), [], "{breakage}");
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use node_proxy::pod::redirect;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::rig::{APP_PORT, App, Pair, Proxy, V4, V6, at, echo, greeting};
+use crate::rig::{APP_PORT, App, Ending, Pair, Proxy, V4, V6, at, echo, greeting};
 
 #[track_caller]
 fn check_storm(addresses: [&str; 2]) {
@@ -30,6 +30,8 @@ fn check_storm(addresses: [&str; 2]) {
             lost.push(format!("live connection {number}: {error}"));
         }
     }
+    let tracked = pair.pod.exec("cat /proc/sys/net/netfilter/nf_conntrack_count");
+    assert_eq!(tracked.trim(), "1000", "conntrack knows the redirected connections and not their local legs");
     assert!(lost.is_empty(), "{} lost, first {:?}", lost.len(), lost.first());
     assert_eq!(proxy.seen.inbound.load(Ordering::SeqCst), 1000);
 }
@@ -47,7 +49,8 @@ fn of_a_thousand_live_ipv6_connections_of_one_client_none_is_lost() {
 #[track_caller]
 fn check_short_connections(addresses: [&str; 2]) {
     let (pair, proxy) = Pair::captured();
-    let _apps = App::both(&pair.pod);
+    // The application ends them: its side of each local leg stays in TIME_WAIT.
+    let _app = App::with(&pair.pod, at(addresses[1], APP_PORT), Ending::ByApp);
     // Few ports, so that the client comes upon every port that a local leg might have used just before.
     let range = "/proc/sys/net/ipv4/ip_local_port_range";
     pair.client.fd().run(|| std::fs::write(range, "32768 36767")).expect("fewer ports");
@@ -55,7 +58,7 @@ fn check_short_connections(addresses: [&str; 2]) {
     for number in 0..3000 {
         let outcome = pair.client.connect(at(addresses[1], APP_PORT)).and_then(|mut stream| {
             greeting(&mut stream)?;
-            echo(&mut stream)
+            stream.read_to_end(&mut Vec::new())
         });
         if let Err(error) = outcome {
             failed.push(format!("connection {number}: {error}"));
@@ -144,7 +147,7 @@ fn open_both_ways(pair: &Pair) -> Vec<TcpStream> {
     streams
 }
 
-/// Sends a byte far out of the window, with the acknowledgement that the client would send: a reset in
+/// Sends a byte far beyond the window, with the acknowledgement that the client would send: a reset in
 /// answer to it would be one that the client believes.
 fn send_stray_segment(pair: &Pair, stream: &mut TcpStream) {
     let (SocketAddr::V4(source), SocketAddr::V4(destination)) =
@@ -155,11 +158,11 @@ fn send_stray_segment(pair: &Pair, stream: &mut TcpStream) {
     let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP));
     let mut socket = pair.client.fd().run(open).expect("a raw socket");
     echo(stream).expect("a live connection");
-    let next = next_sequence(&mut socket, source.port());
+    let (sent, next) = sequences(&mut socket, source.port());
     let mut segment = Vec::new();
     segment.extend_from_slice(&source.port().to_be_bytes());
     segment.extend_from_slice(&destination.port().to_be_bytes());
-    segment.extend_from_slice(&0x1234_5678_u32.to_be_bytes());
+    segment.extend_from_slice(&sent.wrapping_add(1 << 28).to_be_bytes());
     segment.extend_from_slice(&next.to_be_bytes());
     segment.extend_from_slice(&[0x50, 0x18, 0x10, 0, 0, 0, 0, 0, b'x', 0]);
     let sum = checksum(*source.ip(), *destination.ip(), &segment[..21]);
@@ -167,8 +170,8 @@ fn send_stray_segment(pair: &Pair, stream: &mut TcpStream) {
     socket.send_to(&segment[..21], &SocketAddr::V4(destination).into()).expect("a stray segment");
 }
 
-/// What the client's side expects next: the end of the four bytes that the echo came back with.
-fn next_sequence(socket: &mut Socket, client_port: u16) -> u32 {
+/// What the client's side has sent, and what it expects next: from the echo's last segment.
+fn sequences(socket: &mut Socket, client_port: u16) -> (u32, u32) {
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let mut packet = [0; 2048];
     loop {
@@ -176,8 +179,8 @@ fn next_sequence(socket: &mut Socket, client_port: u16) -> u32 {
         let segment = &packet[usize::from(packet[0] & 0xf) * 4..length];
         let payload = segment.len() - usize::from(segment[12] >> 4) * 4;
         if segment[2..4] == client_port.to_be_bytes() && payload > 0 {
-            let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
-            return sequence.wrapping_add(u32::try_from(payload).unwrap());
+            let number = |offset: usize| u32::from_be_bytes(segment[offset..offset + 4].try_into().unwrap());
+            return (number(8), number(4).wrapping_add(u32::try_from(payload).unwrap()));
         }
     }
 }

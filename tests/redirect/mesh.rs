@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gammarus_ca::SpiffeId;
@@ -68,7 +68,6 @@ impl CabledPod {
     }
 
     /// Deletes the namespace's name, and waits until the namespace itself has gone.
-    #[track_caller]
     pub(crate) async fn must_vanish(&mut self) {
         self.namespace.delete();
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -116,14 +115,18 @@ impl MarkWriter for Cluster {
         if self.marks_fail.load(Ordering::SeqCst) {
             return Err(io::Error::other("no marks today"));
         }
-        self.marks.lock().unwrap().insert(pod.to_string(), mark.clone());
+        lock(&self.marks).insert(pod.to_string(), mark.clone());
         Ok(())
     }
 
     fn remove(&self, pod: &ObjectKey) -> io::Result<()> {
-        self.marks.lock().unwrap().remove(&pod.to_string());
+        lock(&self.marks).remove(&pod.to_string());
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A node.
@@ -181,6 +184,17 @@ impl Node {
 
     pub(crate) fn marks(&self) -> Vec<String> {
         self.cluster.marks.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// What the data path was told, once it has had the time to take it.
+    pub(crate) async fn must_have_seen(&self, expected: &[&str]) {
+        for _ in 0..40 {
+            if self.journal() == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(self.journal(), expected);
     }
 
     pub(crate) fn journal(&self) -> Vec<String> {

@@ -171,6 +171,15 @@ impl Drop for Background {
     }
 }
 
+/// Who ends a connection, and so remembers it for a minute.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The application, after its greeting.
+    ByApp,
+    /// The client.
+    ByClient,
+}
+
 /// Answers every connection with one line, the client's address as it sees it, then echoes.
 pub(crate) struct App {
     _background: Background,
@@ -178,6 +187,10 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn start(namespace: &Namespace, address: SocketAddr) -> Self {
+        Self::with(namespace, address, Ending::ByClient)
+    }
+
+    pub(crate) fn with(namespace: &Namespace, address: SocketAddr, ending: Ending) -> Self {
         let listener = namespace.listen(address);
         listener.set_nonblocking(true).expect("non-blocking");
         Self {
@@ -188,6 +201,9 @@ impl App {
                     let Ok((mut stream, peer)) = listener.accept().await else { continue };
                     tokio::spawn(async move {
                         let _ = stream.write_all(format!("{}\n", peer.ip()).as_bytes()).await;
+                        if ending == Ending::ByApp {
+                            return;
+                        }
                         let (mut read, mut write) = stream.split();
                         let _ = tokio::io::copy(&mut read, &mut write).await;
                     });

@@ -1,4 +1,9 @@
 //! A pod joins the mesh: its namespace gets rules and listening sockets, and what it proves, its mark.
+//!
+//! The plugin's request comes in [`enroll`]; [`registry`] decides by [`facts`] and goes step by step: rules and
+//! routes ([`redirect`]), listeners ([`sockets`]), [`PodEvent::Joined`] to the data path, the [`proof`], the mark.
+//! From then on the data path dials through [`EnrolledPod`]. Nothing here reads what connections carry, and no
+//! thread stays in a pod's namespace ([`netns`]).
 
 pub mod enroll;
 pub mod facts;

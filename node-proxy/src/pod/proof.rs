@@ -137,8 +137,11 @@ pub async fn prove(pod: &EnrolledPod, services: &[SocketAddr], allowed: Duration
     for &address in &pod.addresses {
         let of_family = |service: &&SocketAddr| service.is_ipv4() == address.is_ipv4();
         let nowhere = if address.is_ipv4() { NOWHERE_V4 } else { NOWHERE_V6 };
-        let service =
-            services.iter().find(of_family).copied().unwrap_or(SocketAddr::new(nowhere, NOWHERE_PORT));
+        let service = services
+            .iter()
+            .find(of_family)
+            .copied()
+            .unwrap_or_else(|| SocketAddr::new(nowhere, NOWHERE_PORT));
         tokio::try_join!(
             prove_outbound(pod, address, service, allowed),
             prove_inbound(pod, address, allowed)

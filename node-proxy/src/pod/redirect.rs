@@ -307,3 +307,66 @@ fn is_same(wanted: &Rule, there: &nft::ExistingRule) -> bool {
     there.comment.as_deref() == Some(wanted.comment.as_str())
         && there.expressions.iter().eq(wanted.expressions.iter().map(|expression| expression.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    /// A namespace of its own, deleted also when the test panics.
+    struct Namespace(String);
+
+    impl Namespace {
+        fn new(role: &str) -> Self {
+            let name = format!("gpod{}-{role}", std::process::id());
+            let made = Command::new("ip").args(["netns", "add", &name]).status().expect("the program ip");
+            assert!(made.success(), "root is needed to make a network namespace");
+            Self(name)
+        }
+
+        fn open(&self) -> NetnsFd {
+            NetnsFd::open(&Path::new("/run/netns").join(&self.0)).expect("the new namespace")
+        }
+    }
+
+    impl Drop for Namespace {
+        fn drop(&mut self) {
+            let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_tables_of_both_families_gets_one_of_each() {
+        let namespace = Namespace::new("families");
+        let netns = namespace.open();
+        install(&netns).expect("rules");
+        remove(&netns).expect("no rules");
+        inside(&netns, || {
+            routing::install()?;
+            install_rules(&[&[Family::Ipv4, Family::Ipv6]])
+        })
+        .expect("two tables");
+        assert_eq!(inspect(&netns).expect("an inspection"), []);
+        retire(&netns).expect("retired");
+        assert_ne!(inspect(&netns).expect("an inspection"), []);
+        remove(&netns).expect("no rules");
+        for family in [Family::Inet, Family::Ipv4, Family::Ipv6] {
+            assert!(!inside(&netns, || has_table(family)).expect("an answer"), "{}", family.name());
+        }
+    }
+
+    #[test]
+    fn a_transaction_with_one_bad_rule_changes_nothing_and_names_it() {
+        let namespace = Namespace::new("batch");
+        let bad = Rule { chain: "nowhere", comment: "bad".to_owned(), expressions: vec![nft::accept()] };
+        let refused = inside(&namespace.open(), || {
+            let refused = refill(Family::Inet, Phase::Redirecting).rule(&bad).commit();
+            assert!(!has_table(Family::Inet)?, "the batch holds completely or not at all");
+            Ok(refused)
+        });
+        let text = refused.expect("work in the namespace").expect_err("there is no such chain").to_string();
+        assert!(text.contains("\"bad\" to nowhere"), "{text}");
+    }
+}

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gammarus_cni::protocol::code;
 use gammarus_cni::{Attachment, AttachmentId, Outcome, PodName};
@@ -22,6 +22,9 @@ use super::proof::{ProofBoard, ProofError, prove};
 use super::redirect::{self, RedirectError};
 use super::{EnrolledPod, PodEvent, PodListener, sockets};
 use crate::cluster::objects::{Mark, ObjectKey};
+
+/// How long the data path may take to let go of a pod that has left.
+const LET_GO: Duration = Duration::from_secs(1);
 
 /// How long enrolment takes at most, step by step.
 #[derive(Clone, Copy, Debug)]
@@ -401,7 +404,18 @@ impl PodRegistry {
 
 fn prepare(pod: &EnrolledPod) -> Result<Vec<PodListener>, EnrolError> {
     redirect::install(&pod.netns).map_err(|source| EnrolError::Redirect { pod: pod.pod.clone(), source })?;
-    sockets::listen(&pod.netns).map_err(|source| EnrolError::Listeners { pod: pod.pod.clone(), source })
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        match sockets::listen(&pod.netns) {
+            // The data path may be about to close the listeners of a pod that left this namespace just now.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            outcome => {
+                return outcome.map_err(|source| EnrolError::Listeners { pod: pod.pod.clone(), source });
+            }
+        }
+    }
 }
 
 fn differences(pod: &EnrolledPod, listening: &[SocketAddr]) -> Result<Vec<String>, RedirectError> {
