@@ -24,6 +24,7 @@ use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
 use crate::pod::enroll;
 use crate::pod::known::{DirectoryMarks, KnownPods};
+use crate::pod::netns::remember_home;
 use crate::pod::registry::{Patience, PodRegistry, RegistryParts};
 use crate::pod::{PodEvent, PodListener};
 use crate::snapshot::Snapshot;
@@ -58,6 +59,7 @@ pub fn run_demo_app(args: &AppArgs) -> anyhow::Result<()> {
 /// If anything that it cannot do without is missing.
 pub fn run_mesh(config: MeshConfig) -> anyhow::Result<()> {
     let log = log::start(config.telemetry.format, &config.telemetry.filter)?;
+    remember_home().context("cannot open the network namespace of this process")?;
     raise_descriptor_limit();
     let metrics = Arc::new(Metrics::new()?);
     let access = AccessLog::start(&config.telemetry.access, config.telemetry.format, &metrics)?;
@@ -77,8 +79,7 @@ async fn serve_mesh(
     let trust_domain = TrustDomain::new(&config.trust_domain)?;
     let attachments = Arc::new(ArcSwap::from_pointee(Attachments::default()));
     let source = Directory::open(&config.objects)?;
-    let (writer, view) =
-        Writer::new(source, builder(&config.node, &trust_domain, (&attachments, &metrics)));
+    let (writer, view) = Writer::new(source, builder(&config.node, &trust_domain, (&attachments, &metrics)));
     let ca = &config.ca;
     let client = CaClient::new(ca.address.to_string(), &ca.server_name, &ca.bundle, &ca.token_file)?;
     let certs = Arc::new(CertStore::new(Arc::new(client), tokio::runtime::Handle::current()));
@@ -166,7 +167,9 @@ async fn serve_admin(
         }),
         log,
     });
-    for (address, surface) in [(config.admin_listen, Surface::Loopback), (config.health_listen, Surface::Outside)] {
+    for (address, surface) in
+        [(config.admin_listen, Surface::Loopback), (config.health_listen, Surface::Outside)]
+    {
         let listener = admin::listen(address).with_context(|| format!("cannot listen on {address}"))?;
         tokio::spawn(admin::serve(listener, Arc::clone(&admin), surface));
     }

@@ -36,7 +36,8 @@ pub fn judge(bytes: &[u8]) -> FirstBytes {
 
 fn is_request_line(line: &[u8]) -> bool {
     let mut words = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
     else {
         return false;
     };
@@ -56,7 +57,10 @@ fn may_begin_request_line(bytes: &[u8]) -> bool {
         None => method_fits,
         Some(target) => {
             let begins = target.is_empty() || matches!(target[0], b'/' | b'*');
-            method_fits && !method.is_empty() && begins && target.iter().all(|byte| (b' '..0x7f).contains(byte) || *byte == b'\r')
+            method_fits
+                && !method.is_empty()
+                && begins
+                && target.iter().all(|byte| (b' '..0x7f).contains(byte) || *byte == b'\r')
         }
     }
 }
@@ -64,7 +68,23 @@ fn may_begin_request_line(bytes: &[u8]) -> bool {
 /// A character of a token (RFC 9110 section 5.6.2).
 const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
 #[cfg(test)]

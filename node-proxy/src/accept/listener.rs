@@ -53,7 +53,12 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     )
 }
 
-fn deal(worker: &Rc<Worker>, pod: &Arc<JoinedPod>, direction: Direction, (stream, client): (TcpStream, SocketAddr)) {
+fn deal(
+    worker: &Rc<Worker>,
+    pod: &Arc<JoinedPod>,
+    direction: Direction,
+    (stream, client): (TcpStream, SocketAddr),
+) {
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     if pod.pod.proofs.claim(direction, client) {
         return;
@@ -72,7 +77,9 @@ fn deal(worker: &Rc<Worker>, pod: &Arc<JoinedPod>, direction: Direction, (stream
 fn refuse(worker: &Worker, pod: &JoinedPod, direction: Direction, (stream, client): (TcpStream, SocketAddr)) {
     let own = pod.as_peer(client);
     let (source, destination) = match direction {
-        Direction::Inbound => (Peer { address: Some(client), ..Peer::default() }, Peer { address: None, ..own }),
+        Direction::Inbound => {
+            (Peer { address: Some(client), ..Peer::default() }, Peer { address: None, ..own })
+        }
         Direction::Outbound => (own, Peer::default()),
     };
     let mut journey = Journey::new(direction, source, destination);

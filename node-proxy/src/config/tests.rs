@@ -29,7 +29,7 @@ fn mesh(more: &[&str]) -> Result<MeshConfig, ConfigErrors> {
     let arguments: Vec<_> = ["mesh"].iter().chain(&NEEDED).chain(more).copied().collect();
     match parse(&arguments)? {
         Config::Mesh(config) => Ok(*config),
-        Config::Demo(config) => panic!("not the mesh: {config:?}"),
+        other => panic!("not the mesh: {other:?}"),
     }
 }
 

@@ -49,7 +49,8 @@ impl HopKey {
             source,
             address: destination.address,
             workload: workload.map(|workload| Arc::clone(&workload.uid)),
-            marked: workload.is_some_and(|workload| workload.enrolment == crate::snapshot::workload::Enrolment::Marked),
+            marked: workload
+                .is_some_and(|workload| workload.enrolment == crate::snapshot::workload::Enrolment::Marked),
         }
     }
 }
@@ -90,7 +91,13 @@ impl HopPool {
     }
 
     /// Keeps a hop after a complete exchange. `keep_alive_seconds` is what the server said.
-    pub fn put(&mut self, key: HopKey, dialled: Dialled, mut buffer: ReadBuffer, keep_alive_seconds: Option<u64>) {
+    pub fn put(
+        &mut self,
+        key: HopKey,
+        dialled: Dialled,
+        mut buffer: ReadBuffer,
+        keep_alive_seconds: Option<u64>,
+    ) {
         // Unread bytes after a complete answer belong to nobody: such a connection is not used again.
         if !buffer.unread().is_empty() {
             return;

@@ -119,16 +119,19 @@ enum Way {
 }
 
 fn find_way(pod: &JoinedPod, destination: &Destination) -> Way {
-    let Some(workload) = &destination.workload else { return Way::Plain(PlaintextReason::DestinationUnknown) };
+    let Some(workload) = &destination.workload else {
+        return Way::Plain(PlaintextReason::DestinationUnknown);
+    };
     if workload.uid == pod.pod.uid || pod.pod.addresses.contains(&destination.address.ip()) {
         return Way::Plain(PlaintextReason::SamePod);
     }
     match (workload.enrolment, workload.mtls) {
         (Enrolment::Marked, _) => Way::Mtls(workload.identity.clone()),
-        (Enrolment::Expected, MtlsMode::Strict) => Way::Refused,
-        // An opted-out pod is no part of what its namespace promises; neither is one that has no mark in a
-        // permissive namespace.
-        (Enrolment::Expected | Enrolment::None, _) => Way::Plain(PlaintextReason::DestinationNotEnrolled),
+        // Towards a strict namespace plain text is never sent, whatever became of the mark.
+        (_, MtlsMode::Strict) => Way::Refused,
+        (Enrolment::Expected | Enrolment::None, MtlsMode::Permissive) => {
+            Way::Plain(PlaintextReason::DestinationNotEnrolled)
+        }
     }
 }
 

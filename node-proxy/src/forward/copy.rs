@@ -58,7 +58,8 @@ impl Way {
     ) -> Poll<Result<(), WayError>> {
         while self.state == WayState::Copying {
             while !buffer.unread().is_empty() {
-                let count = ready!(Pin::new(&mut *sink).poll_write(cx, buffer.unread())).map_err(WayError::Sink)?;
+                let count =
+                    ready!(Pin::new(&mut *sink).poll_write(cx, buffer.unread())).map_err(WayError::Sink)?;
                 if count == 0 {
                     return Poll::Ready(Err(WayError::Sink(io::ErrorKind::WriteZero.into())));
                 }

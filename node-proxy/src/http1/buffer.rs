@@ -53,7 +53,11 @@ impl ReadBuffer {
     ///
     /// # Errors
     /// Of the reader; `OutOfMemory` when the unread bytes have reached the limit.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, reader: &mut (impl AsyncRead + Unpin)) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<usize>> {
         self.make_room()?;
         let mut space = ReadBuf::new(&mut self.bytes[self.end..]);
         ready!(Pin::new(reader).poll_read(cx, &mut space))?;

@@ -47,12 +47,22 @@ async fn an_answer_with_a_length_keeps_both_connections() {
 
 #[tokio::test]
 async fn a_body_streams_both_ways_and_trailers_pass() {
-    let mut rig =
-        start("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\nab\r\n");
-    read_exactly(&mut rig.server, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n").await;
+    let mut rig = start("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\nab\r\n");
+    read_exactly(
+        &mut rig.server,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n",
+    )
+    .await;
     // The answer begins before the request has ended.
-    rig.server.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n").await.expect("written");
-    read_exactly(&mut rig.client, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n1\r\nx\r\n").await;
+    rig.server
+        .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        .await
+        .expect("written");
+    read_exactly(
+        &mut rig.client,
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n1\r\nx\r\n",
+    )
+    .await;
     rig.client.write_all(b"1\r\nc\r\n0\r\nt: 1\r\n\r\n").await.expect("written");
     read_exactly(&mut rig.server, "1\r\nc\r\n0\r\nt: 1\r\n\r\n").await;
     rig.server.write_all(b"0\r\nu: 2\r\n\r\n").await.expect("written");
@@ -63,8 +73,13 @@ async fn a_body_streams_both_ways_and_trailers_pass() {
 
 #[tokio::test]
 async fn interim_answers_are_passed_on() {
-    let mut rig = start("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"");
-    read_exactly(&mut rig.server, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n").await;
+    let mut rig =
+        start("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"");
+    read_exactly(
+        &mut rig.server,
+        "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+    )
+    .await;
     rig.server.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.expect("written");
     read_exactly(&mut rig.client, "HTTP/1.1 100 Continue\r\n\r\n").await;
     rig.client.write_all(b"ab").await.expect("written");
@@ -84,7 +99,11 @@ async fn a_server_that_closes_without_a_word_gave_no_answer() {
 
 #[tokio::test]
 async fn a_truncated_answer_is_never_taken_for_the_whole() {
-    for part in ["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel", "HTTP/1.1 200 OK\r\ncontent-le"] {
+    for part in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel",
+        "HTTP/1.1 200 OK\r\ncontent-le",
+    ] {
         let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"");
         read_exactly(&mut rig.server, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         rig.server.write_all(part.as_bytes()).await.expect("written");
@@ -106,7 +125,9 @@ async fn an_answer_that_ends_with_its_connection_ends_the_clients_too() {
 
 #[tokio::test]
 async fn an_ambiguous_answer_is_refused() {
-    for fields in ["content-length: 1\r\ntransfer-encoding: chunked\r\n", "content-length: 1\r\ncontent-length: 2\r\n"] {
+    for fields in
+        ["content-length: 1\r\ntransfer-encoding: chunked\r\n", "content-length: 1\r\ncontent-length: 2\r\n"]
+    {
         let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"");
         read_exactly(&mut rig.server, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\nx");
@@ -118,7 +139,8 @@ async fn an_ambiguous_answer_is_refused() {
 
 #[tokio::test]
 async fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
-    let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", b"");
+    let mut rig =
+        start("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", b"");
     read_exactly(&mut rig.server, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     rig.server.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.expect("written");
     assert!(matches!(rig.proxy.await.expect("joined").0, Err(ExchangeError::SwitchedProtocols)));

@@ -38,19 +38,34 @@ enum State {
     Fixed(u64),
     UntilClose,
     /// In the digits of a chunk size.
-    Size { size: u64, digits: u8 },
+    Size {
+        size: u64,
+        digits: u8,
+    },
     /// In a chunk extension: `quoted` inside a quoted string.
-    Extension { size: u64, length: usize },
+    Extension {
+        size: u64,
+        length: usize,
+    },
     /// The LF after a size line's CR.
-    SizeLf { size: u64 },
+    SizeLf {
+        size: u64,
+    },
     Data(u64),
     DataCr,
     DataLf,
     /// At the start of a trailer line.
-    TrailerStart { total: usize },
+    TrailerStart {
+        total: usize,
+    },
     /// Inside a trailer line.
-    Trailer { total: usize, length: usize },
-    TrailerLf { total: usize },
+    Trailer {
+        total: usize,
+        length: usize,
+    },
+    TrailerLf {
+        total: usize,
+    },
     /// The LF of the empty line that ends it all.
     EndLf,
 }
@@ -127,7 +142,9 @@ impl BodyDecoder {
             (State::DataLf, b'\n') => State::Size { size: 0, digits: 0 },
             (State::TrailerStart { .. }, b'\r') => State::EndLf,
             // A line that starts with white space would continue the one before it (obs-fold).
-            (State::TrailerStart { total }, _) if is_line_byte(byte) && !matches!(byte, b' ' | b'\t' | b':') => {
+            (State::TrailerStart { total }, _)
+                if is_line_byte(byte) && !matches!(byte, b' ' | b'\t' | b':') =>
+            {
                 State::Trailer { total: total + 1, length: 1 }
             }
             (State::Trailer { total, .. }, b'\r') => State::TrailerLf { total: *total },
@@ -139,7 +156,9 @@ impl BodyDecoder {
             (State::TrailerLf { total }, b'\n') => State::TrailerStart { total: *total },
             (State::EndLf, b'\n') => State::Done,
             (State::DataCr | State::DataLf, _) => return Err(ChunkError("no CRLF after a chunk's data")),
-            (State::Extension { .. }, _) => return Err(ChunkError("chunk extension is too long or has a control")),
+            (State::Extension { .. }, _) => {
+                return Err(ChunkError("chunk extension is too long or has a control"));
+            }
             (State::SizeLf { .. } | State::TrailerLf { .. } | State::EndLf, _) => {
                 return Err(ChunkError("CR without LF"));
             }

@@ -146,7 +146,8 @@ impl Fields {
         }
         for field in fields.iter_mut() {
             let name = &text[field.name.clone()];
-            field.forwarded = !is_hop_by_hop(name) && !named.iter().any(|token| token.eq_ignore_ascii_case(name));
+            field.forwarded =
+                !is_hop_by_hop(name) && !named.iter().any(|token| token.eq_ignore_ascii_case(name));
         }
     }
 
@@ -177,7 +178,9 @@ impl Fields {
                 Ok(Some(BodyLength::Chunked))
             }
             (Some(_), None) => Err(HeadError::Malformed("transfer-encoding is not chunked alone")),
-            (None, Some(_)) if lengths.next().is_some() => Err(HeadError::Malformed("content-length is repeated")),
+            (None, Some(_)) if lengths.next().is_some() => {
+                Err(HeadError::Malformed("content-length is repeated"))
+            }
             (None, Some(length)) => Ok(Some(BodyLength::Fixed(parse_length(length)?))),
         }
     }
@@ -208,7 +211,8 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Fields about one connection, whether `Connection` names them or not (RFC 9110 section 7.6.1).
 fn is_hop_by_hop(name: &[u8]) -> bool {
-    const NAMES: [&[u8]; 6] = [b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"];
+    const NAMES: [&[u8]; 6] =
+        [b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"];
     NAMES.iter().any(|hop| name.eq_ignore_ascii_case(hop))
 }
 
@@ -294,7 +298,9 @@ impl RequestHead1 {
         match (hosts.next(), hosts.next()) {
             (_, Some(_)) => Err(HeadError::Malformed("more than one host")),
             (None, None) if self.version == Version::Http11 => Err(HeadError::Malformed("no host")),
-            (Some(host), None) if host.iter().any(|byte| matches!(byte, b' ' | b'\t' | b',' | b'/' | b'@')) => {
+            (Some(host), None)
+                if host.iter().any(|byte| matches!(byte, b' ' | b'\t' | b',' | b'/' | b'@')) =>
+            {
                 Err(HeadError::Malformed("host is not a host"))
             }
             _ => Ok(()),
@@ -494,7 +500,9 @@ impl ResponseHead1 {
         if !self.is_interim() {
             match (client, persistence) {
                 (_, Persistence::Close) => out.extend_from_slice(b"connection: close\r\n"),
-                (Version::Http10, Persistence::KeepAlive) => out.extend_from_slice(b"connection: keep-alive\r\n"),
+                (Version::Http10, Persistence::KeepAlive) => {
+                    out.extend_from_slice(b"connection: keep-alive\r\n")
+                }
                 (Version::Http11, Persistence::KeepAlive) => {}
             }
         }

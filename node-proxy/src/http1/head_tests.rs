@@ -19,7 +19,10 @@ fn check_request(text: &str, expected: Result<(&str, &str, Option<&str>, BodyLen
 #[test]
 fn a_request_is_taken_apart() {
     check_request("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(("GET", "/", None, BodyLength::None)));
-    check_request("GET /a/b?c=d?e HTTP/1.1\r\nHost: a:80\r\n\r\n", Ok(("GET", "/a/b", Some("c=d?e"), BodyLength::None)));
+    check_request(
+        "GET /a/b?c=d?e HTTP/1.1\r\nHost: a:80\r\n\r\n",
+        Ok(("GET", "/a/b", Some("c=d?e"), BodyLength::None)),
+    );
     check_request("GET /a? HTTP/1.0\r\n\r\n", Ok(("GET", "/a", Some(""), BodyLength::None)));
     check_request("OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", Ok(("OPTIONS", "*", None, BodyLength::None)));
     check_request(
@@ -70,7 +73,10 @@ fn a_request_that_is_not_for_an_origin_is_refused() {
         check_request(&format!("{line}\r\nHost: a\r\n\r\n"), Err(expected));
     }
     check_request("GET / HTTP/1.1\r\n\r\n", Err(HeadError::Malformed("no host")));
-    check_request("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(HeadError::Malformed("transfer-encoding in an HTTP/1.0 message")));
+    check_request(
+        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        Err(HeadError::Malformed("transfer-encoding in an HTTP/1.0 message")),
+    );
 }
 
 #[test]
@@ -120,7 +126,8 @@ fn connection_cannot_name_away_what_gives_the_message_its_meaning() {
 
 #[test]
 fn several_lines_of_a_field_are_one_value() {
-    let head = request(b"GET / HTTP/1.1\r\nHost: a\r\nVersion: one\r\nVERSION: two\r\n\r\n").expect("a good request");
+    let head = request(b"GET / HTTP/1.1\r\nHost: a\r\nVersion: one\r\nVERSION: two\r\n\r\n")
+        .expect("a good request");
     assert_eq!(head.header("version").as_deref(), Some(b"one, two".as_slice()));
     assert_eq!(head.header("absent"), None);
 }
@@ -137,10 +144,18 @@ fn the_length_of_an_answer_follows_rfc_9112_section_6_3() {
     check_response("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "GET", Ok((200, BodyLength::Fixed(3))));
     check_response("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "HEAD", Ok((200, BodyLength::None)));
     check_response("HTTP/1.1 204 No Content\r\n\r\n", "GET", Ok((204, BodyLength::None)));
-    check_response("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", "GET", Ok((304, BodyLength::None)));
+    check_response(
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n",
+        "GET",
+        Ok((304, BodyLength::None)),
+    );
     check_response("HTTP/1.1 100 Continue\r\n\r\n", "POST", Ok((100, BodyLength::None)));
     check_response("HTTP/1.1 200 OK\r\n\r\n", "GET", Ok((200, BodyLength::UntilClose)));
-    check_response("HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n", "GET", Ok((200, BodyLength::Chunked)));
+    check_response(
+        "HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "GET",
+        Ok((200, BodyLength::Chunked)),
+    );
     check_response(
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
         "GET",

@@ -116,7 +116,11 @@ impl Relay {
         Ok(())
     }
 
-    fn poll_write_head(&mut self, cx: &mut Context<'_>, sink: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
+    fn poll_write_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         while self.written < self.head.len() {
             let count = ready!(Pin::new(&mut *sink).poll_write(cx, &self.head[self.written..]))?;
             if count == 0 {

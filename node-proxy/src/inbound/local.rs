@@ -12,6 +12,10 @@ use crate::connect::connected;
 ///
 /// # Errors
 /// When the application refuses.
-pub(super) async fn connect(pod: &JoinedPod, client: SocketAddr, destination: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect(
+    pod: &JoinedPod,
+    client: SocketAddr,
+    destination: SocketAddr,
+) -> io::Result<TcpStream> {
     connected(pod.pod.dial_local(client, destination)?).await
 }

@@ -29,8 +29,8 @@ use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::telemetry::{ConnectionRecord, Hop, Journey, PlaintextReason, ProtocolLabel, Recording};
-use crate::tls::client_hello::{ClientHelloPeek, inspect};
 use crate::tls;
+use crate::tls::client_hello::{ClientHelloPeek, inspect};
 use peer::{ServerFirst, Terms, find_terms};
 
 /// How long strict mode waits for a ClientHello.
@@ -115,7 +115,9 @@ impl Session {
             opening = read_opening(&mut stream, &mut buffer) => opening,
             _ = early.fill(&mut server) => Ok(Opening::ServerFirst),
         };
-        if matches!(opening, Ok(Opening::ServerFirst)) && (first == ServerFirst::Hold || !buffer.unread().is_empty()) {
+        if matches!(opening, Ok(Opening::ServerFirst))
+            && (first == ServerFirst::Hold || !buffer.unread().is_empty())
+        {
             let patience = tokio::time::timeout(HOLD, read_opening(&mut stream, &mut buffer)).await;
             opening = patience.unwrap_or(Ok(Opening::ServerFirst));
         }

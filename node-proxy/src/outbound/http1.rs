@@ -18,7 +18,9 @@ use crate::error::{FailureReason, REASON_HEADER};
 use crate::forward;
 use crate::http1::framing::BodyLength;
 use crate::http1::head::Persistence;
-use crate::http1::{Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1};
+use crate::http1::{
+    Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1,
+};
 use crate::route::RequestHead;
 use crate::snapshot::service::ServicePort;
 use crate::telemetry::{Recording, RequestRecord};
@@ -49,8 +51,14 @@ enum Next {
 
 /// Serves a client's connection. `buffer` holds its first bytes, `own` the endpoint dialled for them.
 pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffer, own: Option<Chosen>) {
-    let mut connection =
-        Connection { session, stream, buffer, request: RequestHead1::default(), answer: ResponseHead1::default(), own };
+    let mut connection = Connection {
+        session,
+        stream,
+        buffer,
+        request: RequestHead1::default(),
+        answer: ResponseHead1::default(),
+        own,
+    };
     loop {
         let next = match connection.read_head().await {
             Ok(Some(())) => connection.serve_request().await,
@@ -185,7 +193,8 @@ impl Connection {
         record: &mut Recording<RequestRecord>,
     ) -> Result<Chosen, FailureReason> {
         if let Some(mut own) = self.own.take() {
-            let endpoint = port.endpoints.endpoints.iter().find(|endpoint| endpoint.address == own.key.address);
+            let endpoint =
+                port.endpoints.endpoints.iter().find(|endpoint| endpoint.address == own.key.address);
             if let Some(endpoint) = endpoint
                 && own.dialled.transport.is_quiet()
             {

@@ -20,13 +20,13 @@ use tokio::net::TcpStream;
 use crate::accept::detect::{FirstBytes, judge};
 use crate::accept::orig_dst::original_destination;
 use crate::accept::{Incoming, JoinedPod, Worker};
+use crate::balance::{self, AddressFamilies};
 use crate::connect::Destination;
 use crate::error::FailureReason;
 use crate::forward;
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
-use crate::balance::{self, AddressFamilies};
 use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, FrontendKind, PortProtocol};
 use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel};
 use dial::Chosen;
@@ -84,7 +84,8 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
             opaque::serve_address(&session, stream, Destination { address: destination, workload }).await;
         }
         Target::Unknown => {
-            opaque::serve_address(&session, stream, Destination { address: destination, workload: None }).await;
+            opaque::serve_address(&session, stream, Destination { address: destination, workload: None })
+                .await;
         }
     }
 }
@@ -117,7 +118,9 @@ async fn serve_declared_http(session: Session, mut stream: TcpStream) {
         match judge(buffer.unread()) {
             FirstBytes::Http2 => return http2::serve(session, stream, buffer).await,
             // The engine says what is wrong with it, to a client that was to speak HTTP.
-            FirstBytes::Http1 | FirstBytes::Opaque => return http1::serve(session, stream, buffer, None).await,
+            FirstBytes::Http1 | FirstBytes::Opaque => {
+                return http1::serve(session, stream, buffer, None).await;
+            }
             FirstBytes::Undecided => {}
         }
         match buffer.fill(&mut stream).await {

@@ -2,14 +2,14 @@
 
 use tokio::net::TcpStream;
 
-use super::dial::{self, Chosen};
 use super::Session;
+use super::dial::{self, Chosen};
 use crate::connect::{self, Destination, Dialled};
+use crate::error::FailureReason;
 use crate::forward::copy::Copied;
 use crate::forward::{self, CopyError, copy_both};
 use crate::http1::ReadBuffer;
 use crate::snapshot::service::ServicePort;
-use crate::error::FailureReason;
 use crate::telemetry::{ConnectionRecord, Peer, ProtocolLabel, Recording};
 
 /// A record of an opaque connection of this session.
