@@ -104,7 +104,7 @@ need_grpc_tools() {
   [ -d "$repository/tests/grpc" ] || return 0
   need_go
   local version
-  version=$(cat "$repository"/tests/grpc/* | sha256sum | cut -c1-16)
+  version=$(cd "$repository/tests/grpc" && cat go.mod go.sum */*.go | sha256sum | cut -c1-16)
   GRPC_TOOLS=$(dirname "$(cached "grpc-$version" grpc-client install_grpc_tools)")
   export GRPC_TOOLS
 }
