@@ -29,8 +29,8 @@ static LIVE: Mutex<Vec<Arc<Claim>>> = Mutex::new(Vec::new());
 static HANDLER: Once = Once::new();
 /// Set when a signal has come: what fails from then on fails because of it.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// Set while `--keep` waits: then a signal is the expected end.
-static EXPECTED: AtomicBool = AtomicBool::new(false);
+/// The exit code that was settled before the signal, which is then the expected end: `--keep` waits for it.
+static SETTLED: Mutex<Option<i32>> = Mutex::new(None);
 
 /// A world's name and folder, taken until it is released.
 #[derive(Debug)]
@@ -150,15 +150,15 @@ fn watch_signals() {
             for claim in claims {
                 claim.release();
             }
-            let expected = EXPECTED.load(Ordering::Acquire);
-            std::process::exit(if expected { 0 } else { 128 + number });
+            let settled = *SETTLED.lock().unwrap_or_else(PoisonError::into_inner);
+            std::process::exit(settled.unwrap_or(128 + number));
         });
     });
 }
 
-/// Waits for the signal that ends the process; it then ends with 0, with all worlds taken down.
-pub(crate) fn wait_for_signal() -> ! {
-    EXPECTED.store(true, Ordering::Release);
+/// Waits for the signal that ends the process: it then takes all worlds down and exits with `code`.
+pub(crate) fn wait_for_signal(code: i32) -> ! {
+    *SETTLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
     park()
 }
 
