@@ -5,6 +5,7 @@ client.py HOST PORT STEP...   where STEP is
     read:TEXT      read until TEXT has come
     pause:SECONDS  wait
     half           end this side's half
+    many:COUNT:HEX send these bytes COUNT times
     bulk:COUNT     send COUNT bytes of the pattern
     reset          reset the connection
     rest           read to the end
@@ -25,7 +26,6 @@ PATTERN = bytes(index * 7 % 251 for index in range(65536))
 
 def main():
     host, port, *steps = sys.argv[1:]
-    connection = socket.create_connection((host, int(port)), timeout=20)
     begun = time.monotonic()
     text, end, times = b"", "open", []
 
@@ -38,6 +38,7 @@ def main():
         return bool(piece)
 
     try:
+        connection = socket.create_connection((host, int(port)), timeout=20)
         for step in steps:
             word, _, argument = step.partition(":")
             if word == "read":
@@ -47,6 +48,9 @@ def main():
                 time.sleep(float(argument))
             elif word == "half":
                 connection.shutdown(socket.SHUT_WR)
+            elif word == "many":
+                count, _, piece = argument.partition(":")
+                connection.sendall(bytes.fromhex(piece) * int(count))
             elif word == "bulk":
                 whole, rest = divmod(int(argument), len(PATTERN))
                 for _ in range(whole):

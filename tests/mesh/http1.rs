@@ -68,7 +68,7 @@ fn trailers_of_chunked_bodies_pass_both_ways() {
     let seen = stage.speak("raw", 80, &[&hex(request), "read:yes"]);
     assert!(seen.text.ends_with(" X-Said: yes"), "{seen:?}");
     let request = "GET /chunked/5 HTTP/1.1\r\nHost: raw\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
-    let seen = stage.speak("raw", 80, &[&hex(request), "read:X-Last"]);
+    let seen = stage.speak("raw", 80, &[&hex(request), "read:X-Last: yes\r\n\r\n"]);
     assert!(seen.text.contains("\r\n0\r\nX-Last: yes\r\n\r\n"), "{seen:?}");
 }
 
@@ -188,8 +188,9 @@ fn http_1_0_is_served_as_such() {
     let stage = stage();
     let seen = stage.speak("raw", 80, &[&hex("GET /old HTTP/1.0\r\n\r\n"), "rest"]);
     assert!(seen.text.ends_with("\r\n\r\nGET /old HTTP/1.0") && seen.end == "closed", "{seen:?}");
-    let kept = "GET /old/kept HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
-    let seen = stage.speak("raw", 80, &[&hex(kept), "read:/old/kept HTTP/1.0", &hex(kept), "pause:0.2"]);
+    let kept =
+        |number: u8| hex(&format!("GET /old/kept/{number} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+    let seen = stage.speak("raw", 80, &[&kept(1), "read:kept/1 HTTP/1.0", &kept(2), "read:kept/2 HTTP/1.0"]);
     assert_eq!(seen.text.matches("connection: keep-alive\r\n").count(), 2, "{seen:?}");
 }
 
@@ -225,11 +226,8 @@ fn the_server_sees_the_address_of_the_client() {
     let stage = stage();
     for service in ["raw", "near"] {
         stage.curl(&[&format!("http://{service}/whose-address")]);
-        assert_eq!(
-            stage.requests(service, "/whose-address")[0]["from"],
-            stage.address("client"),
-            "{service}"
-        );
+        let from = stage.requests(service, "/whose-address")[0]["from"].as_str().unwrap().to_owned();
+        assert!(stage.is_address("client", &from), "{service}: {from}");
     }
 }
 

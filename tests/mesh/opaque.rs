@@ -46,11 +46,12 @@ fn an_undeclared_port_counts_what_is_spoken() {
 fn a_half_close_is_kept_and_a_large_upload_is_whole() {
     const LARGE: usize = 30_000_000;
     let stage = stage();
-    let (client, hash) = (stage.address("client"), hash_of_pattern(LARGE));
+    let hash = hash_of_pattern(LARGE);
     for port in PORTS {
         // The server answers only when the client has ended its half, and sees the client's own address.
         let seen = stage.speak("raw", port, &[&hex("hash\n"), &format!("bulk:{LARGE}"), "half", "rest"]);
-        assert_eq!(seen.text, format!("{LARGE} {hash} {client}\n"), "{port}: {}", seen.end);
+        let client = seen.text.strip_prefix(&format!("{LARGE} {hash} ")).map(str::trim_end);
+        assert!(client.is_some_and(|client| stage.is_address("client", client)), "{port}: {seen:?}");
     }
 }
 
@@ -161,8 +162,10 @@ fn a_connection_that_finds_nobody_is_reset_with_its_reason() {
     let stage = stage();
     for (host, reason) in [("nobody", "no_endpoint"), ("deaf", "connect_failed")] {
         assert_eq!(stage.speak(host, 9000, &["rest"]).end, "reset", "{host}");
-        let line = &stage.wait_lines("node-a", &[&format!("shop/{host} "), "dst.port=9000 "], 1)[0];
-        line.check(&[("reason", reason), ("level", "WARN")]);
+        // Refused by the one family, the client tries the other.
+        let lines = stage.lines("node-a", &[&format!("shop/{host} "), "dst.port=9000 "]);
+        assert!(!lines.is_empty(), "{host}");
+        lines.iter().for_each(|line| line.check(&[("reason", reason), ("level", "WARN")]));
     }
 }
 

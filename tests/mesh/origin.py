@@ -18,7 +18,9 @@ PATTERN = bytes(index * 7 % 251 for index in range(65536))
 
 
 def log(*words):
-    print(*words, flush=True)
+    # In one write, so that the lines of two threads do not mix.
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
 class Reader:

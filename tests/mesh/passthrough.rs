@@ -3,7 +3,7 @@
 
 use node_proxy::demo::command::until;
 
-use crate::rig::{PATIENCE, hex, stage};
+use crate::rig::{PATIENCE, PYTHON, hex, stage};
 
 #[test]
 fn a_pod_that_is_not_enrolled_is_reached_in_plain_text() {
@@ -67,7 +67,7 @@ fn a_pods_own_address_is_never_routed_but_takes_the_hop() {
 #[test]
 fn an_address_outside_the_mesh_is_passed_through() {
     let stage = stage();
-    let server = ["python3", &crate::rig::tool("origin.py"), "http", "8088"];
+    let server = [PYTHON, &crate::rig::tool("origin.py"), "http", "8088"];
     // The node's own address is no pod's: an address outside, as far as the mesh knows.
     let mut outside = std::process::Command::new("ip")
         .args(["netns", "exec", &stage.world.running_node("node-b").unwrap().netns])

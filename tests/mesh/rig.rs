@@ -13,6 +13,8 @@ use node_proxy::demo::command::{Process, until};
 use node_proxy::demo::world::World;
 use serde_json::Value;
 
+/// Debian's Python, which has Debian's aiosmtpd; another one on the path would not.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 /// How long anything here may take that should be quick.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -89,7 +91,7 @@ impl Stage {
         world.namespace("outside", &[]).unwrap();
         let origin = tool("origin.py");
         let (go, mail) = (grpc_tool("grpc-server"), tool("mail.py"));
-        let http = ["python3", &origin, "http", "8080"];
+        let http = [PYTHON, &origin, "http", "8080"];
         for (name, node, labels, program) in [
             ("client", "node-a", vec![], vec!["sleep", "infinity"]),
             ("raw", "node-b", vec![("app", "raw")], http.to_vec()),
@@ -98,7 +100,7 @@ impl Stage {
             ("go-2", "node-a", vec![("app", "go"), ("version", "2")], vec![&go, "-name", "go-2"]),
             ("fast", "node-b", vec![("app", "uneven")], http.to_vec()),
             ("slow", "node-b", vec![("app", "uneven")], [&http[..], &["0.2"]].concat()),
-            ("mail", "node-b", vec![("app", "mail")], vec!["python3", "-u", &mail, "2525"]),
+            ("mail", "node-b", vec![("app", "mail")], vec![PYTHON, "-u", &mail, "2525"]),
         ] {
             let pod = world.pod(name).namespace("shop").service_account(name).on(node);
             pod.labels(&labels).program(&program).start().unwrap();
@@ -108,10 +110,10 @@ impl Stage {
         }
         world.apply_in("shop", "stage.yaml", include_str!("stage.yaml")).unwrap();
         let servers = vec![
-            world.spawn("raw", "tcp", &["python3", &origin, "tcp", "9000"]).unwrap(),
-            world.spawn("stranger", "tcp", &["python3", &origin, "tcp", "9000"]).unwrap(),
+            world.spawn("raw", "tcp", &[PYTHON, &origin, "tcp", "9000"]).unwrap(),
+            world.spawn("stranger", "tcp", &[PYTHON, &origin, "tcp", "9000"]).unwrap(),
             // One of the two pods of `uneven` has nobody on this port.
-            world.spawn("fast", "half", &["python3", &origin, "http", "8081"]).unwrap(),
+            world.spawn("fast", "half", &[PYTHON, &origin, "http", "8081"]).unwrap(),
         ];
         let stage = Self { world, _servers: servers };
         stage.settle();
@@ -178,7 +180,7 @@ impl Stage {
     #[track_caller]
     pub(crate) fn speak_from(&self, pod: &str, host: &str, port: u16, steps: &[&str]) -> Seen {
         let (script, port) = (tool("client.py"), port.to_string());
-        let full = [&["python3", &script, host, &port], steps].concat();
+        let full = [&[PYTHON, &script, host, &port], steps].concat();
         let done = self.world.exec(pod, &full).unwrap().checked().unwrap();
         let seen: Value = serde_json::from_str(&done.stdout).unwrap();
         let text = |key: &str| seen[key].as_str().unwrap().to_owned();
@@ -228,6 +230,11 @@ impl Stage {
         let log = self.app_log(pod);
         let heads = log.lines().filter_map(|line| line.strip_prefix("REQUEST "));
         heads.filter(|head| head.contains(marker)).map(|head| serde_json::from_str(head).unwrap()).collect()
+    }
+
+    /// Whether a text is one of a pod's addresses.
+    pub(crate) fn is_address(&self, pod: &str, text: &str) -> bool {
+        self.world.running_pod(pod).unwrap().addresses.iter().any(|address| address.to_string() == text)
     }
 
     /// A pod's first address.

@@ -1,6 +1,6 @@
 //! A protocol in which the server speaks first, with a real server: SMTP.
 
-use crate::rig::stage;
+use crate::rig::{PYTHON, stage};
 
 const LETTER: &str = r#"
 import smtplib, sys
@@ -16,7 +16,7 @@ fn letters_are_delivered_on_every_kind_of_port() {
         [(25, "the name smtp"), (26, "no declaration"), (27, "the name tcp"), (28, "appProtocol tcp")]
     {
         let port = port.to_string();
-        let done = stage.world.exec("client", &["python3", "-c", LETTER, "mail", &port]).unwrap();
+        let done = stage.world.exec("client", &[PYTHON, "-c", LETTER, "mail", &port]).unwrap();
         assert_eq!(done.stdout, "221\n", "{kind}: {}", done.stderr);
         assert!(stage.app_log("mail").contains(&format!("Subject: through {port}")), "{kind}");
         stage.wait_lines("node-a", &["shop/mail ", &format!("dst.port={port} ")], 1)[0].check(&[
