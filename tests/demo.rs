@@ -1,5 +1,7 @@
 //! The demo and the worlds it is played on: the bare network first, then the whole story.
 
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
 use node_proxy::demo::address::Families;
 use node_proxy::demo::pod::APP_PORT;
 use node_proxy::demo::world::World;
