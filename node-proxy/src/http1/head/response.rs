@@ -20,7 +20,7 @@ impl ResponseHead1 {
     /// Parses the head at the start of `bytes` into `self`.
     ///
     /// # Errors
-    /// As for [`RequestHead1::parse`].
+    /// As for [`super::RequestHead1::parse`].
     pub fn parse(&mut self, bytes: &[u8]) -> Result<Parsed, HeadError> {
         let mut headers = [httparse::EMPTY_HEADER; FIELD_LIMIT];
         let mut response = httparse::Response::new(&mut headers);
