@@ -103,7 +103,7 @@ need_grpc_tools() {
   [ -d "$repository/tests/grpc" ] || return 0
   need_go
   local version client
-  version=$(cat "$repository"/tests/grpc/* | sha256sum | cut -c1-16)
+  version=$(cd "$repository/tests/grpc" && cat go.mod go.sum */*.go | sha256sum | cut -c1-16)
   client=$(cached "grpc-$version" grpc-client install_grpc_tools)
   GRPC_TOOLS=$(dirname "$client")
   export GRPC_TOOLS

@@ -59,6 +59,11 @@ impl Session {
         balance::choose(endpoints, families, tried)
     }
 
+    /// Counts what a connection to an undeclared port turned out to speak.
+    fn count_detected(&self, frontend: &Frontend, protocol: ProtocolLabel) {
+        self.worker.mesh.telemetry.metrics().detected_protocol(&frontend.port.key, protocol);
+    }
+
     fn refuse(&self, stream: &TcpStream, reason: FailureReason, error: String) {
         let mut journey = self.journey();
         journey.fail(reason, error);
@@ -148,12 +153,15 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
     loop {
         match judge(client_buffer.unread()) {
             FirstBytes::Http1 => {
+                session.count_detected(&frontend, ProtocolLabel::Http1);
                 record.dismiss();
                 return http1::serve(session, stream, client_buffer, Some(chosen)).await;
             }
             FirstBytes::Http2 => {
+                session.count_detected(&frontend, ProtocolLabel::Http2);
                 record.dismiss();
                 // The connection that was dialled is not used: requests find theirs, one by one.
+                chosen.dialled.transport.close();
                 return http2::serve(session, stream, client_buffer).await;
             }
             FirstBytes::Opaque => break,
@@ -169,7 +177,9 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
             break;
         }
     }
-    record.protocol = Some(opaque::label(client_buffer.unread()));
+    let label = opaque::label(client_buffer.unread());
+    session.count_detected(&frontend, label);
+    record.protocol = Some(label);
     opaque::join(record, (stream, client_buffer), (chosen, server_buffer)).await;
 }
 
