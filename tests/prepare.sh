@@ -112,3 +112,15 @@ install_grpc_tools() {
   (cd "$repository/tests/grpc" && CGO_ENABLED=0 go build -o "$into/grpc-client" ./client \
     && CGO_ENABLED=0 go build -o "$into/grpc-server" ./server)
 }
+
+# A client that knows SPIFFE and nothing of the mesh, from the Go sources beside the tests.
+need_spiffe_tools() {
+  need_go
+  local version
+  version=$(cat "$repository"/tests/spiffe/* | sha256sum | cut -c1-16)
+  SPIFFE_CLIENT=$(cached "spiffe-$version" spiffe-client install_spiffe_client)
+  export SPIFFE_CLIENT
+}
+install_spiffe_client() {
+  (cd "$repository/tests/spiffe" && CGO_ENABLED=0 go build -o "$into/spiffe-client" .)
+}

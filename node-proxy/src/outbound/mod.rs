@@ -23,7 +23,7 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::balance::{self, AddressFamilies};
 use crate::connect::Destination;
 use crate::error::FailureReason;
-use crate::forward;
+use crate::forward::{self, CopyError};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
@@ -167,14 +167,21 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
             FirstBytes::Opaque => break,
             FirstBytes::Undecided => {}
         }
+        // An error of a socket is told once: it must not be taken for an end when it is asked again.
         let ended = tokio::select! {
             biased;
-            read = client_buffer.fill(&mut stream) => !matches!(read, Ok(count) if count > 0),
+            read = client_buffer.fill(&mut stream) => {
+                read.map(|count| count == 0).map_err(CopyError::Client)
+            }
             // Bytes of the server, or its end: it does not speak HTTP.
-            _ = server_buffer.fill(&mut chosen.dialled.transport) => true,
+            read = server_buffer.fill(&mut chosen.dialled.transport) => {
+                read.map(|_| true).map_err(CopyError::Server)
+            }
         };
-        if ended {
-            break;
+        match ended {
+            Ok(false) => {}
+            Ok(true) => break,
+            Err(error) => return opaque::break_off(record, (&stream, &chosen.dialled), &error),
         }
     }
     let label = opaque::label(client_buffer.unread());
