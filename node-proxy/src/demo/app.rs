@@ -66,10 +66,7 @@ impl App {
             async move { Ok::<_, Infallible>(app.answer(request, client).await) }
         });
         let mut start = [0; PREFACE.len()];
-        let http2 = match peek_preface(&stream, &mut start).await {
-            Ok(http2) => http2,
-            Err(_) => return,
-        };
+        let Ok(http2) = peek_preface(&stream, &mut start).await else { return };
         // How a connection ends is seen by its client; the application has nothing to add.
         if http2 {
             let builder = http2::Builder::new(TokioExecutor::new());

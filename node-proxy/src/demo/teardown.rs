@@ -29,8 +29,8 @@ static LIVE: Mutex<Vec<Arc<Claim>>> = Mutex::new(Vec::new());
 static HANDLER: Once = Once::new();
 /// Set when a signal has come: what fails from then on fails because of it.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// Set while `--keep` waits: then a signal is the expected end.
-static EXPECTED: AtomicBool = AtomicBool::new(false);
+/// The exit code that was settled before the signal, which is then the expected end: `--keep` waits for it.
+static SETTLED: Mutex<Option<i32>> = Mutex::new(None);
 
 /// A world's name and folder, taken until it is released.
 #[derive(Debug)]
@@ -97,7 +97,22 @@ fn sweep() -> Result<(), DemoError> {
             clear(&format!("{}-", entry.file_name().to_string_lossy()), &entry.path());
         }
     }
+    // What a command was still making when its world was swept.
+    for netns in namespaces("gmr") {
+        if let Some(world) = world_of(&netns).filter(|world| !Path::new(WORLDS).join(world).exists()) {
+            clear(&format!("{world}-"), &Path::new(WORLDS).join(world));
+        }
+    }
     Ok(())
+}
+
+/// The name of the world that a namespace is of, `gmrPID-NUMBER`, if its name is of that form.
+fn world_of(netns: &str) -> Option<&str> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (process, rest) = netns.strip_prefix("gmr")?.split_once('-')?;
+    let (number, _) = rest.split_once('-')?;
+    let length = "gmr-".len() + process.len() + number.len();
+    (is_number(process) && is_number(number)).then(|| &netns[..length])
 }
 
 /// Ends everything that carries `prefix`, collecting nothing: what is already gone is as it should be.
@@ -150,15 +165,15 @@ fn watch_signals() {
             for claim in claims {
                 claim.release();
             }
-            let expected = EXPECTED.load(Ordering::Acquire);
-            std::process::exit(if expected { 0 } else { 128 + number });
+            let settled = *SETTLED.lock().unwrap_or_else(PoisonError::into_inner);
+            std::process::exit(settled.unwrap_or(128 + number));
         });
     });
 }
 
-/// Waits for the signal that ends the process; it then ends with 0, with all worlds taken down.
-pub(crate) fn wait_for_signal() -> ! {
-    EXPECTED.store(true, Ordering::Release);
+/// Waits for the signal that ends the process: it then takes all worlds down and exits with `code`.
+pub(crate) fn wait_for_signal(code: i32) -> ! {
+    *SETTLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
     park()
 }
 
@@ -172,5 +187,26 @@ pub(crate) fn yield_to_signal() {
 fn park() -> ! {
     loop {
         thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::world_of;
+
+    #[track_caller]
+    fn check(netns: &str, world: Option<&str>) {
+        assert_eq!(world_of(netns), world, "{netns}");
+    }
+
+    #[test]
+    fn only_names_of_our_form_belong_to_a_world() {
+        check("gmr12-0-client", Some("gmr12-0"));
+        check("gmr12-0-node-a", Some("gmr12-0"));
+        check("gmr12-0", None);
+        check("gmr-0-client", None);
+        check("gmrother-0-client", None);
+        check("gmr12-x-client", None);
+        check("host", None);
     }
 }
