@@ -57,10 +57,14 @@ impl Session {
         self.worker.mesh.snapshot.load().find_frontend(self.destination).cloned()
     }
 
-    /// An endpoint that the pod can reach and that was not tried yet.
+    /// An endpoint that the pod can reach and that was not tried yet: of the family that the client dialled, as
+    /// without a mesh, and of the other one only when there is none.
     fn choose<'e>(&self, endpoints: &'e EndpointSet, tried: &[SocketAddr]) -> Option<&'e Arc<Endpoint>> {
-        let families = AddressFamilies::of(&self.pod.pod.addresses)?;
-        balance::choose(endpoints, families, tried)
+        let dialled = AddressFamilies::of(&[self.destination.ip()])?;
+        balance::choose(endpoints, dialled, tried).or_else(|| {
+            let reachable = AddressFamilies::of(&self.pod.pod.addresses)?;
+            balance::choose(endpoints, reachable, tried)
+        })
     }
 
     /// Counts what a connection to an undeclared port turned out to speak.
