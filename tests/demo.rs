@@ -1,8 +1,15 @@
 //! The demo and the worlds it is played on: the bare network first, then the whole story.
 
-#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "the way in which a test fails")]
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use node_proxy::demo::address::Families;
+use node_proxy::demo::command::until;
 use node_proxy::demo::pod::APP_PORT;
 use node_proxy::demo::world::World;
 
@@ -106,4 +113,47 @@ fn a_world_that_panics_leaves_nothing_behind() {
     .join();
     assert!(outcome.is_err());
     assert_eq!(remains(&receive.recv().unwrap()), Vec::<String>::new());
+}
+
+/// The demo as a process, stopped in the middle: its first node is there.
+fn half_a_demo() -> (Child, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_node-proxy"));
+    let demo = command.arg("demo").stdout(Stdio::null()).spawn().unwrap();
+    let prefix = format!("gmr{}-0-", demo.id());
+    let node = format!("/run/netns/{prefix}node-a");
+    let begun = until(Duration::from_secs(60), || std::path::Path::new(&node).exists());
+    assert!(begun, "the demo did not come to its first node");
+    (demo, prefix)
+}
+
+#[test]
+fn the_demo_plays_to_its_end_and_every_claim_holds() {
+    let demo = Command::new(env!("CARGO_BIN_EXE_node-proxy")).arg("demo").output().unwrap();
+    let text = String::from_utf8_lossy(&demo.stdout);
+    assert!(demo.status.success(), "{text}\n{}", String::from_utf8_lossy(&demo.stderr));
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.ends_with(" checks passed, 0 failed") && !last.starts_with("0 "), "{last}");
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let (mut demo, prefix) = half_a_demo();
+        kill(Pid::from_raw(demo.id().cast_signed()), signal).unwrap();
+        assert_eq!(demo.wait().unwrap().code(), Some(code));
+        assert_eq!(remains(&prefix), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_a_killed_demo_left_is_swept_when_the_next_world_is_made() {
+    let (mut demo, prefix) = half_a_demo();
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    // A command that the demo was starting when it was killed holds its claim until it has started.
+    let swept = || {
+        drop(World::builder().without_mesh().start().unwrap());
+        remains(&prefix).is_empty()
+    };
+    assert!(until(Duration::from_secs(10), swept), "{:?}", remains(&prefix));
 }

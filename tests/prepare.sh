@@ -118,15 +118,11 @@ install_cnitool() {
   GOBIN=$into go install "github.com/containernetworking/cni/cnitool@$cnitool_version"
 }
 install_cni_plugins() {
-  local module=github.com/containernetworking/plugins@$cni_plugins_version
-  (
-    set -e
-    source=$(go mod download -json "$module" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
-    cd "$source"
-    # A module comes without its vendor folder, though this one has a list of it.
-    CGO_ENABLED=0 go build -mod=readonly -o "$into/" \
-      ./plugins/main/ptp ./plugins/main/bridge ./plugins/main/loopback ./plugins/ipam/host-local
-  )
+  local plugin
+  for plugin in main/ptp main/bridge main/loopback ipam/host-local; do
+    CGO_ENABLED=0 GOBIN=$into go install \
+      "github.com/containernetworking/plugins/plugins/$plugin@$cni_plugins_version" || return 1
+  done
 }
 
 # A version for tools whose sources are in a folder of the repository.

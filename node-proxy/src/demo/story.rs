@@ -60,8 +60,9 @@ fn play(programme: &Programme) -> Result<usize, DemoError> {
     story.set_the_stage()?;
     if let Some(dir) = &programme.manifests {
         story.play_manifests(dir)?;
+        let failed = story.screen.summary();
         story.invite();
-        teardown::wait_for_signal();
+        teardown::wait_for_signal(i32::from(failed > 0));
     }
     let scenes: [Scene; 7] = [
         scenes::no_route,
@@ -81,7 +82,7 @@ fn play(programme: &Programme) -> Result<usize, DemoError> {
     let failed = story.screen.summary();
     if programme.afterwards == Afterwards::Keep {
         story.invite();
-        teardown::wait_for_signal();
+        teardown::wait_for_signal(i32::from(failed > 0));
     }
     Ok(failed)
 }

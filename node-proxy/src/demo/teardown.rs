@@ -29,8 +29,8 @@ static LIVE: Mutex<Vec<Arc<Claim>>> = Mutex::new(Vec::new());
 static HANDLER: Once = Once::new();
 /// Set when a signal has come: what fails from then on fails because of it.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// Set while `--keep` waits: then a signal is the expected end.
-static EXPECTED: AtomicBool = AtomicBool::new(false);
+/// The exit code that was settled before the signal, which is then the expected end: `--keep` waits for it.
+static SETTLED: Mutex<Option<i32>> = Mutex::new(None);
 
 /// A world's name and folder, taken until it is released.
 #[derive(Debug)]
@@ -97,7 +97,22 @@ fn sweep() -> Result<(), DemoError> {
             clear(&format!("{}-", entry.file_name().to_string_lossy()), &entry.path());
         }
     }
+    // What a command was still making when its world was swept.
+    for netns in namespaces("gmr") {
+        if let Some(world) = world_of(&netns).filter(|world| !Path::new(WORLDS).join(world).exists()) {
+            clear(&format!("{world}-"), &Path::new(WORLDS).join(world));
+        }
+    }
     Ok(())
+}
+
+/// The name of the world that a namespace is of, `gmrPID-NUMBER`, if its name is of that form.
+fn world_of(netns: &str) -> Option<&str> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (process, rest) = netns.strip_prefix("gmr")?.split_once('-')?;
+    let (number, _) = rest.split_once('-')?;
+    let length = "gmr-".len() + process.len() + number.len();
+    (is_number(process) && is_number(number)).then(|| &netns[..length])
 }
 
 /// Ends everything that carries `prefix`, collecting nothing: what is already gone is as it should be.
@@ -112,11 +127,27 @@ fn clear(prefix: &str, dir: &Path) {
     }
     for netns in namespaces {
         let _gone_meanwhile = command::ip(&format!("netns delete {netns}"));
-        let _gone_meanwhile = fs::remove_dir_all(Path::new("/etc/netns").join(netns));
     }
+    // A thread that was interrupted in the middle of making the world may still write a file: a folder that
+    // cannot be removed because something new is in it can be, a moment later.
+    let _left_to_the_next_sweep = until(GRACE, || {
+        let names = resolver_folders(prefix);
+        names.iter().chain([&dir.to_owned()]).all(|folder| {
+            let removed = fs::remove_dir_all(folder);
+            removed.is_ok() || !folder.exists()
+        })
+    });
     // Only if no other world, and nobody else, has anything in it.
     let _kept_if_used = fs::remove_dir("/etc/netns");
-    let _gone_meanwhile = fs::remove_dir_all(dir);
+}
+
+/// The folders with which pods of the world resolve names.
+fn resolver_folders(prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir("/etc/netns").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The names of the namespaces that begin with `prefix`.
@@ -133,6 +164,27 @@ fn processes(netns: &str) -> Vec<Pid> {
     found.stdout.split_whitespace().filter_map(|id| id.parse().ok()).map(Pid::from_raw).collect()
 }
 
+/// This process' own children that still run: one that has just been started is in no namespace of a world yet.
+fn children() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // The name of the program, which may hold anything, ends at the last parenthesis.
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+            let (state, parent) = (fields.next()?, fields.next()?);
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            (parent == own && state != "Z").then_some(Pid::from_raw(id))
+        })
+        .collect()
+}
+
+/// Whether a signal has come: nothing is started any more.
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Acquire)
+}
+
 /// A thread that waits for SIGINT, SIGTERM and SIGHUP, takes all worlds down and ends the process.
 fn watch_signals() {
     thread::spawn(|| {
@@ -147,24 +199,35 @@ fn watch_signals() {
             } as i32;
             INTERRUPTED.store(true, Ordering::Release);
             let claims = live().clone();
-            for claim in claims {
+            for claim in &claims {
                 claim.release();
             }
-            let expected = EXPECTED.load(Ordering::Acquire);
-            std::process::exit(if expected { 0 } else { 128 + number });
+            // What the interrupted thread was starting and writing meanwhile.
+            let _kept_by_no_one = until(GRACE, || {
+                let children = children();
+                for child in &children {
+                    let _gone_meanwhile = kill(*child, Signal::SIGKILL);
+                }
+                children.is_empty()
+            });
+            for claim in &claims {
+                clear(&claim.prefix, &claim.dir);
+            }
+            let settled = *SETTLED.lock().unwrap_or_else(PoisonError::into_inner);
+            std::process::exit(settled.unwrap_or(128 + number));
         });
     });
 }
 
-/// Waits for the signal that ends the process; it then ends with 0, with all worlds taken down.
-pub(crate) fn wait_for_signal() -> ! {
-    EXPECTED.store(true, Ordering::Release);
+/// Waits for the signal that ends the process: it then takes all worlds down and exits with `code`.
+pub(crate) fn wait_for_signal(code: i32) -> ! {
+    *SETTLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
     park()
 }
 
 /// If a signal has come, leaves the end of the process to the thread that takes the worlds down.
 pub(crate) fn yield_to_signal() {
-    if INTERRUPTED.load(Ordering::Acquire) {
+    if is_interrupted() {
         park();
     }
 }
@@ -172,5 +235,26 @@ pub(crate) fn yield_to_signal() {
 fn park() -> ! {
     loop {
         thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::world_of;
+
+    #[track_caller]
+    fn check(netns: &str, world: Option<&str>) {
+        assert_eq!(world_of(netns), world, "{netns}");
+    }
+
+    #[test]
+    fn only_names_of_our_form_belong_to_a_world() {
+        check("gmr12-0-client", Some("gmr12-0"));
+        check("gmr12-0-node-a", Some("gmr12-0"));
+        check("gmr12-0", None);
+        check("gmr-0-client", None);
+        check("gmrother-0-client", None);
+        check("gmr12-x-client", None);
+        check("host", None);
     }
 }

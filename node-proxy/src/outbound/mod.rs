@@ -23,7 +23,7 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::balance::{self, AddressFamilies};
 use crate::connect::Destination;
 use crate::error::FailureReason;
-use crate::forward;
+use crate::forward::{self, CopyError};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
@@ -57,6 +57,11 @@ impl Session {
     fn choose<'e>(&self, endpoints: &'e EndpointSet, tried: &[SocketAddr]) -> Option<&'e Arc<Endpoint>> {
         let families = AddressFamilies::of(&self.pod.pod.addresses)?;
         balance::choose(endpoints, families, tried)
+    }
+
+    /// Counts what a connection to an undeclared port turned out to speak.
+    fn count_detected(&self, frontend: &Frontend, protocol: ProtocolLabel) {
+        self.worker.mesh.telemetry.metrics().detected_protocol(&frontend.port.key, protocol);
     }
 
     fn refuse(&self, stream: &TcpStream, reason: FailureReason, error: String) {
@@ -148,28 +153,40 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
     loop {
         match judge(client_buffer.unread()) {
             FirstBytes::Http1 => {
+                session.count_detected(&frontend, ProtocolLabel::Http1);
                 record.dismiss();
                 return http1::serve(session, stream, client_buffer, Some(chosen)).await;
             }
             FirstBytes::Http2 => {
+                session.count_detected(&frontend, ProtocolLabel::Http2);
                 record.dismiss();
                 // The connection that was dialled is not used: requests find theirs, one by one.
+                chosen.dialled.transport.close();
                 return http2::serve(session, stream, client_buffer).await;
             }
             FirstBytes::Opaque => break,
             FirstBytes::Undecided => {}
         }
+        // An error of a socket is told once: it must not be taken for an end when it is asked again.
         let ended = tokio::select! {
             biased;
-            read = client_buffer.fill(&mut stream) => !matches!(read, Ok(count) if count > 0),
+            read = client_buffer.fill(&mut stream) => {
+                read.map(|count| count == 0).map_err(CopyError::Client)
+            }
             // Bytes of the server, or its end: it does not speak HTTP.
-            _ = server_buffer.fill(&mut chosen.dialled.transport) => true,
+            read = server_buffer.fill(&mut chosen.dialled.transport) => {
+                read.map(|_| true).map_err(CopyError::Server)
+            }
         };
-        if ended {
-            break;
+        match ended {
+            Ok(false) => {}
+            Ok(true) => break,
+            Err(error) => return opaque::break_off(record, (&stream, &chosen.dialled), &error),
         }
     }
-    record.protocol = Some(opaque::label(client_buffer.unread()));
+    let label = opaque::label(client_buffer.unread());
+    session.count_detected(&frontend, label);
+    record.protocol = Some(label);
     opaque::join(record, (stream, client_buffer), (chosen, server_buffer)).await;
 }
 
