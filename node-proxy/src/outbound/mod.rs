@@ -14,6 +14,7 @@ pub mod target;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -28,9 +29,12 @@ use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, FrontendKind, PortProtocol};
-use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel};
+use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording};
 use dial::Chosen;
 use target::{Target, find_target};
+
+/// How long a client that cannot be connected is listened to before it is reset.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// One captured connection of a pod, on its way.
 #[derive(Debug)]
@@ -142,11 +146,7 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
     let chosen = dial::choose_and_dial(&session, &frontend.port.endpoints, &mut record.journey).await;
     let mut chosen: Chosen = match chosen {
         Ok(chosen) => chosen,
-        Err(reason) => {
-            tracing::debug!(reason = reason.as_label(), service = %frontend.port.key.service, "no connection");
-            record.finish();
-            return forward::reset(&stream);
-        }
+        Err(_) => return answer_or_reset(session, stream, record).await,
     };
     let mut client_buffer = ReadBuffer::default();
     let mut server_buffer = ReadBuffer::default();
@@ -188,6 +188,32 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
     session.count_detected(&frontend, label);
     record.protocol = Some(label);
     opaque::join(record, (stream, client_buffer), (chosen, server_buffer)).await;
+}
+
+/// No endpoint could be dialled for a client of an undeclared port. One that speaks HTTP is told so in its own
+/// words; its first bytes are on their way, if it speaks first at all.
+async fn answer_or_reset(session: Session, mut stream: TcpStream, record: Recording<ConnectionRecord>) {
+    let mut buffer = ReadBuffer::default();
+    let listening = async {
+        while judge(buffer.unread()) == FirstBytes::Undecided
+            && matches!(buffer.fill(&mut stream).await, Ok(count) if count > 0)
+        {}
+    };
+    let _silent_or_settled = tokio::time::timeout(LAST_WORDS, listening).await;
+    match judge(buffer.unread()) {
+        FirstBytes::Http1 => {
+            record.dismiss();
+            http1::serve(session, stream, buffer, None).await;
+        }
+        FirstBytes::Http2 => {
+            record.dismiss();
+            http2::serve(session, stream, buffer).await;
+        }
+        FirstBytes::Opaque | FirstBytes::Undecided => {
+            record.finish();
+            forward::reset(&stream);
+        }
+    }
 }
 
 /// The label of an HTTP request in logs.
