@@ -42,7 +42,10 @@ pub(super) fn find_terms(
                 (ServerFirst::Pass, PlaintextReason::SourceNotEnrolled)
             }
             Some(_) => (ServerFirst::Hold, PlaintextReason::StalePeer),
-            None if snapshot.is_pod_address(client.ip()) => (ServerFirst::Hold, PlaintextReason::StalePeer),
+            // A node often has an address of its own in its pods' range: the gateway.
+            None if snapshot.is_pod_address(client.ip()) && !is_node_process(client, destination) => {
+                (ServerFirst::Hold, PlaintextReason::StalePeer)
+            }
             None => (ServerFirst::Pass, PlaintextReason::SourceNotEnrolled),
         };
         return Terms::Both(server_first, reason);
