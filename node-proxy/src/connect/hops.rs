@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Destination, Dialled};
 use crate::http1::ReadBuffer;
+use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::tls::{self, WorkloadCert};
 
 /// A hop is never older than this.
@@ -35,8 +36,9 @@ pub struct HopKey {
     pub address: SocketAddr,
     /// The endpoint's pod uid.
     pub workload: Option<Arc<str>>,
-    /// Whether it is the mTLS hop: an endpoint's mark may come and go.
-    pub marked: bool,
+    /// How the endpoint was to be spoken with: its mark may come and go, and its namespace turn strict. A hop
+    /// in plain text is never used again once mTLS is due.
+    pub terms: Option<(Enrolment, MtlsMode)>,
 }
 
 impl HopKey {
@@ -49,8 +51,7 @@ impl HopKey {
             source,
             address: destination.address,
             workload: workload.map(|workload| Arc::clone(&workload.uid)),
-            marked: workload
-                .is_some_and(|workload| workload.enrolment == crate::snapshot::workload::Enrolment::Marked),
+            terms: workload.map(|workload| (workload.enrolment, workload.mtls)),
         }
     }
 }
@@ -64,6 +65,12 @@ pub struct IdleHop {
     pub buffer: ReadBuffer,
     since: Instant,
     until: Instant,
+}
+
+impl IdleHop {
+    fn is_usable(&mut self, now: Instant) -> bool {
+        now < self.until && self.dialled.transport.is_quiet()
+    }
 }
 
 /// The idle hops of one thread.
@@ -83,9 +90,10 @@ impl HopPool {
                 hops.push(hop);
                 return None;
             }
-            if now < hop.until && hop.dialled.transport.is_quiet() {
+            if hop.is_usable(now) {
                 return Some(hop);
             }
+            hop.dialled.transport.close();
         }
         None
     }
@@ -100,7 +108,7 @@ impl HopPool {
     ) {
         // Unread bytes after a complete answer belong to nobody: such a connection is not used again.
         if !buffer.unread().is_empty() {
-            return;
+            return dialled.transport.close();
         }
         buffer.release();
         let since = Instant::now();
@@ -112,6 +120,8 @@ impl HopPool {
         let hops = self.idle.entry(key).or_default();
         if hops.len() < MAX_IDLE_HOPS {
             hops.push(IdleHop { dialled, buffer, since, until });
+        } else {
+            dialled.transport.close();
         }
     }
 
@@ -119,14 +129,20 @@ impl HopPool {
     pub fn sweep(&mut self) {
         let now = Instant::now();
         self.idle.retain(|_, hops| {
-            hops.retain_mut(|hop| now < hop.until && hop.dialled.transport.is_quiet());
+            for hop in hops.extract_if(.., |hop| !hop.is_usable(now)) {
+                hop.dialled.transport.close();
+            }
             !hops.is_empty()
         });
     }
 
     /// Closes every hop of a pod that has left.
     pub fn forget(&mut self, client: &str) {
-        self.idle.retain(|key, _| &*key.client != client);
+        for (_, hops) in self.idle.extract_if(|key, _| &*key.client == client) {
+            for hop in hops {
+                hop.dialled.transport.close();
+            }
+        }
     }
 
     /// How many hops are idle.

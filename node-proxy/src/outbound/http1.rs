@@ -13,7 +13,8 @@ use super::dial::{self, Chosen, Origin, Reuse};
 use super::plan::{RequestPlan, plan};
 use super::{Session, http_label};
 use crate::balance;
-use crate::connect::hops::Repeatable;
+use crate::connect::Destination;
+use crate::connect::hops::{HopKey, Repeatable};
 use crate::error::{FailureReason, REASON_HEADER};
 use crate::forward;
 use crate::http1::framing::BodyLength;
@@ -22,7 +23,7 @@ use crate::http1::{
     Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1,
 };
 use crate::route::RequestHead;
-use crate::snapshot::service::ServicePort;
+use crate::snapshot::service::{Endpoint, ServicePort};
 use crate::telemetry::{Recording, RequestRecord};
 
 /// How long and how many reads a client that is still sending is listened to after the last answer.
@@ -68,7 +69,10 @@ pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffe
         match next {
             Next::Request => connection.buffer.release(),
             Next::Close => return connection.close().await,
-            Next::Reset => return forward::reset(&connection.stream),
+            Next::Reset => {
+                connection.part_with_own();
+                return forward::reset(&connection.stream);
+            }
         }
     }
 }
@@ -77,6 +81,7 @@ impl Connection {
     /// Ends the connection so that the client gets the last answer even if it is still sending: bytes that
     /// nobody has read would turn the end into a reset, and that would take the answer with it.
     async fn close(mut self) {
+        self.part_with_own();
         let _ = self.stream.shutdown().await;
         let draining = async {
             for _ in 0..LINGER_READS {
@@ -88,6 +93,12 @@ impl Connection {
             }
         };
         let _ = tokio::time::timeout(LINGER, draining).await;
+    }
+
+    fn part_with_own(&mut self) {
+        if let Some(own) = self.own.take() {
+            own.dialled.transport.close();
+        }
     }
 
     /// Reads a request head. None when the client has ended the connection between requests.
@@ -175,8 +186,9 @@ impl Connection {
                 }
                 Err(error) => {
                     record.journey.fail(error.reason(), dial::chain(&error));
+                    // Whatever the endpoint has of the request, it must not take it for the whole.
+                    forward::reset(chosen.dialled.transport.tcp());
                     if answered || matches!(error, ExchangeError::Client(_)) {
-                        forward::reset(chosen.dialled.transport.tcp());
                         record.finish();
                         return Next::Reset;
                     }
@@ -195,13 +207,19 @@ impl Connection {
         if let Some(mut own) = self.own.take() {
             let endpoint =
                 port.endpoints.endpoints.iter().find(|endpoint| endpoint.address == own.key.address);
-            if let Some(endpoint) = endpoint
+            // The endpoint may have become another pod, or mTLS may be due by now.
+            let still_his = |endpoint: &Endpoint| {
+                let destination = Destination::from(endpoint);
+                own.key == HopKey::new(&self.session.pod.pod.uid, own.key.source, &destination)
+            };
+            if let Some(endpoint) = endpoint.filter(|endpoint| still_his(endpoint))
                 && own.dialled.transport.is_quiet()
             {
                 dial::note_destination(&mut record.journey, endpoint);
                 record.journey.hop = Some(own.dialled.hop);
                 return Ok(own);
             }
+            own.dialled.transport.close();
         }
         let reuse = if self.request.binds_connection() { Reuse::Never } else { reuse };
         dial::choose(&self.session, &port.endpoints, reuse, &mut record.journey).await
@@ -218,6 +236,8 @@ impl Connection {
                 let mut hops = self.session.worker.hops.borrow_mut();
                 hops.put(key, dialled, buffer, outcome.keep_alive_seconds);
             }
+        } else {
+            chosen.dialled.transport.close();
         }
         match outcome.client {
             Persistence::KeepAlive => Next::Request,
@@ -228,6 +248,7 @@ impl Connection {
     /// Answers a head that was not taken.
     async fn refuse(&mut self, error: HeadError) -> Next {
         let mut record = self.record();
+        record.journey.service = self.session.find_frontend().map(|frontend| frontend.port.key.clone());
         record.journey.fail(error.reason(), error.to_string());
         let _ = self.write_failure(&mut record, error.reason(), Persistence::Close).await;
         record.finish();
