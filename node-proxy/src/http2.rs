@@ -96,9 +96,11 @@ impl RequestHead for RequestHead2<'_> {
         let mut values = self.0.headers.get_all(name).iter();
         let first = values.next()?.as_bytes();
         let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
-        let mut joined = [first, second.as_bytes()].join(&b", "[..]);
+        // A cookie may come in crumbs, which are one value with another separator (RFC 9113 section 8.2.3).
+        let separator = if name == "cookie" { b"; " } else { b", " };
+        let mut joined = [first, second.as_bytes()].join(&separator[..]);
         for value in values {
-            joined.extend_from_slice(b", ");
+            joined.extend_from_slice(separator);
             joined.extend_from_slice(value.as_bytes());
         }
         Some(Cow::Owned(joined))
@@ -112,4 +114,34 @@ pub fn is_grpc(parts: &Parts) -> bool {
         .headers
         .get(http::header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(lines: &[(&str, &str)], name: &str, expected: Option<&str>) {
+        let mut request = http::Request::get("http://an.authority/a?b");
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).expect("a good request").into_parts();
+        let found =
+            RequestHead2(&parts).header(name).map(|value| String::from_utf8_lossy(&value).into_owned());
+        assert_eq!(found.as_deref(), expected, "{name} of {lines:?}");
+    }
+
+    #[test]
+    fn several_lines_of_a_field_are_one_value_and_crumbs_one_cookie() {
+        check(&[], "a", None);
+        check(&[("a", "1")], "a", Some("1"));
+        check(&[("a", "1"), ("b", "2"), ("a", "3"), ("a", "4")], "a", Some("1, 3, 4"));
+        check(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")], "cookie", Some("a=1; b=2; c=3"));
+    }
+
+    #[test]
+    fn the_authority_is_the_host() {
+        check(&[("host", "another")], "host", Some("an.authority"));
+    }
 }

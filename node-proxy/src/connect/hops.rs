@@ -67,6 +67,12 @@ pub struct IdleHop {
     until: Instant,
 }
 
+impl IdleHop {
+    fn is_usable(&mut self, now: Instant) -> bool {
+        now < self.until && self.dialled.transport.is_quiet()
+    }
+}
+
 /// The idle hops of one thread.
 #[derive(Debug, Default)]
 pub struct HopPool {
@@ -84,9 +90,10 @@ impl HopPool {
                 hops.push(hop);
                 return None;
             }
-            if now < hop.until && hop.dialled.transport.is_quiet() {
+            if hop.is_usable(now) {
                 return Some(hop);
             }
+            hop.dialled.transport.close();
         }
         None
     }
@@ -101,7 +108,7 @@ impl HopPool {
     ) {
         // Unread bytes after a complete answer belong to nobody: such a connection is not used again.
         if !buffer.unread().is_empty() {
-            return;
+            return dialled.transport.close();
         }
         buffer.release();
         let since = Instant::now();
@@ -113,6 +120,8 @@ impl HopPool {
         let hops = self.idle.entry(key).or_default();
         if hops.len() < MAX_IDLE_HOPS {
             hops.push(IdleHop { dialled, buffer, since, until });
+        } else {
+            dialled.transport.close();
         }
     }
 
@@ -120,14 +129,20 @@ impl HopPool {
     pub fn sweep(&mut self) {
         let now = Instant::now();
         self.idle.retain(|_, hops| {
-            hops.retain_mut(|hop| now < hop.until && hop.dialled.transport.is_quiet());
+            for hop in hops.extract_if(.., |hop| !hop.is_usable(now)) {
+                hop.dialled.transport.close();
+            }
             !hops.is_empty()
         });
     }
 
     /// Closes every hop of a pod that has left.
     pub fn forget(&mut self, client: &str) {
-        self.idle.retain(|key, _| &*key.client != client);
+        for (_, hops) in self.idle.extract_if(|key, _| &*key.client == client) {
+            for hop in hops {
+                hop.dialled.transport.close();
+            }
+        }
     }
 
     /// How many hops are idle.

@@ -1,12 +1,20 @@
 //! A connection to an endpoint, in plain text or wrapped in the hop's mTLS.
+//!
+//! Dropping one is a truncation to the other side: whoever is done with it in good order calls [`Transport::close`].
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client;
+
+/// How long the other side of an ended connection has for its own end.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How many reads the bytes are worth that come after the end.
+const FAREWELL_READS: usize = 64;
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -25,6 +33,27 @@ impl Transport {
             Self::Mtls(stream) => stream.get_ref().0,
             Self::Plain(stream) => stream,
         }
+    }
+
+    /// Ends a connection in good order, in the background: the end is said (close_notify, FIN) and the other
+    /// side's is waited for, since closing before it has come would turn it into a reset.
+    ///
+    /// Only within a data path thread. One whose last message is not whole must be reset instead.
+    pub fn close(mut self) {
+        tokio::task::spawn_local(async move {
+            let ending = async {
+                self.shutdown().await?;
+                let mut rest = [0; 1024];
+                for _ in 0..FAREWELL_READS {
+                    if self.read(&mut rest).await? == 0 {
+                        break;
+                    }
+                }
+                Ok::<(), io::Error>(())
+            };
+            // However it ends, nothing is left to be said.
+            let _ = tokio::time::timeout(FAREWELL, ending).await;
+        });
     }
 
     /// Whether an idle connection is still of use: nothing has come on it, neither bytes nor its end.

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::fault::DemoError;
+use super::teardown;
 
 /// How long a one-shot command may take.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -117,6 +118,9 @@ impl Process {
     /// Starts `command` in a process group of its own: an interrupt typed at the terminal reaches the
     /// demo alone, which then stops its processes in order.
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> Result<Self, DemoError> {
+        if teardown::is_interrupted() {
+            return Err(DemoError::Interrupted);
+        }
         let out = File::options().create(true).append(true).open(log).map_err(DemoError::file(log))?;
         let err = out.try_clone().map_err(DemoError::file(log))?;
         let child = command

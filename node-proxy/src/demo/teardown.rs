@@ -127,11 +127,27 @@ fn clear(prefix: &str, dir: &Path) {
     }
     for netns in namespaces {
         let _gone_meanwhile = command::ip(&format!("netns delete {netns}"));
-        let _gone_meanwhile = fs::remove_dir_all(Path::new("/etc/netns").join(netns));
     }
+    // A thread that was interrupted in the middle of making the world may still write a file: a folder that
+    // cannot be removed because something new is in it can be, a moment later.
+    let _left_to_the_next_sweep = until(GRACE, || {
+        let names = resolver_folders(prefix);
+        names.iter().chain([&dir.to_owned()]).all(|folder| {
+            let removed = fs::remove_dir_all(folder);
+            removed.is_ok() || !folder.exists()
+        })
+    });
     // Only if no other world, and nobody else, has anything in it.
     let _kept_if_used = fs::remove_dir("/etc/netns");
-    let _gone_meanwhile = fs::remove_dir_all(dir);
+}
+
+/// The folders with which pods of the world resolve names.
+fn resolver_folders(prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir("/etc/netns").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The names of the namespaces that begin with `prefix`.
@@ -148,6 +164,27 @@ fn processes(netns: &str) -> Vec<Pid> {
     found.stdout.split_whitespace().filter_map(|id| id.parse().ok()).map(Pid::from_raw).collect()
 }
 
+/// This process' own children that still run: one that has just been started is in no namespace of a world yet.
+fn children() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // The name of the program, which may hold anything, ends at the last parenthesis.
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+            let (state, parent) = (fields.next()?, fields.next()?);
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            (parent == own && state != "Z").then_some(Pid::from_raw(id))
+        })
+        .collect()
+}
+
+/// Whether a signal has come: nothing is started any more.
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Acquire)
+}
+
 /// A thread that waits for SIGINT, SIGTERM and SIGHUP, takes all worlds down and ends the process.
 fn watch_signals() {
     thread::spawn(|| {
@@ -162,8 +199,19 @@ fn watch_signals() {
             } as i32;
             INTERRUPTED.store(true, Ordering::Release);
             let claims = live().clone();
-            for claim in claims {
+            for claim in &claims {
                 claim.release();
+            }
+            // What the interrupted thread was starting and writing meanwhile.
+            let _kept_by_no_one = until(GRACE, || {
+                let children = children();
+                for child in &children {
+                    let _gone_meanwhile = kill(*child, Signal::SIGKILL);
+                }
+                children.is_empty()
+            });
+            for claim in &claims {
+                clear(&claim.prefix, &claim.dir);
             }
             let settled = *SETTLED.lock().unwrap_or_else(PoisonError::into_inner);
             std::process::exit(settled.unwrap_or(128 + number));
@@ -179,7 +227,7 @@ pub(crate) fn wait_for_signal(code: i32) -> ! {
 
 /// If a signal has come, leaves the end of the process to the thread that takes the worlds down.
 pub(crate) fn yield_to_signal() {
-    if INTERRUPTED.load(Ordering::Acquire) {
+    if is_interrupted() {
         park();
     }
 }

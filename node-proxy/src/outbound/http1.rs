@@ -69,7 +69,10 @@ pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffe
         match next {
             Next::Request => connection.buffer.release(),
             Next::Close => return connection.close().await,
-            Next::Reset => return forward::reset(&connection.stream),
+            Next::Reset => {
+                connection.part_with_own();
+                return forward::reset(&connection.stream);
+            }
         }
     }
 }
@@ -78,6 +81,7 @@ impl Connection {
     /// Ends the connection so that the client gets the last answer even if it is still sending: bytes that
     /// nobody has read would turn the end into a reset, and that would take the answer with it.
     async fn close(mut self) {
+        self.part_with_own();
         let _ = self.stream.shutdown().await;
         let draining = async {
             for _ in 0..LINGER_READS {
@@ -89,6 +93,12 @@ impl Connection {
             }
         };
         let _ = tokio::time::timeout(LINGER, draining).await;
+    }
+
+    fn part_with_own(&mut self) {
+        if let Some(own) = self.own.take() {
+            own.dialled.transport.close();
+        }
     }
 
     /// Reads a request head. None when the client has ended the connection between requests.
@@ -176,8 +186,9 @@ impl Connection {
                 }
                 Err(error) => {
                     record.journey.fail(error.reason(), dial::chain(&error));
+                    // Whatever the endpoint has of the request, it must not take it for the whole.
+                    forward::reset(chosen.dialled.transport.tcp());
                     if answered || matches!(error, ExchangeError::Client(_)) {
-                        forward::reset(chosen.dialled.transport.tcp());
                         record.finish();
                         return Next::Reset;
                     }
@@ -208,6 +219,7 @@ impl Connection {
                 record.journey.hop = Some(own.dialled.hop);
                 return Ok(own);
             }
+            own.dialled.transport.close();
         }
         let reuse = if self.request.binds_connection() { Reuse::Never } else { reuse };
         dial::choose(&self.session, &port.endpoints, reuse, &mut record.journey).await
@@ -224,6 +236,8 @@ impl Connection {
                 let mut hops = self.session.worker.hops.borrow_mut();
                 hops.put(key, dialled, buffer, outcome.keep_alive_seconds);
             }
+        } else {
+            chosen.dialled.transport.close();
         }
         match outcome.client {
             Persistence::KeepAlive => Next::Request,
@@ -234,6 +248,7 @@ impl Connection {
     /// Answers a head that was not taken.
     async fn refuse(&mut self, error: HeadError) -> Next {
         let mut record = self.record();
+        record.journey.service = self.session.find_frontend().map(|frontend| frontend.port.key.clone());
         record.journey.fail(error.reason(), error.to_string());
         let _ = self.write_failure(&mut record, error.reason(), Persistence::Close).await;
         record.finish();

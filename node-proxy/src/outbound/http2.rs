@@ -264,7 +264,9 @@ fn failure(mut record: Recording<RequestRecord>, reason: FailureReason, grpc: bo
         response
     } else {
         record.status = Some(reason.status());
-        let mut response = Response::new(AnswerBody::Own(Some(format!("{text}\n").into())));
+        // An answer to HEAD has no body (RFC 9110 section 9.3.2).
+        let body = (&*record.method != b"HEAD").then(|| format!("{text}\n").into());
+        let mut response = Response::new(AnswerBody::Own(body));
         *response.status_mut() = reason.status();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         response

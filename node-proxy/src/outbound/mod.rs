@@ -14,6 +14,7 @@ pub mod target;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -28,9 +29,12 @@ use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, FrontendKind, PortProtocol};
-use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel};
+use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording};
 use dial::Chosen;
 use target::{Target, find_target};
+
+/// How long a client that cannot be connected is listened to before it is reset.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// One captured connection of a pod, on its way.
 #[derive(Debug)]
@@ -53,10 +57,19 @@ impl Session {
         self.worker.mesh.snapshot.load().find_frontend(self.destination).cloned()
     }
 
-    /// An endpoint that the pod can reach and that was not tried yet.
+    /// An endpoint that the pod can reach and that was not tried yet: of the family that the client dialled, as
+    /// without a mesh, and of the other one only when there is none.
     fn choose<'e>(&self, endpoints: &'e EndpointSet, tried: &[SocketAddr]) -> Option<&'e Arc<Endpoint>> {
-        let families = AddressFamilies::of(&self.pod.pod.addresses)?;
-        balance::choose(endpoints, families, tried)
+        let dialled = AddressFamilies::of(&[self.destination.ip()])?;
+        balance::choose(endpoints, dialled, tried).or_else(|| {
+            let reachable = AddressFamilies::of(&self.pod.pod.addresses)?;
+            balance::choose(endpoints, reachable, tried)
+        })
+    }
+
+    /// Counts what a connection to an undeclared port turned out to speak.
+    fn count_detected(&self, frontend: &Frontend, protocol: ProtocolLabel) {
+        self.worker.mesh.telemetry.metrics().detected_protocol(&frontend.port.key, protocol);
     }
 
     fn refuse(&self, stream: &TcpStream, reason: FailureReason, error: String) {
@@ -137,23 +150,22 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
     let chosen = dial::choose_and_dial(&session, &frontend.port.endpoints, &mut record.journey).await;
     let mut chosen: Chosen = match chosen {
         Ok(chosen) => chosen,
-        Err(reason) => {
-            tracing::debug!(reason = reason.as_label(), service = %frontend.port.key.service, "no connection");
-            record.finish();
-            return forward::reset(&stream);
-        }
+        Err(_) => return answer_or_reset(session, stream, record).await,
     };
     let mut client_buffer = ReadBuffer::default();
     let mut server_buffer = ReadBuffer::default();
     loop {
         match judge(client_buffer.unread()) {
             FirstBytes::Http1 => {
+                session.count_detected(&frontend, ProtocolLabel::Http1);
                 record.dismiss();
                 return http1::serve(session, stream, client_buffer, Some(chosen)).await;
             }
             FirstBytes::Http2 => {
+                session.count_detected(&frontend, ProtocolLabel::Http2);
                 record.dismiss();
                 // The connection that was dialled is not used: requests find theirs, one by one.
+                chosen.dialled.transport.close();
                 return http2::serve(session, stream, client_buffer).await;
             }
             FirstBytes::Opaque => break,
@@ -176,8 +188,36 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
             Err(error) => return opaque::break_off(record, (&stream, &chosen.dialled), &error),
         }
     }
-    record.protocol = Some(opaque::label(client_buffer.unread()));
+    let label = opaque::label(client_buffer.unread());
+    session.count_detected(&frontend, label);
+    record.protocol = Some(label);
     opaque::join(record, (stream, client_buffer), (chosen, server_buffer)).await;
+}
+
+/// No endpoint could be dialled for a client of an undeclared port. One that speaks HTTP is told so in its own
+/// words; its first bytes are on their way, if it speaks first at all.
+async fn answer_or_reset(session: Session, mut stream: TcpStream, record: Recording<ConnectionRecord>) {
+    let mut buffer = ReadBuffer::default();
+    let listening = async {
+        while judge(buffer.unread()) == FirstBytes::Undecided
+            && matches!(buffer.fill(&mut stream).await, Ok(count) if count > 0)
+        {}
+    };
+    let _silent_or_settled = tokio::time::timeout(LAST_WORDS, listening).await;
+    match judge(buffer.unread()) {
+        FirstBytes::Http1 => {
+            record.dismiss();
+            http1::serve(session, stream, buffer, None).await;
+        }
+        FirstBytes::Http2 => {
+            record.dismiss();
+            http2::serve(session, stream, buffer).await;
+        }
+        FirstBytes::Opaque | FirstBytes::Undecided => {
+            record.finish();
+            forward::reset(&stream);
+        }
+    }
 }
 
 /// The label of an HTTP request in logs.

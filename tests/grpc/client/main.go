@@ -1,0 +1,199 @@
+// A client that knows nothing of the mesh. It calls gRPC's own test service, or speaks HTTP/2 with trailers, and
+// prints one line for each thing that it saw.
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	pb "google.golang.org/grpc/interop/grpc_testing"
+)
+
+type caller struct {
+	service pb.TestServiceClient
+	count   int
+	size    int
+}
+
+func (c *caller) unary(ctx context.Context) error {
+	for range c.count {
+		var header, trailer metadata.MD
+		request := &pb.SimpleRequest{ResponseSize: int32(c.size), Payload: &pb.Payload{Body: make([]byte, c.size)}}
+		answer, err := c.service.UnaryCall(ctx, request, grpc.Header(&header), grpc.Trailer(&trailer))
+		if err != nil {
+			report(err)
+			fmt.Printf("reason=%s\n", strings.Join(append(header.Get("gammarus-reason"), trailer.Get("gammarus-reason")...), ","))
+			continue
+		}
+		fmt.Printf("%s heard=%s last=%s size=%d\n", answer.GetServerId(), strings.Join(header.Get("x-heard"), ","),
+			strings.Join(trailer.Get("x-last"), ","), len(answer.GetPayload().GetBody()))
+	}
+	return nil
+}
+
+// status asks the server itself to fail.
+func (c *caller) status(ctx context.Context) error {
+	request := &pb.SimpleRequest{ResponseStatus: &pb.EchoStatus{Code: 9, Message: "as it was asked"}}
+	_, err := c.service.UnaryCall(ctx, request)
+	return err
+}
+
+func (c *caller) deadline(ctx context.Context) error {
+	_, err := c.service.EmptyCall(ctx, &pb.Empty{})
+	return err
+}
+
+// download says when each message came, as a share of the whole time.
+func (c *caller) download(ctx context.Context) error {
+	request := &pb.StreamingOutputCallRequest{}
+	for range c.count {
+		request.ResponseParameters = append(request.ResponseParameters,
+			&pb.ResponseParameters{Size: int32(c.size), IntervalUs: 100_000})
+	}
+	stream, err := c.service.StreamingOutputCall(ctx, request)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	for {
+		message, err := stream.Recv()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Printf("message size=%d after_ms=%d\n", len(message.GetPayload().GetBody()), time.Since(begun).Milliseconds())
+	}
+}
+
+func (c *caller) upload(ctx context.Context) error {
+	stream, err := c.service.StreamingInputCall(ctx)
+	if err != nil {
+		return err
+	}
+	for range c.count {
+		request := &pb.StreamingInputCallRequest{Payload: &pb.Payload{Body: make([]byte, c.size)}}
+		if err := stream.Send(request); err != nil {
+			return err
+		}
+	}
+	answer, err := stream.CloseAndRecv()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("size=%d\n", answer.GetAggregatedPayloadSize())
+	return nil
+}
+
+// duplex waits for the answer to each message before it sends the next.
+func (c *caller) duplex(ctx context.Context) error {
+	stream, err := c.service.FullDuplexCall(ctx)
+	if err != nil {
+		return err
+	}
+	for number := range c.count {
+		body := []byte(fmt.Sprintf("message %d", number))
+		if err := stream.Send(&pb.StreamingOutputCallRequest{Payload: &pb.Payload{Body: body}}); err != nil {
+			return err
+		}
+		answer, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s\n", answer.GetPayload().GetBody())
+	}
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	if _, err := stream.Recv(); err != io.EOF {
+		return fmt.Errorf("no end of the stream: %v", err)
+	}
+	return nil
+}
+
+func report(err error) {
+	fmt.Printf("code=%s message=%s\n", status.Code(err), status.Convert(err).Message())
+}
+
+// speakHTTP2 posts a body of unknown length with a trailer and prints the answer with its own.
+func speakHTTP2(url string, size int) error {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	client := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: 30 * time.Second}
+	body := make([]byte, size)
+	request, err := http.NewRequest(http.MethodPost, url, io.NopCloser(strings.NewReader(string(body))))
+	if err != nil {
+		return err
+	}
+	request.ContentLength = -1
+	request.Trailer = http.Header{"X-Said": {"at the end"}}
+	answer, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	hash := sha256.Sum256(body)
+	fmt.Printf("status=%d proto=%s trailer=%q same=%t\n%s", answer.StatusCode, answer.Proto, answer.Trailer.Get("X-Last"),
+		strings.Contains(string(text), hex.EncodeToString(hash[:])), text)
+	return nil
+}
+
+func main() {
+	target := flag.String("target", "", "host:port, or a URL for http2")
+	headers := flag.String("headers", "", "metadata as name=value,name=value")
+	count := flag.Int("count", 1, "how many calls or messages")
+	size := flag.Int("size", 0, "bytes of each message")
+	timeout := flag.Duration("timeout", 20*time.Second, "deadline of the whole")
+	flag.Parse()
+	if flag.Arg(0) == "http2" {
+		if err := speakHTTP2(*target, *size); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
+
+	connection, err := grpc.NewClient("passthrough:///"+*target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), *timeout)
+	defer cancel()
+	for _, pair := range strings.Split(*headers, ",") {
+		if name, value, found := strings.Cut(pair, "="); found {
+			ctx = metadata.AppendToOutgoingContext(ctx, name, value)
+		}
+	}
+	c := &caller{service: pb.NewTestServiceClient(connection), count: *count, size: *size}
+	calls := map[string]func(context.Context) error{
+		"unary": c.unary, "status": c.status, "deadline": c.deadline,
+		"download": c.download, "upload": c.upload, "duplex": c.duplex,
+	}
+	call, known := calls[flag.Arg(0)]
+	if !known {
+		fmt.Fprintf(os.Stderr, "no call %q\n", flag.Arg(0))
+		os.Exit(2)
+	}
+	if err := call(ctx); err != nil {
+		report(err)
+	}
+}

@@ -1,0 +1,111 @@
+//! A real gRPC client and server, which know nothing of the mesh, with a GRPCRoute between them.
+
+use std::collections::BTreeMap;
+
+use crate::rig::{PATIENCE, Stage, grpc_tool, stage};
+
+/// What the client prints for this call.
+#[track_caller]
+fn call(stage: &Stage, target: &str, arguments: &[&str]) -> String {
+    let client = grpc_tool("grpc-client");
+    let full = [&[&client[..], "-target", target], arguments].concat();
+    stage.world.exec("client", &full).unwrap().checked().unwrap().stdout
+}
+
+#[test]
+fn unary_calls_carry_metadata_both_ways() {
+    let stage = stage();
+    let answer = call(&stage, "go-1:50051", &["-headers", "x-said=one,x-said=two", "-size", "100000", "unary"]);
+    assert_eq!(answer, "go-1 heard=one|two last=one|two size=100000\n");
+    let lines = stage.wait_lines("node-a", &["shop/go-1 ", "path=/grpc.testing.TestService/UnaryCall "], 1);
+    lines[0].check(&[
+        ("protocol", "grpc"),
+        ("status", "200"),
+        ("level", "INFO"),
+        ("mtls", "yes"),
+        ("src.identity", "spiffe://cluster.local/ns/shop/sa/client"),
+        ("dst.identity", "spiffe://cluster.local/ns/shop/sa/go-1"),
+    ]);
+    let peer = format!("go-1: a call from {}:", stage.address("client"));
+    assert!(stage.app_log("go-1").contains(&peer), "the server does not see the client's address");
+}
+
+#[test]
+fn a_status_of_the_server_is_passed_on() {
+    let answer = call(&stage(), "go:50051", &["status"]);
+    assert_eq!(answer, "code=FailedPrecondition message=as it was asked\n");
+}
+
+#[test]
+fn streams_pass_both_ways() {
+    let stage = stage();
+    assert_eq!(call(&stage, "go:50051", &["-count", "300", "-size", "20000", "upload"]), "size=6000000\n");
+    let expected: String = (0..20).map(|number| format!("message {number}\n")).collect();
+    assert_eq!(call(&stage, "go:50051", &["-count", "20", "duplex"]), expected);
+    let messages = call(&stage, "go:50051", &["-count", "5", "-size", "1000", "download"]);
+    let after = |line: &str| line.rsplit_once("after_ms=").and_then(|(_, text)| text.parse::<u32>().ok());
+    let times: Vec<_> = messages.lines().filter_map(after).collect();
+    // One each 100 ms: the first must not have waited for the last.
+    assert!(times.len() == 5 && times[4] - times[0] >= 200, "{messages}");
+}
+
+#[test]
+fn a_deadline_cancels_the_call_at_the_server() {
+    let stage = stage();
+    let answer = call(&stage, "go-2:50051", &["-timeout", "500ms", "deadline"]);
+    assert!(answer.starts_with("code=DeadlineExceeded"), "{answer}");
+    let cancelled = || stage.app_log("go-2").contains("go-2: a call was cancelled");
+    assert!(node_proxy::demo::command::until(PATIENCE, cancelled), "the server was not told");
+    stage.wait_lines("node-a", &["shop/go-2 ", "TestService/EmptyCall "], 1);
+}
+
+#[test]
+fn a_grpc_route_matches_methods_and_metadata() {
+    let stage = stage();
+    assert_eq!(call(&stage, "calls:50051", &["unary"]), "go-1 heard= last= size=0\n");
+    assert_eq!(call(&stage, "calls:50051", &["-headers", "version=new", "unary"]), "go-2 heard= last= size=0\n");
+    assert_eq!(call(&stage, "calls:50051", &["-headers", "version=old", "unary"]), "go-1 heard= last= size=0\n");
+    assert_eq!(call(&stage, "calls:50051", &["-count", "1", "duplex"]), "message 0\n");
+    let line = &stage.wait_lines("node-a", &["shop/calls ", "TestService/FullDuplexCall "], 1)[0];
+    line.check(&[("backend", "shop/go-2:50051"), ("route", "GRPCRoute/shop/calls/2")]);
+}
+
+#[test]
+fn a_call_without_a_rule_is_unimplemented() {
+    // GRPCRoute: "If no matching rule is found, the client must receive a gRPC status of UNIMPLEMENTED."
+    let stage = stage();
+    let answer = call(&stage, "calls:50051", &["upload"]);
+    assert!(answer.starts_with("code=Unimplemented message=gammarus: no_matching_rule"), "{answer}");
+    stage.wait_lines("node-a", &["shop/calls ", "TestService/StreamingInputCall "], 1)[0]
+        .check(&[("reason", "no_matching_rule"), ("protocol", "grpc"), ("status", "200")]);
+}
+
+#[test]
+fn a_call_for_an_invalid_backend_is_unavailable() {
+    // GRPCRoute, backendRefs: "... then requests ... MUST receive a status of UNAVAILABLE."
+    let stage = stage();
+    let answer = call(&stage, "calls:50051", &["-timeout", "5s", "deadline"]);
+    assert!(answer.starts_with("code=Unavailable message=gammarus: invalid_backend"), "{answer}");
+    assert!(!stage.lines("node-a", &["shop/calls ", "reason=invalid_backend", "protocol=grpc"]).is_empty());
+    let labels = ["service=\"calls\"", "reason=\"invalid_backend\"", "protocol=\"grpc\""];
+    assert!(stage.metric("gammarus_http_requests_total", &labels) >= 1.0);
+}
+
+#[track_caller]
+fn check_spread(stage: &Stage, target: &str) {
+    let answers = call(stage, target, &["-count", "100", "unary"]);
+    let mut counts = BTreeMap::new();
+    for line in answers.lines() {
+        *counts.entry(line.split(' ').next().unwrap()).or_insert(0) += 1;
+    }
+    // One after the other, each request is a toss between two idle endpoints: 50 with a deviation of 5.
+    let fair = counts.len() == 2 && counts.values().all(|count| (20..=80).contains(count));
+    assert!(fair && counts.values().sum::<i32>() == 100, "{target}: {counts:?} {answers}");
+}
+
+#[test]
+fn calls_of_one_connection_are_spread_over_both_endpoints() {
+    let stage = stage();
+    check_spread(&stage, "go:50051");
+    check_spread(&stage, "go:50052");
+}

@@ -1,0 +1,228 @@
+//! HTTP/1.1 through the hop: connections kept, bodies of every framing, and heads as they were written.
+
+use std::fs;
+
+use crate::rig::{hex, pattern, sha256, stage};
+
+/// More than fits any buffer on the way.
+const LARGE: usize = 40_000_000;
+
+#[test]
+fn requests_of_one_connection_go_each_to_their_own_backend() {
+    let stage = stage();
+    let (plain, new) = ("http://routed/ok/keep-alive", "version: new");
+    let each = ["-o", "/dev/null", "-w", "%{num_connects} %header{x-app}\n"];
+    let next = [&["--next", "-sS"], &each[..]].concat();
+    let first = [&each[..], &[plain]].concat();
+    let second = [&next[..], &["-H", new, plain]].concat();
+    let third = [&next[..], &[plain]].concat();
+    let answers = stage.curl(&[first, second, third].concat());
+    // The number of connections that each request opened: the last two came on the first one's.
+    assert_eq!(answers, "1 go-1\n0 go-2\n0 go-1\n");
+    stage.wait_lines("node-a", &["path=/ok/keep-alive"], 3);
+}
+
+#[test]
+fn a_large_body_comes_down_byte_by_byte() {
+    let stage = stage();
+    for (path, service) in [("bytes", "raw"), ("chunked", "raw"), ("bytes", "near"), ("chunked", "near")] {
+        let file = stage.file(&format!("{service}-{path}"));
+        let url = format!("http://{service}/{path}/{LARGE}");
+        stage.curl(&["-o", &file, &url]);
+        let got = fs::read(&file).unwrap();
+        assert!(got == pattern(LARGE), "{url}: {} bytes came", got.len());
+        let line = &stage.wait_lines("node-a", &[&format!("path=/{path}/{LARGE}"), &format!("shop/{service} ")], 1)[0];
+        line.check(&[("status", "200"), ("mtls", "yes")]);
+        assert!(line.at("bytes_recv").parse::<usize>().unwrap() >= LARGE, "{line:?}");
+        fs::remove_file(file).unwrap();
+    }
+}
+
+#[test]
+fn a_large_body_goes_up_byte_by_byte() {
+    let stage = stage();
+    let file = stage.file("upload");
+    fs::write(&file, pattern(LARGE)).unwrap();
+    let expected = format!("{LARGE} {} ", sha256(&file));
+    let data = format!("@{file}");
+    for service in ["raw", "near"] {
+        let url = format!("http://{service}/hash/{service}");
+        assert_eq!(stage.curl(&["--data-binary", &data, &url]), expected, "Content-Length to {service}");
+        let chunked = ["--data-binary", &data, "-H", "Transfer-Encoding: chunked", &url];
+        assert_eq!(stage.curl(&chunked), expected, "chunked to {service}");
+        let lines = stage.wait_lines("node-a", &[&format!("path=/hash/{service}")], 2);
+        assert!(lines.iter().all(|line| line.at("bytes_sent").parse::<usize>().unwrap() >= LARGE), "{lines:?}");
+    }
+}
+
+#[test]
+fn trailers_of_chunked_bodies_pass_both_ways() {
+    let stage = stage();
+    let request = "POST /hash/trailer HTTP/1.1\r\nHost: raw\r\nTE: trailers\r\nConnection: TE\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Said: yes\r\n\r\n";
+    let seen = stage.speak("raw", 80, &[&hex(request), "read:yes"]);
+    assert!(seen.text.ends_with(" X-Said: yes"), "{seen:?}");
+    let request = "GET /chunked/5 HTTP/1.1\r\nHost: raw\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
+    let seen = stage.speak("raw", 80, &[&hex(request), "read:X-Last"]);
+    assert!(seen.text.contains("\r\n0\r\nX-Last: yes\r\n\r\n"), "{seen:?}");
+}
+
+#[test]
+fn an_answer_is_passed_on_as_it_comes() {
+    let seen = stage().speak("raw", 80, &[&hex("GET /slow HTTP/1.1\r\nHost: raw\r\n\r\n"), "read:first", "read:last"]);
+    let [_, first, last] = seen.times[..] else { panic!("{seen:?}") };
+    assert!(last - first > 0.5, "the first bytes waited for the last: {seen:?}");
+}
+
+#[test]
+fn a_request_body_is_passed_on_as_it_comes() {
+    let stage = stage();
+    let head = "POST /hash/streamed HTTP/1.1\r\nHost: raw\r\nContent-Length: 6\r\n\r\nabc";
+    let seen = std::thread::scope(|scope| {
+        let speaking = scope.spawn(|| stage.speak("raw", 80, &[&hex(head), "pause:1.5", &hex("def"), "read: \r\n", "half", "rest"]));
+        let early = || !stage.requests("raw", "/hash/streamed").is_empty();
+        assert!(node_proxy::demo::command::until(std::time::Duration::from_millis(1400), early), "the head waited for the body");
+        assert!(!stage.app_log("raw").contains("BODY /hash/streamed"), "the body was there before it was sent");
+        speaking.join().unwrap()
+    });
+    assert!(seen.text.contains("\r\n\r\n6 bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721"), "{seen:?}");
+}
+
+#[test]
+fn answers_without_a_body_end_with_their_head() {
+    let stage = stage();
+    // On one connection: a body that is taken for granted would swallow the next answer.
+    let requests = "GET /204 HTTP/1.1\r\nHost: raw\r\n\r\nGET /304 HTTP/1.1\r\nHost: raw\r\n\r\n\
+                    HEAD /head HTTP/1.1\r\nHost: raw\r\n\r\nGET /hash/last HTTP/1.1\r\nHost: raw\r\nConnection: close\r\n\r\n";
+    let seen = stage.speak("raw", 80, &[&hex(requests), "rest"]);
+    let statuses: Vec<_> = seen.text.split("\r\n").filter(|line| line.starts_with("HTTP/1.1 ")).collect();
+    assert_eq!(statuses, ["HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified", "HTTP/1.1 200 OK", "HTTP/1.1 200 OK"]);
+    assert!(seen.text.contains("Content-Length: 12345\r\n"), "{seen:?}");
+    assert!(seen.text.contains("Content-Length: 9\r\n") && seen.end == "closed", "{seen:?}");
+}
+
+#[test]
+fn a_client_that_waits_for_100_continue_gets_it_from_the_server() {
+    let stage = stage();
+    let head = "POST /hash/expect HTTP/1.1\r\nHost: raw\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+    let seen = stage.speak("raw", 80, &[&hex(head), "read:100 Continue\r\n\r\n", &hex("abc"), "read:ba7816bf"]);
+    assert!(seen.text.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{seen:?}");
+    stage.wait_lines("node-a", &["path=/hash/expect", "status=200"], 1);
+}
+
+#[test]
+fn a_final_answer_to_expect_comes_without_the_body() {
+    let stage = stage();
+    let head = "POST /refused HTTP/1.1\r\nHost: raw\r\nExpect: 100-continue\r\nContent-Length: 3000\r\n\r\n";
+    let seen = stage.speak("raw", 80, &[&hex(head), "rest"]);
+    assert!(seen.text.starts_with("HTTP/1.1 417 Expectation Failed\r\n"), "{seen:?}");
+    assert!(seen.text.contains("connection: close\r\n") && seen.end == "closed", "{seen:?}");
+}
+
+#[test]
+fn an_answer_without_a_length_ends_with_its_connection() {
+    let stage = stage();
+    let request = "GET /until-close HTTP/1.1\r\nHost: raw\r\n\r\n";
+    let seen = stage.speak("raw", 80, &[&hex(request), "rest"]);
+    assert!(seen.text.ends_with("\r\n\r\nuntil the end") && seen.end == "closed", "{seen:?}");
+    assert_eq!(stage.curl(&["http://raw/until-close"]), "until the end");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_their_order() {
+    let stage = stage();
+    let requests: String = (0..20)
+        .map(|number| {
+            let body = "x".repeat(number);
+            format!("POST /hash/{number} HTTP/1.1\r\nHost: raw\r\nX-Pipelined: 1\r\nContent-Length: {number}\r\n\r\n{body}")
+        })
+        .chain(["GET /hash/end HTTP/1.1\r\nHost: raw\r\nConnection: close\r\n\r\n".to_owned()])
+        .collect();
+    let seen = stage.speak("raw", 80, &[&hex(&requests), "rest"]);
+    let lengths: Vec<_> =
+        seen.text.split("\r\n\r\n").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<usize>().ok()).collect();
+    assert_eq!(lengths, (0..20).chain([0]).collect::<Vec<_>>(), "{}", seen.text);
+    assert_eq!(stage.requests("raw", "X-Pipelined").len(), 20);
+}
+
+#[test]
+fn a_client_that_ends_its_half_after_the_request_is_answered() {
+    let stage = stage();
+    let request = "POST /hash/half HTTP/1.1\r\nHost: raw\r\nContent-Length: 3\r\n\r\nabc";
+    let seen = stage.speak("raw", 80, &[&hex(request), "half", "rest"]);
+    assert!(seen.text.contains("\r\n\r\n3 ba7816bf") && seen.end == "closed", "{seen:?}");
+    stage.wait_lines("node-a", &["path=/hash/half", "status=200"], 1)[0].check(&[("level", "INFO"), ("reason", "")]);
+}
+
+#[test]
+fn http_1_0_is_served_as_such() {
+    let stage = stage();
+    let seen = stage.speak("raw", 80, &[&hex("GET /old HTTP/1.0\r\n\r\n"), "rest"]);
+    assert!(seen.text.ends_with("\r\n\r\nGET /old HTTP/1.0") && seen.end == "closed", "{seen:?}");
+    let kept = "GET /old/kept HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    let seen = stage.speak("raw", 80, &[&hex(kept), "read:/old/kept HTTP/1.0", &hex(kept), "pause:0.2"]);
+    assert_eq!(seen.text.matches("connection: keep-alive\r\n").count(), 2, "{seen:?}");
+}
+
+#[test]
+fn heads_arrive_as_they_were_written() {
+    let stage = stage();
+    let request = "GET /Case%20Kept?q=A%2fb&c=\xe4;d HTTP/1.1\r\nhOsT: raw:80\r\nX-One: 1\r\nx-two:2\r\nX-ONE: 3\r\n\
+                   Cookie: a=1\r\nX-Empty:\r\nX-Quoted: \"a, b\"\r\nX-Late: \xe9\r\n\r\n";
+    let request = request.replace("\u{e4}", "x");
+    let bytes: String = request.chars().map(|one| format!("{:02x}", one as u32)).collect();
+    let seen = stage.speak("raw", 80, &[&bytes, "read:X-Late", "pause:0.1"]);
+    let expected = "GET /Case%20Kept?q=A%2fb&c=x;d HTTP/1.1\r\nhOsT: raw:80\r\nX-One: 1\r\nx-two: 2\r\nX-ONE: 3\r\n\
+                    Cookie: a=1\r\nX-Empty: \r\nX-Quoted: \"a, b\"\r\nX-Late: \u{e9}";
+    assert!(seen.text.ends_with(&format!("\r\n\r\n{expected}")), "{seen:?}");
+}
+
+#[test]
+fn fields_of_one_hop_stay_on_it() {
+    let stage = stage();
+    let request = "GET /fields HTTP/1.1\r\nHost: raw\r\nConnection: keep-alive, X-Mine, Content-Length\r\nX-Mine: 1\r\n\
+                   Keep-Alive: timeout=9\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\
+                   Content-Length: 0\r\nX-Kept: 1\r\n\r\n";
+    let seen = stage.speak("raw", 80, &[&hex(request), "read:Content-Length: 0\r\n\r\n"]);
+    let expected = "HTTP/1.1 200 Fine By Me\r\nX-Case: kept\r\nx-lower: kept\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
+                    Content-Length: 0\r\n\r\n";
+    assert_eq!(seen.text, expected);
+    let arrived = &stage.requests("raw", "GET /fields ")[0]["lines"];
+    let expected = ["GET /fields HTTP/1.1", "Host: raw", "Content-Length: 0", "X-Kept: 1"];
+    assert_eq!(*arrived, serde_json::json!(expected));
+}
+
+#[test]
+fn the_server_sees_the_address_of_the_client() {
+    let stage = stage();
+    for service in ["raw", "near"] {
+        stage.curl(&[&format!("http://{service}/whose-address")]);
+        assert_eq!(stage.requests(service, "/whose-address")[0]["from"], stage.address("client"), "{service}");
+    }
+}
+
+#[test]
+fn a_request_has_one_line_with_both_identities_route_and_backend() {
+    let stage = stage();
+    stage.curl(&["-H", "version: new", "http://routed/one-line?secret=1"]);
+    stage.wait_lines("node-a", &["/one-line"], 1)[0].check(&[
+        ("level", "INFO"),
+        ("direction", "outbound"),
+        ("protocol", "http1"),
+        ("method", "GET"),
+        ("path", "/one-line"),
+        ("status", "200"),
+        ("mtls", "yes"),
+        ("src.workload", "client"),
+        ("src.identity", "spiffe://cluster.local/ns/shop/sa/client"),
+        ("dst.workload", "go-2"),
+        ("dst.identity", "spiffe://cluster.local/ns/shop/sa/go-2"),
+        ("dst.service", "shop/routed"),
+        ("backend", "shop/go-2:80"),
+        ("reason", ""),
+    ]);
+    let line = &stage.lines("node-a", &["/one-line"])[0];
+    assert!(line.at("route").contains("shop/routed"), "{line:?}");
+    let labels = [r#"service="routed""#, r#"backend="go-2""#, r#"status="200""#];
+    assert!(stage.metric("gammarus_http_requests_total", &labels) >= 1.0);
+}

@@ -1,0 +1,19 @@
+//! The mesh driven by real tools: curl, h2load, a gRPC client, an SMTP server, openssl, and sockets with nothing
+//! between them and the bytes.
+//!
+//! Needs root, the Debian packages that `tests/run` installs, and `GRPC_TOOLS`, the folder of the gRPC client and
+//! server that it builds.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod balance;
+mod failures;
+mod grpc;
+mod http1;
+mod http2;
+mod idle;
+mod opaque;
+mod passthrough;
+mod refusals;
+mod rig;
+mod smtp;
