@@ -2,8 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::time::Duration;
 
 use node_proxy::demo::command::until;
@@ -60,14 +58,8 @@ fn inbound_connections_count_too() {
     drop((held, application));
 }
 
-/// The inode by which the kernel names a pod's network namespace.
-fn inode(world: &World, pod: &str) -> u64 {
-    let name = &world.running_pod(pod).unwrap().netns;
-    std::fs::metadata(Path::new("/run/netns").join(name)).unwrap().ino()
-}
-
-/// What of the process still refers to a network namespace: its descriptors and its mounts do not show
-/// sockets, so the kernel is asked by way of the veth, whose peer on the node goes with the namespace.
+/// How many pods a node has a link to: the kernel takes a pod's away when its namespace ends, and not before.
+#[track_caller]
 fn veth_count(world: &World, node: &str) -> usize {
     let links = world.exec_on_node(node, &["ip", "-o", "link"]).unwrap().checked().unwrap();
     links.stdout.lines().filter(|line| line.contains(": pod")).count()
@@ -89,12 +81,24 @@ fn a_removed_pods_namespace_ends_although_its_connections_live() {
     let mut tls = dial(&world, "outsider", address(&world, "server", OWN_APP), (Some(&leaf), HOP));
     tls.write_all(b"held").unwrap();
     let tls_app = accepted(&application);
-    for pod in ["client", "server"] {
-        assert!(inode(&world, pod) > 0);
-    }
+    // And a request over HTTP/2 that is never answered.
+    let asks = ["curl", "-s", "--http2-prior-knowledge", "http://server.shop:9080/"];
+    world
+        .pod("asker")
+        .namespace("shop")
+        .service_account("client")
+        .on("node-a")
+        .program(&asks)
+        .start()
+        .unwrap();
+    let asked = accepted(&application);
+    let links = veth_count(&world, "node-a");
+    world.remove_pod("asker").unwrap();
+    let ended = until(PATIENCE, || veth_count(&world, "node-a") < links);
+    assert!(ended, "the namespace of a pod whose request is open is held");
     let before = (veth_count(&world, "node-a"), veth_count(&world, "node-b"));
     // The test's own sockets inside the pods would keep their namespaces, too: those go as a pod's do.
-    drop((opaque, opaque_app, plain_app, tls_app, application));
+    drop((opaque, opaque_app, plain_app, tls_app, asked, application));
     world.remove_pod("server").unwrap();
     assert!(
         until(PATIENCE, || veth_count(&world, "node-b") == before.1 - 1),

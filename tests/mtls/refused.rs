@@ -1,5 +1,6 @@
 //! Peers that are refused: at the pod's listener, and at the client's end. Nothing of them goes on.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use node_proxy::demo::world::World;
@@ -11,11 +12,14 @@ const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 
 /// A peer in the namespace of a pod outside the mesh tries to get to `guarded`.
 #[track_caller]
-fn check_refused(world: &World, (leaf, alpn): (Option<&Leaf>, &str), (reason, error): (&str, &str)) {
-    let application = listen_in(world, "guarded");
+fn check_refused(
+    (world, application): (&World, &TcpListener),
+    (leaf, alpn): (Option<&Leaf>, &str),
+    (reason, error): (&str, &str),
+) {
     let mut client = dial(world, "outsider", address(world, "guarded", OWN_APP), (leaf, alpn));
     assert_eq!(ask(&mut client, "/refused"), (String::new(), End::Broken), "{error}");
-    let reached = accept(&application, Duration::from_millis(100));
+    let reached = accept(application, Duration::from_millis(100));
     assert!(reached.is_none(), "{error}: the application was dialled");
     let reason = format!("reason={reason}");
     logged(world, "node-b", &["direction=inbound", "dst.workload=guarded", &reason, error]);
@@ -26,32 +30,36 @@ fn certificates_that_prove_nothing_are_refused_at_the_listener() {
     let world = stage();
     let (own, foreign_dir) = (root(&world), tempfile::tempdir().unwrap());
     let foreign = load_root(foreign_dir.path(), "cluster.local");
+    let application = listen_in(&world, "guarded");
+    let at = (&world, &application);
     let identity = "peer_identity_refused";
     let good = good_leaf(&world, CLIENT);
 
     let stolen = good.with_key_of(&good_leaf(&world, CLIENT));
-    check_refused(&world, (Some(&stolen), HOP), (identity, "did not prove"));
+    check_refused(at, (Some(&stolen), HOP), (identity, "did not prove"));
     let expired = Request::of(&[CLIENT]).expired().sign(own.issuer());
-    check_refused(&world, (Some(&expired), HOP), (identity, "expired"));
+    check_refused(at, (Some(&expired), HOP), (identity, "expired"));
     let other_ca = Request::of(&[CLIENT]).sign(foreign.issuer());
-    check_refused(&world, (Some(&other_ca), HOP), (identity, "not trusted"));
+    check_refused(at, (Some(&other_ca), HOP), (identity, "not trusted"));
     let other_domain = Request::of(&["spiffe://other.example/ns/shop/sa/client"]).sign(own.issuer());
-    check_refused(&world, (Some(&other_domain), HOP), (identity, "trust"));
+    check_refused(at, (Some(&other_domain), HOP), (identity, "trust"));
     let two = Request::of(&[CLIENT, "spiffe://cluster.local/ns/shop/sa/server"]).sign(own.issuer());
-    check_refused(&world, (Some(&two), HOP), (identity, "2 URI names"));
+    check_refused(at, (Some(&two), HOP), (identity, "2 URI names"));
     let none = Request::of(&[]).sign(own.issuer());
-    check_refused(&world, (Some(&none), HOP), (identity, "0 URI names"));
+    check_refused(at, (Some(&none), HOP), (identity, "0 URI names"));
     let no_account = Request::of(&["spiffe://cluster.local/workload"]).sign(own.issuer());
-    check_refused(&world, (Some(&no_account), HOP), (identity, "SPIFFE"));
-    check_refused(&world, (None, HOP), ("handshake_failed", "certificate"));
-    check_refused(&world, (Some(&good), "gammarus/9"), ("unknown_hop_version", "gammarus/9"));
-    check_refused(&world, (Some(&good), "h2"), ("plaintext_refused", "mTLS only"));
+    check_refused(at, (Some(&no_account), HOP), (identity, "SPIFFE"));
+    check_refused(at, (None, HOP), ("handshake_failed", "certificate"));
+    check_refused(at, (Some(&good), "gammarus/9"), ("unknown_hop_version", "gammarus/9"));
+    check_refused(at, (Some(&good), "h2"), ("plaintext_refused", "mTLS only"));
 
     // The control: the same peer with a good certificate gets in.
     let mut client =
         dial(&world, "outsider", address(&world, "guarded", super::rig::APP), (Some(&good), HOP));
     let (answer, end) = ask(&mut client, "/good");
     assert!(answer.contains("guarded: GET /good") && end == End::Clean, "{answer}");
+    // The connection is over only when both of its ways are.
+    drop(client);
     let line = logged(&world, "node-b", &["direction=inbound", "mtls=yes", "src.workload=outsider"]);
     // Who it is says the certificate, and not the address.
     assert!(line.contains(&format!("src.identity={CLIENT}")), "{line}");
@@ -63,12 +71,12 @@ fn permissive_refuses_the_same_peers_and_gives_the_application_no_byte() {
     let world = stage();
     let good = good_leaf(&world, CLIENT);
     let expired = Request::of(&[CLIENT]).expired().sign(root(&world).issuer());
+    let application = listen_in(&world, "server");
     for (leaf, alpn, reason) in [
         (Some(&expired), HOP, "peer_identity_refused"),
         (None, HOP, "handshake_failed"),
         (Some(&good), "gammarus/9", "unknown_hop_version"),
     ] {
-        let application = listen_in(&world, "server");
         let mut client = dial(&world, "outsider", address(&world, "server", OWN_APP), (leaf, alpn));
         assert_eq!(ask(&mut client, "/refused"), (String::new(), End::Broken), "{reason}");
         let mut seen = Vec::new();

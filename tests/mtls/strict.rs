@@ -44,8 +44,9 @@ fn answer(world: &World, path: &str, client: &str) -> String {
 fn strict_does_not_take_a_masqueraded_client_for_the_node() {
     let mut world = stage();
     world.pod("near").namespace("outside").on("node-b").start().unwrap();
-    let rules = "table inet masq { chain post { type nat hook postrouting priority 100; \
-                 meta nfproto ipv4 oifname \"pod*\" ip saddr 10.244.0.0/16 masquerade; } }";
+    let rules = "add table inet masq; \
+                 add chain inet masq post { type nat hook postrouting priority 100; }; \
+                 add rule inet masq post meta nfproto ipv4 oifname \"pod*\" ip saddr 10.244.0.0/16 masquerade";
     world.exec_on_node("node-b", &["nft", rules]).unwrap().checked().unwrap();
     // Both seem to come from the node: one is a process of it.
     for pod in ["near", "outsider"] {
