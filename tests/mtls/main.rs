@@ -1,6 +1,12 @@
 //! The hop between nodes in real namespaces: who is let in, who is refused, and how connections end.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result, clippy::panic, reason = "a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_in_result,
+    reason = "all of this is tests"
+)]
 
 mod ca;
 mod ends;
