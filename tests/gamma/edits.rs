@@ -73,12 +73,13 @@ fn edits_under_traffic_fail_no_request() {
     for process in [&mut old, &mut fresh] {
         process.stop(Signal::SIGTERM, PATIENCE).unwrap();
         let log = process.log();
-        let count = |answer: &str| log.lines().filter(|line| *line == answer).count();
+        // Whoever is told to stop may leave half a line.
+        let (lines, _) = log.rsplit_once('\n').unwrap_or_default();
+        let count = |answer: &str| lines.lines().filter(|line| *line == answer).count();
         let (v1, v2) = (count("200 v1"), count("200 v2"));
-        assert!(v1 > 5 && v2 > 5, "{v1} and {v2} answers: {}", process.last_words());
-        let other: Vec<&str> = log.lines().filter(|line| !matches!(*line, "200 v1" | "200 v2")).collect();
-        // The request that was under way when the client was told to stop prints what it has.
-        assert!(other.is_empty() || other == ["000 "], "{other:?}");
+        assert!(v1 > 0 && v2 > 0, "{v1} and {v2} answers: {}", process.last_words());
+        let other: Vec<&str> = lines.lines().filter(|line| !matches!(*line, "200 v1" | "200 v2")).collect();
+        assert!(other.is_empty(), "{other:?}");
     }
 }
 
