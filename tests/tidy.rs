@@ -8,7 +8,9 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use node_proxy::error::FailureReason;
 use regex::Regex;
 
 /// The longest file, in lines, its tests included.
@@ -303,6 +305,62 @@ fn metrics_are_found_where_they_are_registered() {
     assert!(is_named("| `gammarus_a_total` | things |", "gammarus_a_total"));
     assert!(is_named("`gammarus_a_seconds_bucket`", "gammarus_a_seconds"));
     assert!(!is_named("`gammarus_a_total_more`", "gammarus_a_total"));
+}
+
+#[test]
+fn every_reason_is_explained_in_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let row = |reason: &FailureReason| format!("| `{reason}` | {} | ", reason.status().as_u16());
+    let missing: Vec<_> = FailureReason::ALL.iter().map(row).filter(|row| !readme.contains(row)).collect();
+    assert!(missing.is_empty(), "README.md has no row that begins with {missing:?}");
+}
+
+/// The name of the test target that a file is: a file of a folder of tests, or the `main.rs` of a folder there.
+fn test_target(path: &str) -> Option<&str> {
+    let (_, below) = path.strip_suffix(".rs")?.rsplit_once("tests/").filter(|(before, _)| {
+        // Not a module of unit tests below `src`.
+        before.is_empty() || matches!(*before, "ca/" | "cni/")
+    })?;
+    let target = below.strip_suffix("/main").unwrap_or(below);
+    (!target.contains('/')).then_some(target)
+}
+
+#[test]
+fn every_file_of_tests_is_run_by_tests_run() {
+    let list = Command::new(root().join("tests/run")).arg("--list").output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let parts: Vec<_> = list.lines().collect();
+    let manifest = fs::read_to_string(root().join("node-proxy/Cargo.toml")).unwrap();
+    let sources = sources();
+    let targets: Vec<_> = sources.iter().filter_map(|source| test_target(&source.path)).collect();
+    assert!(targets.len() > 4, "only {targets:?} were found: the rule looks in the wrong place");
+    for (index, target) in targets.iter().enumerate() {
+        assert!(parts.contains(target), "tests/run does not know the part {target}, only {parts:?}");
+        assert!(!targets[..index].contains(target), "two targets are called {target}");
+    }
+    for source in sources.iter().filter(|source| source.path.starts_with("tests/")) {
+        if test_target(&source.path).is_some() {
+            let line = format!("path = \"../{}\"", source.path);
+            assert!(manifest.contains(&line), "node-proxy/Cargo.toml has no [[test]] with {line}");
+        }
+    }
+}
+
+#[test]
+fn test_targets_are_found_by_their_place() {
+    let table = [
+        ("tests/demo.rs", Some("demo")),
+        ("tests/redirect/main.rs", Some("redirect")),
+        ("tests/redirect/rig.rs", None),
+        ("cni/tests/plugin.rs", Some("plugin")),
+        ("cni/tests/rig/mod.rs", None),
+        ("node-proxy/src/route/tests/http.rs", None),
+        ("cni/src/protocol/tests.rs", None),
+        ("ca/src/main.rs", None),
+    ];
+    for (path, target) in table {
+        assert_eq!(test_target(path), target, "{path}");
+    }
 }
 
 /// Where a scan of Rust text is.

@@ -144,6 +144,8 @@ struct Object {
     metadata: Metadata,
     spec: Option<Spec>,
     status: Option<Status>,
+    /// Of a list, what it lists.
+    items: Vec<Self>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,6 +169,12 @@ struct Status {
 }
 
 impl Object {
+    /// Whether this is a pod on `node` that has `identity`, or a list with one among its items.
+    fn lists(&self, node: &str, identity: &SpiffeId) -> bool {
+        let is_list = self.kind.ends_with("List");
+        self.gives(node, identity) || (is_list && self.items.iter().any(|item| item.lists(node, identity)))
+    }
+
     /// Whether this is a pod on `node` that has `identity` and is not on its way out.
     fn gives(&self, node: &str, identity: &SpiffeId) -> bool {
         let (Some(spec), true) = (&self.spec, self.kind == "Pod" && self.api_version == "v1") else {
@@ -199,7 +207,7 @@ fn has_pod(directory: &Path, node: &str, identity: &SpiffeId, depth: usize) -> b
         } else if path.is_dir() {
             depth > 0 && has_pod(&path, node, identity, depth - 1)
         } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
-            objects_of(&path).iter().any(|object| object.gives(node, identity))
+            objects_of(&path).iter().any(|object| object.lists(node, identity))
         } else {
             false
         }
@@ -292,6 +300,24 @@ mod tests {
         check_pod(&[("x.yaml", &good)], true);
         check_pod(&[("a.yaml", "{: ["), ("b.yaml", "\u{0}"), ("c.yaml", &good)], true);
         check_pod(&[("a.yaml", "{: [")], false);
+    }
+
+    #[test]
+    fn pods_of_a_list_count_as_if_each_had_its_own_document() {
+        let check = |kind: &str, pods: &[String], expected| {
+            let mut text = format!("apiVersion: v1\nkind: {kind}\nitems:\n");
+            for pod in pods {
+                text += &format!("- {}\n", pod.trim_end().replace('\n', "\n  "));
+            }
+            check_pod(&[("x.yaml", &text)], expected);
+        };
+        let service = "apiVersion: v1\nkind: Service\nspec: {ports: []}\n".to_owned();
+        let (here, there) = (pod("a", "web", ""), pod("b", "web", ""));
+        check("List", &[service, there.clone(), here.clone()], true);
+        check("PodList", std::slice::from_ref(&here), true);
+        check("List", &[there], false);
+        check("List", &[here.replace("Pod", "Job")], false);
+        check("Deployment", &[here], false);
     }
 
     #[test]

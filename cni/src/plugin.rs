@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gammarus_cni::protocol::{self, code};
 use gammarus_cni::state::{self, NamespaceState, NamespaceStates};
@@ -17,6 +17,9 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde_json::{Value, json};
 
 use crate::netconf::{CniVersion, Environment, NetConf, SUPPORTED};
+
+/// How long STATUS waits for the proxy: runtimes ask every few seconds, and wait for the answer.
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a command fails; [`PluginError::code`] is what the runtime is told.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +51,6 @@ pub(crate) enum PluginError {
     /// The node's proxy does not answer, and this command needs it.
     #[error("the node's proxy does not answer on {}{}", socket.display(), for_pod(pod.as_deref()))]
     Unreachable { socket: PathBuf, pod: Option<Box<PodName>>, source: ProtocolError },
-    /// The node's proxy cannot take pods.
-    #[error("no pod can be enrolled: the node's proxy does not answer on {}", socket.display())]
-    Unavailable { socket: PathBuf, source: ProtocolError },
 }
 
 fn for_pod(pod: Option<&PodName>) -> String {
@@ -71,7 +71,6 @@ impl PluginError {
             Self::Undecodable { .. } => 6,
             Self::InvalidConfig { .. } => 7,
             Self::Unreachable { .. } => code::TRY_AGAIN_LATER,
-            Self::Unavailable { .. } => 50,
             Self::Answer { .. } => code::MALFORMED,
             Self::Refused { code, .. } => *code,
         }
@@ -112,7 +111,7 @@ pub(crate) fn run(
             Ok(String::new())
         }
         Some("GC") => gc(NetConf::parse(stdin)?),
-        Some("STATUS") => status(&NetConf::parse(stdin)?),
+        Some("STATUS") => status(&NetConf::parse(stdin)?, log),
         Some("VERSION") => Ok(version(stdin)),
         Some(other) => Err(unknown(format!("{other:?} is not a command of CNI"))),
         None => Err(unknown("not set: this program is called by a container runtime, see CNI".to_owned())),
@@ -212,14 +211,25 @@ fn gc(conf: NetConf) -> Result<String, PluginError> {
     Ok(String::new())
 }
 
-/// STATUS: could a pod be enrolled now?
-fn status(conf: &NetConf) -> Result<String, PluginError> {
+/// STATUS: could ADD be served? With a proxy that does not answer it can, as far as ADD then goes, and that must not be
+/// an error: a runtime that gets one lets no pod's network be made ready, not even that of the proxy's own pod, which
+/// then never comes back. What is amiss goes to `log`; what fails is a configuration with which no ADD could succeed.
+fn status(conf: &NetConf, log: &mut dyn Write) -> Result<String, PluginError> {
     require_version(conf, CniVersion::V1_1_0)?;
-    match ask(conf, Command::Status, None)? {
-        Ok(Outcome::Failed { msg, details, .. }) => Err(PluginError::Refused { code: 50, msg, details }),
-        Ok(outcome) => accept("STATUS", outcome, &[Outcome::Done]).map(|()| String::new()),
-        Err(source) => Err(PluginError::Unavailable { socket: conf.socket(), source }),
+    conf.network()?;
+    let patience = conf.timeout()?.min(STATUS_PATIENCE);
+    let asked = protocol::call(&conf.socket(), &Request::new(Command::Status), None, patience);
+    let answered = match answer(asked) {
+        Ok(outcome) => accept("STATUS", outcome, &[Outcome::Done]),
+        Err(source) => Err(PluginError::Unreachable { socket: conf.socket(), pod: None, source }),
+    };
+    if let Err(error) = answered {
+        warn(log, "pods of the mesh cannot be enrolled now", &error);
     }
+    if let Err(error) = NamespaceStates::read(&conf.state_dir()) {
+        warn(log, "no namespace would be known without the node's proxy", &error);
+    }
+    Ok(String::new())
 }
 
 /// VERSION: what this plugin supports, in the version that it was asked in.

@@ -208,18 +208,46 @@ fn gc_passes_what_the_runtime_still_has_and_nothing_if_it_does_not_say() {
     assert_eq!(dead.call("GC", &conf, "shop").error().0, 11);
 }
 
+/// STATUS succeeds, and says `expected` where the runtime's log takes it.
+#[track_caller]
+fn check_status_warns(node: &Node, conf: &str, expected: &str) {
+    let ended = node.call("STATUS", conf, "shop");
+    ended.assert_success("");
+    assert!(ended.stderr.contains(expected), "{expected:?} is not in {ended:?}");
+    assert!(ended.took < Duration::from_millis(1900), "{ended:?}");
+}
+
 #[test]
-fn status_says_whether_a_pod_could_be_enrolled() {
+fn status_never_makes_a_node_unready_because_of_the_agent_and_says_so_in_the_log() {
     let node = Node::make();
     let asked = node.agent(Outcome::Done);
-    node.call_with("STATUS", &node.conf(""), &[("CNI_CONTAINERID", "")]).assert_success("");
+    let ended = node.call_with("STATUS", &node.conf(""), &[("CNI_CONTAINERID", "")]);
+    ended.assert_success("");
+    assert_eq!(ended.stderr, "");
     assert_eq!(asked.recv().unwrap().command, Command::Status);
     let unable = Node::make();
     unable.agent(failed(102));
-    assert_eq!(unable.call("STATUS", &unable.conf(""), "shop").error().0, 50);
+    check_status_warns(&unable, &unable.conf(""), "cannot be enrolled now");
     let dead = Node::make();
-    let (code, message) = dead.call("STATUS", &dead.conf(""), "shop").error();
-    assert!(code == 50 && message.contains("enrol.sock"), "{message}");
+    check_status_warns(&dead, &dead.conf(""), "enrol.sock");
+    let hung = Node::make();
+    hung.hung_agent();
+    check_status_warns(&hung, &hung.conf(""), "enrol.sock");
+    let blocked = Node::make();
+    fs::create_dir(blocked.state_dir()).unwrap();
+    fs::write(blocked.state_dir().join("namespaces.json"), "{\"version\":7}").unwrap();
+    check_status_warns(&blocked, &blocked.conf(""), "namespaces.json has version 7");
+}
+
+#[test]
+fn status_fails_for_a_configuration_with_which_no_pod_could_be_added() {
+    let node = Node::make();
+    node.agent(Outcome::Done);
+    let nameless = node.conf("").replace("podnet", "../x");
+    for conf in [node.conf(r#","timeoutSeconds":0"#), nameless] {
+        assert_eq!(node.call("STATUS", &conf, "shop").error().0, 7, "{conf}");
+    }
+    assert_eq!(node.call("STATUS", "{", "shop").error().0, 6);
 }
 
 #[test]
@@ -319,7 +347,6 @@ fn an_agent_that_hangs_is_as_good_as_none_once_the_deadline_has_passed() {
     let ended = node.call("DEL", &conf, "new");
     ended.assert_success("");
     assert!(ended.took < Duration::from_millis(1900), "{ended:?}");
-    assert_eq!(node.call("STATUS", &conf, "shop").error().0, 50);
 }
 
 #[test]
@@ -334,8 +361,7 @@ fn an_agent_of_a_version_too_far_away_is_as_good_as_none() {
     answer.extend(text.as_bytes());
     later.strange_agent(answer);
     check_without_agent(&later, "answering in another version");
-    let (code, message) = later.call("STATUS", &later.conf(""), "shop").error();
-    assert!(code == 50 && message.contains("version 9"), "{message}");
+    check_status_warns(&later, &later.conf(""), "version 9");
 }
 
 #[test]

@@ -131,6 +131,6 @@ mod tests {
         ] {
             check(text.as_bytes(), FirstBytes::Opaque);
         }
-        check(&vec![b'A'; 64], FirstBytes::Opaque);
+        check(&[b'A'; 64], FirstBytes::Opaque);
     }
 }

@@ -54,10 +54,12 @@ impl JoinedPod {
 
     /// Resolves when the pod has left: then everything of it must be closed, for one open socket keeps its
     /// namespace alive.
-    pub async fn gone(&self) {
+    pub fn gone(&self) -> impl Future<Output = ()> + use<> {
         let mut gone = self.gone.clone();
-        // An error means that the sender went: the pod has left, too.
-        let _ = gone.wait_for(|gone| *gone).await;
+        async move {
+            // An error means that the sender went: the pod has left, too.
+            let _ = gone.wait_for(|gone| *gone).await;
+        }
     }
 
     /// The pod as an end of a journey.

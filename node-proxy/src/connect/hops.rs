@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Destination, Dialled};
 use crate::http1::ReadBuffer;
+use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::tls::{self, WorkloadCert};
 
 /// A hop is never older than this.
@@ -35,8 +36,9 @@ pub struct HopKey {
     pub address: SocketAddr,
     /// The endpoint's pod uid.
     pub workload: Option<Arc<str>>,
-    /// Whether it is the mTLS hop: an endpoint's mark may come and go.
-    pub marked: bool,
+    /// How the endpoint was to be spoken with: its mark may come and go, and its namespace turn strict. A hop
+    /// in plain text is never used again once mTLS is due.
+    pub terms: Option<(Enrolment, MtlsMode)>,
 }
 
 impl HopKey {
@@ -49,8 +51,7 @@ impl HopKey {
             source,
             address: destination.address,
             workload: workload.map(|workload| Arc::clone(&workload.uid)),
-            marked: workload
-                .is_some_and(|workload| workload.enrolment == crate::snapshot::workload::Enrolment::Marked),
+            terms: workload.map(|workload| (workload.enrolment, workload.mtls)),
         }
     }
 }

@@ -86,12 +86,16 @@ pub async fn open(
     }
     *stream = None;
     let dialled = super::open(mesh, pod, key.source, destination).await?;
-    let opened = handshake(dialled, destination).await?;
+    let opened = handshake(dialled, pod, destination).await?;
     *stream = Some(opened.clone());
     Ok(opened)
 }
 
-async fn handshake(dialled: Dialled, destination: &Destination) -> Result<Stream, ConnectError> {
+async fn handshake(
+    dialled: Dialled,
+    pod: &JoinedPod,
+    destination: &Destination,
+) -> Result<Stream, ConnectError> {
     let Dialled { transport, hop, usable_until } = dialled;
     let (sender, connection) = hyper::client::conn::http2::Builder::new(LocalExecutor)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -102,9 +106,14 @@ async fn handshake(dialled: Dialled, destination: &Destination) -> Result<Stream
             address: destination.address,
             source: std::io::Error::other(error),
         })?;
+    let gone = pod.gone();
     tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an HTTP/2 hop has ended");
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%error, "an HTTP/2 hop has ended");
+            },
+            // Taking leave of a peer that does not listen would keep the pod's namespace alive.
+            () = gone => {}
         }
     });
     Ok(Stream { sender, hop, usable_until })

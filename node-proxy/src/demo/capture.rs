@@ -15,7 +15,11 @@ use super::fault::DemoError;
 pub struct Capture {
     tcpdump: Process,
     file: PathBuf,
+    netns: String,
 }
+
+/// The port of the discard protocol (RFC 863), which nobody serves here.
+const DISCARD_PORT: u16 = 9;
 
 /// A recording that has ended.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ impl Capture {
         let mut tcpdump = Process::start("tcpdump", command::within(netns, &argv), &log)?;
         let listens = || fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on"));
         tcpdump.wait_until("listening", Duration::from_secs(20), listens)?;
-        Ok(Self { tcpdump, file })
+        Ok(Self { tcpdump, file, netns: netns.to_owned() })
     }
 
     /// Ends the recording.
@@ -44,9 +48,28 @@ impl Capture {
     /// # Errors
     /// When tcpdump cannot be stopped or its file cannot be read.
     pub fn stop(mut self) -> Result<Recording, DemoError> {
+        self.wait_for_the_last()?;
         self.tcpdump.stop(Signal::SIGINT, Duration::from_secs(5))?;
         let bytes = fs::read(&self.file).map_err(DemoError::file(&self.file))?;
         Ok(Recording { file: self.file, bytes })
+    }
+}
+
+impl Capture {
+    /// Sends one more packet and waits until it has been recorded: everything before it is there, too. An
+    /// interrupt alone could come before tcpdump has read what the kernel holds for it.
+    fn wait_for_the_last(&self) -> Result<(), DemoError> {
+        let discard = format!("http://127.0.0.1:{DISCARD_PORT}/");
+        let _refused = command::exec(&self.netns, &["curl", "-s", "--max-time", "5", &discard])?;
+        let recorded = || {
+            let bytes = fs::read(&self.file).unwrap_or_default();
+            // Source and destination address, a source port, and the destination port.
+            bytes.windows(12).any(|window| {
+                window[..8] == [127, 0, 0, 1, 127, 0, 0, 1] && window[10..] == DISCARD_PORT.to_be_bytes()
+            })
+        };
+        let _as_it_is = command::until(Duration::from_secs(5), recorded);
+        Ok(())
     }
 }
 

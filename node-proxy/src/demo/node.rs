@@ -43,10 +43,10 @@ impl WorldNode {
         self.dir.join("node.sock")
     }
 
-    /// The folder of the plugin's state.
+    /// The folder that proxy and plugin leave their state to each other in.
     #[must_use]
     pub fn plugin_state(&self) -> PathBuf {
-        self.dir.join("cni")
+        self.dir.join("state")
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn add(world: &mut World, name: &str) -> Result<(), DemoError> {
     world.forward(name)?;
     world.link_to_fabric(name, number)?;
     let dir = world.dir().join(name);
-    for part in [dir.clone(), dir.join("state"), dir.join("cni")] {
+    for part in [dir.clone(), dir.join("state")] {
         fs::create_dir_all(&part).map_err(DemoError::file(part))?;
     }
     let each = world.families.each();

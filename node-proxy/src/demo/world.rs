@@ -13,6 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use super::address::{Block, Families, Family};
 use super::capture::Capture;
@@ -25,6 +28,9 @@ use super::teardown::{self, Claim};
 
 /// The namespace of the network between the nodes.
 const FABRIC: &str = "fabric";
+
+/// How long a killed CA may take to be gone.
+const CA_GRACE: Duration = Duration::from_secs(5);
 
 /// What a world will be like.
 #[derive(Clone, Debug)]
@@ -254,6 +260,26 @@ impl World {
     pub fn proxy(&mut self, node: &str) -> Result<&mut Process, DemoError> {
         let unknown = || DemoError::Unknown { kind: "node proxy", name: node.to_owned() };
         self.nodes.get_mut(node).and_then(|node| node.proxy.as_mut()).ok_or_else(unknown)
+    }
+
+    /// Kills the CA; nothing of it is lost but the process.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn stop_ca(&mut self) -> Result<(), DemoError> {
+        match self.ca.as_mut() {
+            Some(ca) => ca.stop(Signal::SIGKILL, CA_GRACE).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the CA again on the same root.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_ca(&mut self) -> Result<(), DemoError> {
+        self.ca = Some(node::start_ca(self)?);
+        Ok(())
     }
 
     /// Starts a node's proxy again after it has ended, and waits until it is ready.

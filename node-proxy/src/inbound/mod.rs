@@ -113,7 +113,11 @@ impl Session {
         let mut opening = tokio::select! {
             biased;
             opening = read_opening(&mut stream, &mut buffer) => opening,
-            _ = early.fill(&mut server) => Ok(Opening::ServerFirst),
+            // An error of a socket is told once: asked again, it would look like an end.
+            early = early.fill(&mut server) => match early {
+                Ok(_) => Ok(Opening::ServerFirst),
+                Err(error) => return self.refuse(&stream, FailureReason::UpstreamReset, error.to_string()),
+            },
         };
         if matches!(opening, Ok(Opening::ServerFirst))
             && (first == ServerFirst::Hold || !buffer.unread().is_empty())

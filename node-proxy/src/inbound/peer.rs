@@ -42,18 +42,23 @@ pub(super) fn find_terms(
                 (ServerFirst::Pass, PlaintextReason::SourceNotEnrolled)
             }
             Some(_) => (ServerFirst::Hold, PlaintextReason::StalePeer),
-            None if snapshot.is_pod_address(client.ip()) => (ServerFirst::Hold, PlaintextReason::StalePeer),
+            // A node often has an address of its own in its pods' range: the gateway.
+            None if snapshot.is_pod_address(client.ip()) && !is_node_process(client, destination) => {
+                (ServerFirst::Hold, PlaintextReason::StalePeer)
+            }
             None => (ServerFirst::Pass, PlaintextReason::SourceNotEnrolled),
         };
         return Terms::Both(server_first, reason);
     }
-    let own = pod.pod.addresses.iter().find_map(|address| snapshot.find_workload(*address));
+    let workloads = pod.pod.addresses.iter().filter_map(|address| snapshot.find_workload(*address));
+    // An address that was another pod's a moment ago does not lend this one its exceptions.
+    let own = workloads.into_iter().find(|workload| workload.uid == pod.pod.uid);
     if own.is_some_and(|own| own.plaintext_ports.contains(&destination.port())) {
         return Terms::Both(ServerFirst::Pass, PlaintextReason::PlaintextPort);
     }
-    // The kubelet calls from an address of the node; so does a client that was masqueraded to it. Only the
-    // kubelet's connection is a socket of the node itself.
-    if snapshot.node_addresses.contains_key(&client.ip()) && is_node_process(client, destination) {
+    // The kubelet calls from an address of the node, often one that no object names: a bridge's or a tunnel's. So
+    // does a client that was masqueraded to it. Only the kubelet's connection is a socket of the node itself.
+    if snapshot.find_workload(client.ip()).is_none() && is_node_process(client, destination) {
         return Terms::Both(ServerFirst::Pass, PlaintextReason::NodeProcess);
     }
     Terms::MtlsOnly

@@ -13,7 +13,8 @@ use super::dial::{self, Chosen, Origin, Reuse};
 use super::plan::{RequestPlan, plan};
 use super::{Session, http_label};
 use crate::balance;
-use crate::connect::hops::Repeatable;
+use crate::connect::Destination;
+use crate::connect::hops::{HopKey, Repeatable};
 use crate::error::{FailureReason, REASON_HEADER};
 use crate::forward;
 use crate::http1::framing::BodyLength;
@@ -22,7 +23,7 @@ use crate::http1::{
     Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1,
 };
 use crate::route::RequestHead;
-use crate::snapshot::service::ServicePort;
+use crate::snapshot::service::{Endpoint, ServicePort};
 use crate::telemetry::{Recording, RequestRecord};
 
 /// How long and how many reads a client that is still sending is listened to after the last answer.
@@ -206,7 +207,12 @@ impl Connection {
         if let Some(mut own) = self.own.take() {
             let endpoint =
                 port.endpoints.endpoints.iter().find(|endpoint| endpoint.address == own.key.address);
-            if let Some(endpoint) = endpoint
+            // The endpoint may have become another pod, or mTLS may be due by now.
+            let still_his = |endpoint: &Endpoint| {
+                let destination = Destination::from(endpoint);
+                own.key == HopKey::new(&self.session.pod.pod.uid, own.key.source, &destination)
+            };
+            if let Some(endpoint) = endpoint.filter(|endpoint| still_his(endpoint))
                 && own.dialled.transport.is_quiet()
             {
                 dial::note_destination(&mut record.journey, endpoint);

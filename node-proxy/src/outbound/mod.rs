@@ -14,6 +14,7 @@ pub mod target;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -23,14 +24,17 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::balance::{self, AddressFamilies};
 use crate::connect::Destination;
 use crate::error::FailureReason;
-use crate::forward;
+use crate::forward::{self, CopyError};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, FrontendKind, PortProtocol};
-use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel};
+use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording};
 use dial::Chosen;
 use target::{Target, find_target};
+
+/// How long a client that cannot be connected is listened to before it is reset.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// One captured connection of a pod, on its way.
 #[derive(Debug)]
@@ -53,10 +57,14 @@ impl Session {
         self.worker.mesh.snapshot.load().find_frontend(self.destination).cloned()
     }
 
-    /// An endpoint that the pod can reach and that was not tried yet.
+    /// An endpoint that the pod can reach and that was not tried yet: of the family that the client dialled, as
+    /// without a mesh, and of the other one only when there is none.
     fn choose<'e>(&self, endpoints: &'e EndpointSet, tried: &[SocketAddr]) -> Option<&'e Arc<Endpoint>> {
-        let families = AddressFamilies::of(&self.pod.pod.addresses)?;
-        balance::choose(endpoints, families, tried)
+        let dialled = AddressFamilies::of(&[self.destination.ip()])?;
+        balance::choose(endpoints, dialled, tried).or_else(|| {
+            let reachable = AddressFamilies::of(&self.pod.pod.addresses)?;
+            balance::choose(endpoints, reachable, tried)
+        })
     }
 
     /// Counts what a connection to an undeclared port turned out to speak.
@@ -142,11 +150,7 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
     let chosen = dial::choose_and_dial(&session, &frontend.port.endpoints, &mut record.journey).await;
     let mut chosen: Chosen = match chosen {
         Ok(chosen) => chosen,
-        Err(reason) => {
-            tracing::debug!(reason = reason.as_label(), service = %frontend.port.key.service, "no connection");
-            record.finish();
-            return forward::reset(&stream);
-        }
+        Err(_) => return answer_or_reset(session, stream, record).await,
     };
     let mut client_buffer = ReadBuffer::default();
     let mut server_buffer = ReadBuffer::default();
@@ -167,20 +171,53 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
             FirstBytes::Opaque => break,
             FirstBytes::Undecided => {}
         }
+        // An error of a socket is told once: it must not be taken for an end when it is asked again.
         let ended = tokio::select! {
             biased;
-            read = client_buffer.fill(&mut stream) => !matches!(read, Ok(count) if count > 0),
+            read = client_buffer.fill(&mut stream) => {
+                read.map(|count| count == 0).map_err(CopyError::Client)
+            }
             // Bytes of the server, or its end: it does not speak HTTP.
-            _ = server_buffer.fill(&mut chosen.dialled.transport) => true,
+            read = server_buffer.fill(&mut chosen.dialled.transport) => {
+                read.map(|_| true).map_err(CopyError::Server)
+            }
         };
-        if ended {
-            break;
+        match ended {
+            Ok(false) => {}
+            Ok(true) => break,
+            Err(error) => return opaque::break_off(record, (&stream, &chosen.dialled), &error),
         }
     }
     let label = opaque::label(client_buffer.unread());
     session.count_detected(&frontend, label);
     record.protocol = Some(label);
     opaque::join(record, (stream, client_buffer), (chosen, server_buffer)).await;
+}
+
+/// No endpoint could be dialled for a client of an undeclared port. One that speaks HTTP is told so in its own
+/// words; its first bytes are on their way, if it speaks first at all.
+async fn answer_or_reset(session: Session, mut stream: TcpStream, record: Recording<ConnectionRecord>) {
+    let mut buffer = ReadBuffer::default();
+    let listening = async {
+        while judge(buffer.unread()) == FirstBytes::Undecided
+            && matches!(buffer.fill(&mut stream).await, Ok(count) if count > 0)
+        {}
+    };
+    let _silent_or_settled = tokio::time::timeout(LAST_WORDS, listening).await;
+    match judge(buffer.unread()) {
+        FirstBytes::Http1 => {
+            record.dismiss();
+            http1::serve(session, stream, buffer, None).await;
+        }
+        FirstBytes::Http2 => {
+            record.dismiss();
+            http2::serve(session, stream, buffer).await;
+        }
+        FirstBytes::Opaque | FirstBytes::Undecided => {
+            record.finish();
+            forward::reset(&stream);
+        }
+    }
 }
 
 /// The label of an HTTP request in logs.

@@ -91,15 +91,25 @@ async fn copy(
     .await;
     record.journey.bytes_sent = copied.sent;
     record.journey.bytes_received = copied.received;
-    if let Err(error) = outcome {
-        let reason = match error {
-            CopyError::Client(_) => FailureReason::ClientClosed,
-            CopyError::Server(_) => FailureReason::UpstreamReset,
-        };
-        record.journey.fail(reason, dial::chain(&error));
-        // A reset stays a reset, and a truncated hop becomes one: nobody takes a part for the whole.
-        forward::reset(&client);
-        forward::reset(dialled.transport.tcp());
+    match outcome {
+        Ok(()) => record.finish(),
+        Err(error) => break_off(record, (&client, &dialled), &error),
     }
+}
+
+/// Ends both connections after one has failed: a reset stays a reset, and a truncated hop becomes one. Nobody
+/// takes a part for the whole.
+pub(super) fn break_off(
+    mut record: Recording<ConnectionRecord>,
+    (client, dialled): (&TcpStream, &Dialled),
+    error: &CopyError,
+) {
+    let reason = match error {
+        CopyError::Client(_) => FailureReason::ClientClosed,
+        CopyError::Server(_) => FailureReason::UpstreamReset,
+    };
+    record.journey.fail(reason, dial::chain(error));
+    forward::reset(client);
+    forward::reset(dialled.transport.tcp());
     record.finish();
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +39,9 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { facts: Duration::from_secs(5), proof: Duration::from_secs(1), mark: Duration::from_secs(2) }
+        // A new IPv6 address of the node's end of the link answers nobody until it is known to be unique, up to two
+        // seconds after it was given (RFC 4862 section 5.4): the proof waits that long, and its usual milliseconds else.
+        Self { facts: Duration::from_secs(5), proof: Duration::from_secs(3), mark: Duration::from_secs(2) }
     }
 }
 
@@ -249,15 +251,15 @@ impl PodRegistry {
             listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
         let joined = PodEvent::Joined { pod: pod.clone(), listeners };
         self.parts.events.send(joined).await.map_err(|_| EnrolError::DataPathGone)?;
-        prove(&pod, &self.parts.facts.service_addresses(), self.parts.patience.proof)
+        let proven = prove(&pod, &self.parts.facts.service_addresses(), self.parts.patience.proof)
             .await
             .map_err(|source| EnrolError::Proof { pod: key(), source })?;
-        self.write_mark(&pod).await.map_err(|source| EnrolError::Mark { pod: key(), source })
+        self.write_mark(&pod, proven).await.map_err(|source| EnrolError::Mark { pod: key(), source })
     }
 
-    async fn write_mark(&self, pod: &EnrolledPod) -> io::Result<()> {
+    async fn write_mark(&self, pod: &EnrolledPod, proven: Vec<IpAddr>) -> io::Result<()> {
         let (marks, key) = (self.parts.marks.clone(), pod.pod.clone());
-        let mark = Mark { uid: pod.uid.to_string(), addresses: pod.addresses.clone() };
+        let mark = Mark { uid: pod.uid.to_string(), addresses: proven };
         let written = blocking(move || marks.write(&key, &mark));
         match tokio::time::timeout(self.parts.patience.mark, written).await {
             Ok(outcome) => outcome,

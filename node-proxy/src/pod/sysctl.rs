@@ -2,6 +2,7 @@
 //!
 //! Every function works on the namespace that the calling thread is in.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,16 @@ pub(super) fn different() -> Result<Vec<PathBuf>, RedirectError> {
         }
     }
     Ok(different)
+}
+
+/// Whether IPv6 is switched off on every interface but the loopback: the addresses that the CNI result names
+/// are not there then.
+pub(super) fn is_ipv6_off() -> bool {
+    let Ok(interfaces) = fs::read_dir("/proc/sys/net/ipv6/conf") else { return true };
+    let counts = |name: &OsStr| !["all", "default", "lo"].iter().any(|other| name == *other);
+    let is_off =
+        |path: PathBuf| fs::read_to_string(path.join("disable_ipv6")).is_ok_and(|value| value.trim() == "1");
+    interfaces.flatten().filter(|entry| counts(&entry.file_name())).all(|entry| is_off(entry.path()))
 }
 
 /// A kernel without IPv6 has none of its settings.

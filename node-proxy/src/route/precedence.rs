@@ -1,4 +1,4 @@
-//! The Gateway API's precedence, as one order: the derived `Ord` of [`Precedence`], best first.
+//! The Gateway API's precedence, as one order: the derived `Ord` of `Precedence`, best first.
 //!
 //! Where the API leaves a place open: a RegularExpression path comes after every Exact one and before every
 //! prefix, as it would otherwise never be reached beside a catch-all; two of them tie. A RegularExpression

@@ -8,7 +8,7 @@ use gammarus_ca::SpiffeId;
 use crate::cluster::objects::ObjectKey;
 
 /// Whether a pod takes the mTLS hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Enrolment {
     /// Marked by the agent of its node: dial it with mTLS.
     Marked,
@@ -19,7 +19,7 @@ pub enum Enrolment {
 }
 
 /// What a namespace takes on its pods' inbound side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MtlsMode {
     /// mTLS and plain text.
     Permissive,

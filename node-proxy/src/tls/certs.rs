@@ -208,13 +208,13 @@ fn server_config(
     Ok(Arc::new(config))
 }
 
-/// From when to when a certificate holds.
 /// The last second of a leaf; `None` if it cannot be read.
 #[must_use]
 pub fn not_after(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
     validity(leaf).map(|(_, not_after)| not_after)
 }
 
+/// From when to when a certificate holds.
 fn validity(leaf: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
     let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
     let at = |seconds: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));

@@ -1,3 +1,5 @@
+//! One exchange over streams in memory: what each side sees, and how ends and faults travel.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;

@@ -1,4 +1,8 @@
+//! Heads that are taken, heads that are refused, and what is written on.
+
 use super::*;
+use crate::http1::framing::BodyLength;
+use crate::route::RequestHead;
 
 fn request(text: &[u8]) -> Result<RequestHead1, HeadError> {
     let mut head = RequestHead1::default();

@@ -6,11 +6,11 @@ use std::task::{Context, Poll, ready};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::framing::BodyLength;
-use super::head::{Persistence, RequestHead1, ResponseHead1, Version};
-use super::relay::{Relay, RelayError};
-use super::{HeadError, Parsed, ReadBuffer};
 use crate::error::FailureReason;
+use crate::http1::framing::BodyLength;
+use crate::http1::head::{Persistence, RequestHead1, ResponseHead1, Version};
+use crate::http1::relay::{Relay, RelayError};
+use crate::http1::{HeadError, Parsed, ReadBuffer};
 use crate::route::RequestHead;
 
 /// Why an exchange ended early.
@@ -290,5 +290,4 @@ impl<'a> Exchange<'a> {
 }
 
 #[cfg(test)]
-#[path = "exchange_tests.rs"]
 mod tests;

@@ -1,0 +1,22 @@
+//! The hop between nodes in real namespaces: who is let in, who is refused, and how connections end.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_in_result,
+    reason = "all of this is tests"
+)]
+
+mod ca;
+mod ends;
+mod families;
+mod foreign;
+mod limits;
+mod outage;
+mod peer;
+mod permissive;
+mod refused;
+mod rig;
+mod same_node;
+mod strict;

@@ -1,0 +1,219 @@
+//! A peer of the test's own making: any certificate, any protocol, and ends as a test wants them.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gammarus_ca::TrustDomain;
+use gammarus_ca::root::Root;
+use node_proxy::demo::world::World;
+use rcgen::string::Ia5String;
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned,
+};
+use time::OffsetDateTime;
+
+use super::rig::{End, connect, read_to_end};
+
+/// The mesh's protocol.
+pub(crate) const HOP: &str = "gammarus/1";
+
+/// A certificate with a key, which need not be its own.
+#[derive(Clone)]
+pub(crate) struct Leaf {
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: Arc<KeyPair>,
+}
+
+/// What goes into a certificate.
+pub(crate) struct Request<'a> {
+    pub(crate) uris: &'a [&'a str],
+    pub(crate) from: Duration,
+    pub(crate) until: OffsetDateTime,
+}
+
+impl<'a> Request<'a> {
+    /// Valid now, with these URIs.
+    pub(crate) fn of(uris: &'a [&'a str]) -> Self {
+        let until = OffsetDateTime::now_utc() + Duration::from_secs(3600);
+        Self { uris, from: Duration::from_secs(7200), until }
+    }
+
+    /// Its time was over a minute ago.
+    pub(crate) fn expired(self) -> Self {
+        Self { until: OffsetDateTime::now_utc() - Duration::from_secs(60), ..self }
+    }
+
+    /// Signed by `issuer`.
+    pub(crate) fn sign(&self, issuer: &Issuer<'_, KeyPair>) -> Leaf {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let uri = |uri: &&str| SanType::URI(Ia5String::try_from(*uri).unwrap());
+        params.subject_alt_names = self.uris.iter().map(uri).collect();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = OffsetDateTime::now_utc() - self.from;
+        params.not_after = self.until;
+        let certificate = params.signed_by(&key, issuer).unwrap().der().clone();
+        assert!(!key.der_bytes().is_empty());
+        Leaf { certificate, key: Arc::new(key) }
+    }
+}
+
+/// The root of the world's own CA, key and all.
+#[track_caller]
+pub(crate) fn root(world: &World) -> Root {
+    load_root(&world.dir().join("ca"), "cluster.local")
+}
+
+/// A root in a folder, made if there is none.
+#[track_caller]
+pub(crate) fn load_root(dir: &Path, trust_domain: &str) -> Root {
+    Root::load_or_create(dir, &TrustDomain::new(trust_domain).unwrap()).unwrap()
+}
+
+/// A good leaf for a service account, as the CA would sign it.
+#[track_caller]
+pub(crate) fn good_leaf(world: &World, uri: &str) -> Leaf {
+    Request::of(&[uri]).sign(root(world).issuer())
+}
+
+impl Leaf {
+    /// This certificate with another's key.
+    pub(crate) fn with_key_of(&self, other: &Self) -> Self {
+        Self { certificate: self.certificate.clone(), key: Arc::clone(&other.key) }
+    }
+
+    fn resolver(&self) -> Arc<SingleCertAndKey> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
+        // No check that they fit: that they do not may be the point.
+        Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![self.certificate.clone()], key)))
+    }
+}
+
+/// Takes any server: what is tested is the server's judgement of its client.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A client's end of a hop.
+pub(crate) type Client = StreamOwned<ClientConnection, TcpStream>;
+/// A server's end of a hop.
+pub(crate) type Server = StreamOwned<ServerConnection, TcpStream>;
+
+/// A TLS client in the namespace `place`, with `leaf` or without a certificate. The handshake begins with the
+/// first byte that is written or read.
+#[track_caller]
+pub(crate) fn dial(
+    world: &World,
+    place: &str,
+    destination: SocketAddr,
+    (leaf, alpn): (Option<&Leaf>, &str),
+) -> Client {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer));
+    let mut config = match leaf {
+        Some(leaf) => builder.with_client_cert_resolver(leaf.resolver()),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let name = ServerName::IpAddress(destination.ip().into());
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    StreamOwned::new(connection, connect(world, place, destination).unwrap())
+}
+
+/// One HTTP request on a hop of the test's own.
+pub(crate) fn ask(client: &mut Client, path: &str) -> (String, End) {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    match client.write_all(request.as_bytes()).and_then(|()| client.flush()) {
+        Ok(()) => read_to_end(client),
+        Err(_) => (String::new(), End::Broken),
+    }
+}
+
+/// The server's end of a hop on an accepted connection, after its handshake. Takes any client.
+#[track_caller]
+pub(crate) fn serve(stream: TcpStream, leaf: &Leaf) -> std::io::Result<Server> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(leaf.resolver());
+    config.alpn_protocols = vec![HOP.as_bytes().to_vec()];
+    let mut server = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), stream);
+    while server.conn.is_handshaking() {
+        server.conn.complete_io(&mut server.sock)?;
+    }
+    Ok(server)
+}
+
+/// Says that nothing more comes, properly.
+pub(crate) fn close_notify(server: &mut Server) {
+    server.conn.send_close_notify();
+    server.flush().unwrap();
+    server.sock.shutdown(std::net::Shutdown::Write).unwrap();
+}
+
+/// Reads a request head to its empty line.
+#[track_caller]
+pub(crate) fn read_head(stream: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
