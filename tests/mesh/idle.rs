@@ -10,8 +10,8 @@ use crate::rig::{Stage, hex, stage};
 #[track_caller]
 fn ended_lines(stage: &Stage, (source, pod, port): (&str, &str, u16), count: usize) {
     let (node, from) = ("node-b", format!("src.workload={source} "));
-    let to = format!("dst.addr={}:{port} ", stage.address(pod));
-    let texts = ["direction=inbound", &from, &to];
+    let (to, port) = (format!("dst.workload={pod} "), format!(":{port} "));
+    let texts = ["direction=inbound", &from, &to, &port];
     // An idle hop is kept for 15 seconds.
     assert!(
         until(Duration::from_secs(40), || stage.lines(node, &texts).len() >= count),
@@ -35,7 +35,13 @@ fn an_idle_hop_ends_with_close_notify() {
     get("raw:81", "/idle/undeclared");
     get("raw", "/until-close");
     ended_lines(&stage, ("near", "raw", 8080), 2);
-    let closed = || stage.app_log("raw").contains(&format!("CLOSED {}", stage.address("near")));
+    let log = || stage.app_log("raw");
+    let closed = || {
+        log()
+            .lines()
+            .filter_map(|line| line.strip_prefix("CLOSED "))
+            .any(|peer| stage.is_address("near", peer))
+    };
     assert!(until(Duration::from_secs(5), closed), "the application was not told");
 }
 
