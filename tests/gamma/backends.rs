@@ -45,7 +45,10 @@ fn an_invalid_backend_keeps_its_share_as_500() {
         ("kind: Frontend, name: v2, port: 80", "ResolvedRefs=False InvalidKind"),
     ] {
         send_to(&mut stage, &format!("{{name: v1, port: 80, weight: 1}}, {{{backend}, weight: 1}}"));
-        stage.check_conditions("HTTPRoute shop/web", &["Accepted=True", expected, "spec.rules[0].backendRefs[1]"]);
+        stage.check_conditions(
+            "HTTPRoute shop/web",
+            &["Accepted=True", expected, "spec.rules[0].backendRefs[1]"],
+        );
         // 200 are expected with a deviation of 10.
         let failed = share(&stage, "500 invalid_backend");
         assert!((150..=250).contains(&failed), "{failed} of 400 failed for {backend}");

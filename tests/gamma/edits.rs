@@ -47,9 +47,21 @@ fn a_saved_file_takes_effect_at_once() {
 fn edits_under_traffic_fail_no_request() {
     let mut stage = Stage::set();
     stage.apply(&http_route("shop/web", WEB, ALL_TO_V1));
-    let old = stage.world.spawn("client", "old", &[
-        "stdbuf", "-oL", "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %header{x-app}\\n", "http://web/?n=[1-1000000]",
-    ]);
+    let old = stage.world.spawn(
+        "client",
+        "old",
+        &[
+            "stdbuf",
+            "-oL",
+            "curl",
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code} %header{x-app}\\n",
+            "http://web/?n=[1-1000000]",
+        ],
+    );
     let mut old = old.unwrap();
     let fresh = "while :; do curl -sS -o /dev/null -w '%{http_code} %header{x-app}\\n' http://web/; done";
     let mut fresh = stage.world.spawn("client", "fresh", &["sh", "-c", fresh]).unwrap();
@@ -61,12 +73,13 @@ fn edits_under_traffic_fail_no_request() {
     for process in [&mut old, &mut fresh] {
         process.stop(Signal::SIGTERM, PATIENCE).unwrap();
         let log = process.log();
-        let count = |answer: &str| log.lines().filter(|line| *line == answer).count();
+        // Whoever is told to stop may leave half a line.
+        let (lines, _) = log.rsplit_once('\n').unwrap_or_default();
+        let count = |answer: &str| lines.lines().filter(|line| *line == answer).count();
         let (v1, v2) = (count("200 v1"), count("200 v2"));
-        assert!(v1 > 5 && v2 > 5, "{v1} and {v2} answers: {}", process.last_words());
-        let other: Vec<&str> = log.lines().filter(|line| !matches!(*line, "200 v1" | "200 v2")).collect();
-        // The request that was under way when the client was told to stop prints what it has.
-        assert!(other.is_empty() || other == ["000 "], "{other:?}");
+        assert!(v1 > 0 && v2 > 0, "{v1} and {v2} answers: {}", process.last_words());
+        let other: Vec<&str> = lines.lines().filter(|line| !matches!(*line, "200 v1" | "200 v2")).collect();
+        assert!(other.is_empty(), "{other:?}");
     }
 }
 
@@ -78,7 +91,11 @@ fn connections_that_were_open_before_follow_every_change() {
     wait_for_last(&client, "200 v1");
     stage.apply(&http_route("shop/web", WEB, ALL_TO_V2));
     wait_for_last(&client, "200 v2");
-    stage.apply(&http_route("shop/web", WEB, &format!("{{matches: [{{path: {{type: Exact, value: /no}}}}], {}}}", to("v1"))));
+    stage.apply(&http_route(
+        "shop/web",
+        WEB,
+        &format!("{{matches: [{{path: {{type: Exact, value: /no}}}}], {}}}", to("v1")),
+    ));
     wait_for_last(&client, "404 no_matching_rule");
     stage.apply(&http_route("shop/web", WEB, "{backendRefs: [{name: empty, port: 80}]}"));
     wait_for_last(&client, "503 no_endpoint");
@@ -89,7 +106,8 @@ fn connections_that_were_open_before_follow_every_change() {
     let service = stage.apply("{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}}");
     stage.delete(&service);
     let lines = wait_for_last(&client, "503 no_endpoint");
-    let connects: u32 = lines.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum();
+    let connects: u32 =
+        lines.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum();
     assert_eq!(connects, 1, "all of it is one connection: {lines:?}");
 }
 

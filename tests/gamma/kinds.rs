@@ -51,7 +51,8 @@ fn a_grpc_route_beats_an_http_route_on_the_same_port_and_gives_way_when_it_goes(
     stage.check("client", &["http://web/"], "200 v1");
     let grpc = stage.apply(&route("GRPCRoute", "shop/grpc", WEB, &format!("{{{}}}", to("v2"))));
     stage.check_conditions("GRPCRoute shop/grpc", &["Accepted=True"]);
-    stage.check_conditions("HTTPRoute shop/web", &["Accepted=False Conflicted", "GRPCRoute holds on port 80"]);
+    stage
+        .check_conditions("HTTPRoute shop/web", &["Accepted=False Conflicted", "GRPCRoute holds on port 80"]);
     stage.check_log(&["HTTPRoute shop/web", "Accepted=False Conflicted"]);
     stage.check("client", &[&GRPC[..], &["http://web/a.B/C"]].concat(), "200 v2");
     stage.check("client", &["http://web/"], "404 no_matching_rule");

@@ -17,12 +17,18 @@ fn every_match_type_of_an_http_route_decides() {
         rule(&path("RegularExpression", "'/re/[0-9]+/x'"), "v2"),
         rule(&format!("{}, headers: [{{name: X-Exact, value: sure}}]", path("PathPrefix", "/h")), "v2"),
         rule(
-            &format!("{}, headers: [{{type: RegularExpression, name: x-re, value: 'a|ab'}}]", path("PathPrefix", "/h")),
+            &format!(
+                "{}, headers: [{{type: RegularExpression, name: x-re, value: 'a|ab'}}]",
+                path("PathPrefix", "/h")
+            ),
             "v2",
         ),
         rule(&format!("{}, queryParams: [{{name: exact, value: 'y es'}}]", path("PathPrefix", "/q")), "v2"),
         rule(
-            &format!("{}, queryParams: [{{type: RegularExpression, name: re, value: '[a-c]+'}}]", path("PathPrefix", "/q")),
+            &format!(
+                "{}, queryParams: [{{type: RegularExpression, name: re, value: '[a-c]+'}}]",
+                path("PathPrefix", "/q")
+            ),
             "v2",
         ),
         rule(&format!("{}, method: DELETE", path("PathPrefix", "/m")), "v2"),
@@ -72,7 +78,10 @@ fn neither_hostnames_nor_the_host_header_decide_and_a_pods_address_is_never_rout
     stage.apply(&route.replace("spec:\n", "spec:\n  hostnames: [nobody.example]\n"));
     stage.check("client", &["http://web/"], "200 v2");
     stage.check("client", &["-H", "Host: somebody.example", "http://web/"], "200 v2");
-    stage.check_conditions("HTTPRoute shop/web", &["Accepted=True", "spec.hostnames has no effect on a Service parent"]);
+    stage.check_conditions(
+        "HTTPRoute shop/web",
+        &["Accepted=True", "spec.hostnames has no effect on a Service parent"],
+    );
     // The destination address is the Service's, whatever the request calls itself.
     stage.check("client", &["-H", "Host: web", "http://v1/"], "200 v1");
     stage.check("client", &["-H", "Host: v1", "http://web/"], "200 v2");

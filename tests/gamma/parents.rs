@@ -29,18 +29,26 @@ fn check_plain(stage: &Stage, url: &str) {
 fn a_parent_can_be_narrowed_to_a_port_by_number_or_name() {
     let mut stage = Stage::set();
     stage.apply(MANY);
-    stage.apply(&(http_route("shop/by-number", &parent("name: many, port: 81"), ALL_TO_V1)
-        + &http_route("shop/by-name", &parent("name: many, sectionName: third"), ALL_TO_V2)));
+    stage.apply(
+        &(http_route("shop/by-number", &parent("name: many, port: 81"), ALL_TO_V1)
+            + &http_route("shop/by-name", &parent("name: many, sectionName: third"), ALL_TO_V2)),
+    );
     check_plain(&stage, "http://many/");
     stage.check("client", &["http://many:81/"], "200 v1");
     stage.check("client", &["http://many:82/"], "200 v2");
     check_opaque(&stage, "http://many:83/");
 
-    stage.apply(&http_route("shop/by-number", &parent("name: many, port: 81, sectionName: third"), ALL_TO_V1));
-    stage.check_conditions("HTTPRoute shop/by-number", &["Accepted=False NoMatchingParent", "81 named third"]);
+    stage.apply(&http_route(
+        "shop/by-number",
+        &parent("name: many, port: 81, sectionName: third"),
+        ALL_TO_V1,
+    ));
+    stage
+        .check_conditions("HTTPRoute shop/by-number", &["Accepted=False NoMatchingParent", "81 named third"]);
     check_plain(&stage, "http://many:81/");
     stage.apply(&http_route("shop/by-number", &parent("name: many, port: 84"), ALL_TO_V1));
-    stage.check_conditions("HTTPRoute shop/by-number", &["Accepted=False NoMatchingParent", "no TCP port 84"]);
+    stage
+        .check_conditions("HTTPRoute shop/by-number", &["Accepted=False NoMatchingParent", "no TCP port 84"]);
 }
 
 #[test]
@@ -56,7 +64,10 @@ fn a_route_with_several_parents_holds_on_each_and_what_is_wrong_with_one_stays_t
     assert_eq!(conditions.len(), 3, "{conditions:?}");
     assert!(conditions[0].contains("Accepted=True Accepted"), "{conditions:?}");
     assert!(conditions[1].contains("Accepted=True Accepted"), "{conditions:?}");
-    assert!(conditions[2].contains("Accepted=False NoMatchingParent Service shop/nobody does not exist"), "{conditions:?}");
+    assert!(
+        conditions[2].contains("Accepted=False NoMatchingParent Service shop/nobody does not exist"),
+        "{conditions:?}"
+    );
 
     // A parent that is taken from the route is let go.
     stage.apply(&http_route("shop/route", WEB, ALL_TO_V2));
@@ -85,8 +96,7 @@ fn a_port_declared_as_another_protocol_beats_the_route() {
 /// Connections, not requests, are dealt to both versions there.
 #[track_caller]
 fn check_opaque(stage: &Stage, url: &str) {
-    let answers: Vec<String> =
-        (0..24).map(|_| stage.ask("client", &[url])).collect();
+    let answers: Vec<String> = (0..24).map(|_| stage.ask("client", &[url])).collect();
     assert!(answers.iter().any(|answer| answer == "200 v1"), "{url}: {answers:?}");
     assert!(answers.iter().any(|answer| answer == "200 v2"), "{url}: {answers:?}");
     let connection = stage.count("client", url, 12);
@@ -100,7 +110,10 @@ fn services_without_an_address_of_their_own_hold_no_routes() {
     let mistaken = "{group: gateway.networking.k8s.io, kind: Service, name: web}";
     for (parent, expected) in [
         (parent("name: headless"), "Accepted=False NoMatchingParent Service shop/headless is headless"),
-        (parent("name: elsewhere"), "Accepted=False NoMatchingParent Service shop/elsewhere is of type ExternalName"),
+        (
+            parent("name: elsewhere"),
+            "Accepted=False NoMatchingParent Service shop/elsewhere is of type ExternalName",
+        ),
         (parent("name: nobody"), "Accepted=False NoMatchingParent Service shop/nobody does not exist"),
         (mistaken.to_owned(), "Accepted=False NoMatchingParent kind Service is in the core group"),
     ] {

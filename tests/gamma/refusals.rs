@@ -9,10 +9,7 @@ const UNSUPPORTED: [(&str, &str); 6] = [
         "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}]}}]",
         "filters[0] (RequestHeaderModifier)",
     ),
-    (
-        "filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]",
-        "filters[0] (RequestRedirect)",
-    ),
+    ("filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]", "filters[0] (RequestRedirect)"),
     ("timeouts: {request: 10s}", "timeouts.request"),
     ("timeouts: {backendRequest: 10s}", "timeouts.backendRequest"),
     ("retry: {attempts: 3}", "retry"),
@@ -25,7 +22,8 @@ fn what_is_not_done_fails_for_its_rule_and_is_named_while_its_neighbours_work() 
     let mut rules = vec![under("/fine", &to("v1"))];
     for (at, (asked, _)) in UNSUPPORTED.iter().enumerate() {
         // A redirect takes no backends.
-        let backends = if asked.contains("RequestRedirect") { String::new() } else { format!(", {}", to("v2")) };
+        let backends =
+            if asked.contains("RequestRedirect") { String::new() } else { format!(", {}", to("v2")) };
         rules.push(under(&format!("/no-{at}"), &format!("{asked}{backends}")));
     }
     rules.push(under("/also-fine", &to("v2")));
@@ -34,7 +32,10 @@ fn what_is_not_done_fails_for_its_rule_and_is_named_while_its_neighbours_work() 
     stage.check("client", &["http://web/fine"], "200 v1");
     stage.check("client", &["http://web/also-fine"], "200 v2");
     stage.check("client", &["http://web/other"], "404 no_matching_rule");
-    stage.check_conditions("HTTPRoute shop/web", &["Accepted=True", "PartiallyInvalid=True UnsupportedValue Dropped Rule"]);
+    stage.check_conditions(
+        "HTTPRoute shop/web",
+        &["Accepted=True", "PartiallyInvalid=True UnsupportedValue Dropped Rule"],
+    );
     for (at, (_, path)) in UNSUPPORTED.iter().enumerate() {
         stage.check("client", &[&format!("http://web/no-{at}/deep")], "500 unsupported_rule");
         let path = format!("spec.rules[{}].{path}", at + 1);
@@ -50,7 +51,10 @@ fn a_route_with_nothing_that_is_done_is_not_accepted_and_holds_nowhere() {
     stage.check("client", &["http://web/"], "200 v1");
     let rule = format!("{{timeouts: {{request: 1s}}, {}}}", to("v1"));
     stage.apply(&http_route("shop/web", WEB, &rule));
-    stage.check_conditions("HTTPRoute shop/web", &["Accepted=False UnsupportedValue", "spec.rules[0].timeouts.request"]);
+    stage.check_conditions(
+        "HTTPRoute shop/web",
+        &["Accepted=False UnsupportedValue", "spec.rules[0].timeouts.request"],
+    );
     stage.check_log(&["HTTPRoute shop/web", "Accepted=False UnsupportedValue"]);
     let counts = stage.count("client", "http://web/", 40);
     assert!(counts.keys().eq(["200 v1", "200 v2"]), "{counts:?}");

@@ -52,7 +52,9 @@ fn routes_of_one_service_merge_and_what_none_of_them_takes_is_404() {
     let log = || stage.world.access_log("node-a").unwrap();
     let written = node_proxy::demo::command::until(super::stage::PATIENCE, || {
         log().lines().any(|line| line.contains("path=/two/deep/er") && line.contains("shop/two-deep"))
-            && log().lines().any(|line| line.contains("path=/twofold") && line.contains("reason=no_matching_rule"))
+            && log()
+                .lines()
+                .any(|line| line.contains("path=/twofold") && line.contains("reason=no_matching_rule"))
     });
     assert!(written, "{}", log());
 }
@@ -77,17 +79,25 @@ fn precedence_holds_across_the_routes_of_a_service() {
         rule(&path("PathPrefix", "/p/exact"), "v1"),
         rule(&format!("{}, method: GET, {headers}", path("PathPrefix", "/p/long")), "v1"),
         rule(&format!("{}, {headers}", path("PathPrefix", "/p/method")), "v1"),
-        rule(&format!("{}, headers: [{{name: one, value: a}}], {queries}", path("PathPrefix", "/p/headers")), "v1"),
+        rule(
+            &format!("{}, headers: [{{name: one, value: a}}], {queries}", path("PathPrefix", "/p/headers")),
+            "v1",
+        ),
         rule(&format!("{}, queryParams: [{{name: one, value: a}}]", path("PathPrefix", "/p/queries")), "v1"),
         rule(&path("PathPrefix", "/p/tie"), "v1"),
     ];
     let losing = http_route("shop/a-losers", WEB, &losers.join(", "));
-    let tied = rule(&path("PathPrefix", "/p/tie"), "v2") + ", " + &rule(&path("PathPrefix", "/p/older"), "v1");
+    let tied =
+        rule(&path("PathPrefix", "/p/tie"), "v2") + ", " + &rule(&path("PathPrefix", "/p/older"), "v1");
     let older = rule(&path("PathPrefix", "/p/older"), "v2");
     let older = http_route("shop/y-older", WEB, &older)
         .replace("{name: y-older", "{creationTimestamp: '2020-01-01T00:00:00Z', name: y-older");
-    stage.apply(&(losing + &http_route("shop/z-winners", WEB, &winners.join(", "))
-        + &http_route("shop/m-tied", WEB, &tied) + &older));
+    stage.apply(
+        &(losing
+            + &http_route("shop/z-winners", WEB, &winners.join(", "))
+            + &http_route("shop/m-tied", WEB, &tied)
+            + &older),
+    );
     let both = ["-H", "one: a", "-H", "two: b"];
     let url = |rest: &str| format!("http://web/p/{rest}");
     stage.check("client", &[&url("exact")], "200 v2");

@@ -94,7 +94,8 @@ impl Stage {
         self.barriers += 1;
         let name = format!("barrier-{}", self.barriers);
         self.world.namespace(&name, &[]).unwrap();
-        let seen = || self.snapshot()["namespaces"].as_array().unwrap().iter().any(|known| known["name"] == *name);
+        let seen =
+            || self.snapshot()["namespaces"].as_array().unwrap().iter().any(|known| known["name"] == *name);
         assert!(until(PATIENCE, seen), "{name} was not taken in");
         let object = Applied { kind: "Namespace".to_owned(), namespace: String::new(), name };
         self.world.delete(&object).unwrap();
@@ -116,7 +117,8 @@ impl Stage {
         let status = self.status();
         let routes = status["routes"]["routes"].as_array().unwrap();
         let found = routes.iter().find(|known| known["route"] == route);
-        let parents = found.unwrap_or_else(|| panic!("no {route} in {status:#}"))["parents"].as_array().unwrap();
+        let parents =
+            found.unwrap_or_else(|| panic!("no {route} in {status:#}"))["parents"].as_array().unwrap();
         let text = |condition: &Value| {
             let part = |key: &str| condition[key].as_str().unwrap().to_owned();
             format!("{}={} {} {}", part("type"), part("status"), part("reason"), part("message"))

@@ -5,7 +5,8 @@ use crate::rig::stage;
 #[test]
 fn a_slow_endpoint_gets_fewer_requests() {
     let stage = stage();
-    for (arguments, path) in [(vec!["--h1", "-c", "8"], "/uneven-1"), (vec!["--h1", "-c", "8"], "/uneven-2")] {
+    for (arguments, path) in [(vec!["--h1", "-c", "8"], "/uneven-1"), (vec!["--h1", "-c", "8"], "/uneven-2")]
+    {
         let url = format!("http://uneven{path}");
         let full = [&["h2load", "-n", "300"], &arguments[..], &[&url]].concat();
         let done = stage.world.exec("client", &full).unwrap().checked().unwrap();
@@ -19,10 +20,21 @@ fn a_slow_endpoint_gets_fewer_requests() {
 #[test]
 fn another_endpoint_answers_when_one_refuses_the_dial() {
     let stage = stage();
-    let answers = stage.curl(&["-o", "/dev/null", "-w", "%{http_code}\n", "http://half/tried-again?n=[1-50]"]);
+    let answers =
+        stage.curl(&["-o", "/dev/null", "-w", "%{http_code}\n", "http://half/tried-again?n=[1-50]"]);
     assert_eq!(answers, "200\n".repeat(50));
     // Each of them on a connection of its own, and for requests that may not be sent twice: a refused dial sent nothing.
-    let post = ["-o", "/dev/null", "-w", "%{http_code}\n", "-H", "Connection: close", "-d", "x", "http://half/tried-again?n=[1-50]"];
+    let post = [
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}\n",
+        "-H",
+        "Connection: close",
+        "-d",
+        "x",
+        "http://half/tried-again?n=[1-50]",
+    ];
     assert_eq!(stage.curl(&post), "200\n".repeat(50));
     let lines = stage.wait_lines("node-a", &["path=/tried-again ", "status=200"], 100);
     assert!(lines.iter().all(|line| line.at("dst.workload") == "fast" && line.at("level") == "INFO"));

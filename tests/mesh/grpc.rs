@@ -15,7 +15,8 @@ fn call(stage: &Stage, target: &str, arguments: &[&str]) -> String {
 #[test]
 fn unary_calls_carry_metadata_both_ways() {
     let stage = stage();
-    let answer = call(&stage, "go-1:50051", &["-headers", "x-said=one,x-said=two", "-size", "100000", "unary"]);
+    let answer =
+        call(&stage, "go-1:50051", &["-headers", "x-said=one,x-said=two", "-size", "100000", "unary"]);
     assert_eq!(answer, "go-1 heard=one|two last=one|two size=100000\n");
     let lines = stage.wait_lines("node-a", &["shop/go-1 ", "path=/grpc.testing.TestService/UnaryCall "], 1);
     lines[0].check(&[
@@ -63,8 +64,14 @@ fn a_deadline_cancels_the_call_at_the_server() {
 fn a_grpc_route_matches_methods_and_metadata() {
     let stage = stage();
     assert_eq!(call(&stage, "calls:50051", &["unary"]), "go-1 heard= last= size=0\n");
-    assert_eq!(call(&stage, "calls:50051", &["-headers", "version=new", "unary"]), "go-2 heard= last= size=0\n");
-    assert_eq!(call(&stage, "calls:50051", &["-headers", "version=old", "unary"]), "go-1 heard= last= size=0\n");
+    assert_eq!(
+        call(&stage, "calls:50051", &["-headers", "version=new", "unary"]),
+        "go-2 heard= last= size=0\n"
+    );
+    assert_eq!(
+        call(&stage, "calls:50051", &["-headers", "version=old", "unary"]),
+        "go-1 heard= last= size=0\n"
+    );
     assert_eq!(call(&stage, "calls:50051", &["-count", "1", "duplex"]), "message 0\n");
     let line = &stage.wait_lines("node-a", &["shop/calls ", "TestService/FullDuplexCall "], 1)[0];
     line.check(&[("backend", "shop/go-2:50051"), ("route", "GRPCRoute/shop/calls/2")]);
@@ -76,8 +83,11 @@ fn a_call_without_a_rule_is_unimplemented() {
     let stage = stage();
     let answer = call(&stage, "calls:50051", &["upload"]);
     assert!(answer.starts_with("code=Unimplemented message=gammarus: no_matching_rule"), "{answer}");
-    stage.wait_lines("node-a", &["shop/calls ", "TestService/StreamingInputCall "], 1)[0]
-        .check(&[("reason", "no_matching_rule"), ("protocol", "grpc"), ("status", "200")]);
+    stage.wait_lines("node-a", &["shop/calls ", "TestService/StreamingInputCall "], 1)[0].check(&[
+        ("reason", "no_matching_rule"),
+        ("protocol", "grpc"),
+        ("status", "200"),
+    ]);
 }
 
 #[test]

@@ -31,7 +31,9 @@ fn a_large_body_comes_down_byte_by_byte() {
         stage.curl(&["-o", &file, &url]);
         let got = fs::read(&file).unwrap();
         assert!(got == pattern(LARGE), "{url}: {} bytes came", got.len());
-        let line = &stage.wait_lines("node-a", &[&format!("path=/{path}/{LARGE}"), &format!("shop/{service} ")], 1)[0];
+        let line =
+            &stage.wait_lines("node-a", &[&format!("path=/{path}/{LARGE}"), &format!("shop/{service} ")], 1)
+                [0];
         line.check(&[("status", "200"), ("mtls", "yes")]);
         assert!(line.at("bytes_recv").parse::<usize>().unwrap() >= LARGE, "{line:?}");
         fs::remove_file(file).unwrap();
@@ -51,7 +53,10 @@ fn a_large_body_goes_up_byte_by_byte() {
         let chunked = ["--data-binary", &data, "-H", "Transfer-Encoding: chunked", &url];
         assert_eq!(stage.curl(&chunked), expected, "chunked to {service}");
         let lines = stage.wait_lines("node-a", &[&format!("path=/hash/{service}")], 2);
-        assert!(lines.iter().all(|line| line.at("bytes_sent").parse::<usize>().unwrap() >= LARGE), "{lines:?}");
+        assert!(
+            lines.iter().all(|line| line.at("bytes_sent").parse::<usize>().unwrap() >= LARGE),
+            "{lines:?}"
+        );
     }
 }
 
@@ -69,7 +74,11 @@ fn trailers_of_chunked_bodies_pass_both_ways() {
 
 #[test]
 fn an_answer_is_passed_on_as_it_comes() {
-    let seen = stage().speak("raw", 80, &[&hex("GET /slow HTTP/1.1\r\nHost: raw\r\n\r\n"), "read:first", "read:last"]);
+    let seen = stage().speak(
+        "raw",
+        80,
+        &[&hex("GET /slow HTTP/1.1\r\nHost: raw\r\n\r\n"), "read:first", "read:last"],
+    );
     let [_, first, last] = seen.times[..] else { panic!("{seen:?}") };
     assert!(last - first > 0.5, "the first bytes waited for the last: {seen:?}");
 }
@@ -79,13 +88,24 @@ fn a_request_body_is_passed_on_as_it_comes() {
     let stage = stage();
     let head = "POST /hash/streamed HTTP/1.1\r\nHost: raw\r\nContent-Length: 6\r\n\r\nabc";
     let seen = std::thread::scope(|scope| {
-        let speaking = scope.spawn(|| stage.speak("raw", 80, &[&hex(head), "pause:1.5", &hex("def"), "read: \r\n", "half", "rest"]));
+        let speaking = scope.spawn(|| {
+            stage.speak("raw", 80, &[&hex(head), "pause:1.5", &hex("def"), "read: \r\n", "half", "rest"])
+        });
         let early = || !stage.requests("raw", "/hash/streamed").is_empty();
-        assert!(node_proxy::demo::command::until(std::time::Duration::from_millis(1400), early), "the head waited for the body");
-        assert!(!stage.app_log("raw").contains("BODY /hash/streamed"), "the body was there before it was sent");
+        assert!(
+            node_proxy::demo::command::until(std::time::Duration::from_millis(1400), early),
+            "the head waited for the body"
+        );
+        assert!(
+            !stage.app_log("raw").contains("BODY /hash/streamed"),
+            "the body was there before it was sent"
+        );
         speaking.join().unwrap()
     });
-    assert!(seen.text.contains("\r\n\r\n6 bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721"), "{seen:?}");
+    assert!(
+        seen.text.contains("\r\n\r\n6 bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721"),
+        "{seen:?}"
+    );
 }
 
 #[test]
@@ -96,7 +116,10 @@ fn answers_without_a_body_end_with_their_head() {
                     HEAD /head HTTP/1.1\r\nHost: raw\r\n\r\nGET /hash/last HTTP/1.1\r\nHost: raw\r\nConnection: close\r\n\r\n";
     let seen = stage.speak("raw", 80, &[&hex(requests), "rest"]);
     let statuses: Vec<_> = seen.text.split("\r\n").filter(|line| line.starts_with("HTTP/1.1 ")).collect();
-    assert_eq!(statuses, ["HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified", "HTTP/1.1 200 OK", "HTTP/1.1 200 OK"]);
+    assert_eq!(
+        statuses,
+        ["HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified", "HTTP/1.1 200 OK", "HTTP/1.1 200 OK"]
+    );
     assert!(seen.text.contains("Content-Length: 12345\r\n"), "{seen:?}");
     assert!(seen.text.contains("Content-Length: 9\r\n") && seen.end == "closed", "{seen:?}");
 }
@@ -105,7 +128,8 @@ fn answers_without_a_body_end_with_their_head() {
 fn a_client_that_waits_for_100_continue_gets_it_from_the_server() {
     let stage = stage();
     let head = "POST /hash/expect HTTP/1.1\r\nHost: raw\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
-    let seen = stage.speak("raw", 80, &[&hex(head), "read:100 Continue\r\n\r\n", &hex("abc"), "read:ba7816bf"]);
+    let seen =
+        stage.speak("raw", 80, &[&hex(head), "read:100 Continue\r\n\r\n", &hex("abc"), "read:ba7816bf"]);
     assert!(seen.text.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{seen:?}");
     stage.wait_lines("node-a", &["path=/hash/expect", "status=200"], 1);
 }
@@ -139,8 +163,12 @@ fn pipelined_requests_are_answered_in_their_order() {
         .chain(["GET /hash/end HTTP/1.1\r\nHost: raw\r\nConnection: close\r\n\r\n".to_owned()])
         .collect();
     let seen = stage.speak("raw", 80, &[&hex(&requests), "rest"]);
-    let lengths: Vec<_> =
-        seen.text.split("\r\n\r\n").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<usize>().ok()).collect();
+    let lengths: Vec<_> = seen
+        .text
+        .split("\r\n\r\n")
+        .skip(1)
+        .filter_map(|rest| rest.split(' ').next()?.parse::<usize>().ok())
+        .collect();
     assert_eq!(lengths, (0..20).chain([0]).collect::<Vec<_>>(), "{}", seen.text);
     assert_eq!(stage.requests("raw", "X-Pipelined").len(), 20);
 }
@@ -151,7 +179,8 @@ fn a_client_that_ends_its_half_after_the_request_is_answered() {
     let request = "POST /hash/half HTTP/1.1\r\nHost: raw\r\nContent-Length: 3\r\n\r\nabc";
     let seen = stage.speak("raw", 80, &[&hex(request), "half", "rest"]);
     assert!(seen.text.contains("\r\n\r\n3 ba7816bf") && seen.end == "closed", "{seen:?}");
-    stage.wait_lines("node-a", &["path=/hash/half", "status=200"], 1)[0].check(&[("level", "INFO"), ("reason", "")]);
+    stage.wait_lines("node-a", &["path=/hash/half", "status=200"], 1)[0]
+        .check(&[("level", "INFO"), ("reason", "")]);
 }
 
 #[test]
@@ -167,9 +196,8 @@ fn http_1_0_is_served_as_such() {
 #[test]
 fn heads_arrive_as_they_were_written() {
     let stage = stage();
-    let request = "GET /Case%20Kept?q=A%2fb&c=\xe4;d HTTP/1.1\r\nhOsT: raw:80\r\nX-One: 1\r\nx-two:2\r\nX-ONE: 3\r\n\
-                   Cookie: a=1\r\nX-Empty:\r\nX-Quoted: \"a, b\"\r\nX-Late: \xe9\r\n\r\n";
-    let request = request.replace("\u{e4}", "x");
+    let request = "GET /Case%20Kept?q=A%2fb&c=x;d HTTP/1.1\r\nhOsT: raw:80\r\nX-One: 1\r\nx-two:2\r\nX-ONE: 3\r\n\
+                   Cookie: a=1\r\nX-Empty:\r\nX-Quoted: \"a, b\"\r\nX-Late: \u{e9}\r\n\r\n";
     let bytes: String = request.chars().map(|one| format!("{:02x}", one as u32)).collect();
     let seen = stage.speak("raw", 80, &[&bytes, "read:X-Late", "pause:0.1"]);
     let expected = "GET /Case%20Kept?q=A%2fb&c=x;d HTTP/1.1\r\nhOsT: raw:80\r\nX-One: 1\r\nx-two: 2\r\nX-ONE: 3\r\n\
@@ -197,7 +225,11 @@ fn the_server_sees_the_address_of_the_client() {
     let stage = stage();
     for service in ["raw", "near"] {
         stage.curl(&[&format!("http://{service}/whose-address")]);
-        assert_eq!(stage.requests(service, "/whose-address")[0]["from"], stage.address("client"), "{service}");
+        assert_eq!(
+            stage.requests(service, "/whose-address")[0]["from"],
+            stage.address("client"),
+            "{service}"
+        );
     }
 }
 

@@ -39,16 +39,25 @@ fn each_request_is_routed_by_itself() {
     assert!(ask(&["http://routed/ok/h2"]).starts_with("go-1 HTTP/2.0 0 "));
     assert!(ask(&["-H", "version: new", "http://routed/ok/h2"]).starts_with("go-2 HTTP/2.0 0 "));
     let missing = ask(&["-i", "http://routed/no-rule/h2"]);
-    assert!(missing.starts_with("HTTP/2 404") && missing.contains("gammarus-reason: no_matching_rule"), "{missing}");
+    assert!(
+        missing.starts_with("HTTP/2 404") && missing.contains("gammarus-reason: no_matching_rule"),
+        "{missing}"
+    );
     let head = ask(&["-I", "http://routed/no-rule/h2-head"]);
     assert!(head.starts_with("HTTP/2 404"), "{head}");
-    for (path, status, reason) in
-        [("/invalid/h2", "500", "invalid_backend"), ("/nobody/h2", "503", "no_endpoint"), ("/deaf/h2", "503", "connect_failed")]
-    {
+    for (path, status, reason) in [
+        ("/invalid/h2", "500", "invalid_backend"),
+        ("/nobody/h2", "503", "no_endpoint"),
+        ("/deaf/h2", "503", "connect_failed"),
+    ] {
         let answer = ask(&["-i", &format!("http://routed{path}")]);
         assert!(answer.starts_with(&format!("HTTP/2 {status}")), "{answer}");
         assert!(answer.contains(&format!("gammarus-reason: {reason}")), "{answer}");
-        stage.wait_lines("node-a", &[&format!("path={path} ")], 1)[0].check(&[("status", status), ("reason", reason), ("protocol", "http2")]);
+        stage.wait_lines("node-a", &[&format!("path={path} ")], 1)[0].check(&[
+            ("status", status),
+            ("reason", reason),
+            ("protocol", "http2"),
+        ]);
     }
 }
 
@@ -69,7 +78,14 @@ fn large_bodies_pass_both_ways() {
     let answer = stage.curl(&[H2, "--data-binary", &format!("@{file}"), "http://go/h2-upload"]);
     assert!(answer.ends_with(&format!(" HTTP/2.0 {LARGE} {}\n", sha256(&file))), "{answer}");
     let down = stage.file("h2-download");
-    let found = stage.curl(&[H2, "-o", &down, "-w", "%{http_code} %{size_download}", &format!("http://go/bytes/{LARGE}")]);
+    let found = stage.curl(&[
+        H2,
+        "-o",
+        &down,
+        "-w",
+        "%{http_code} %{size_download}",
+        &format!("http://go/bytes/{LARGE}"),
+    ]);
     assert_eq!(found, format!("200 {LARGE}"));
     let got = fs::read(&down).unwrap();
     let expected = (0..LARGE).map(|index| u8::try_from(index % 65536 % 256 * 7 % 256).unwrap());
@@ -77,7 +93,10 @@ fn large_bodies_pass_both_ways() {
     let line = &stage.wait_lines("node-a", &["path=/h2-upload "], 1)[0];
     line.check(&[("bytes_sent", &LARGE.to_string()), ("mtls", "yes"), ("protocol", "http2")]);
     let line = &stage.wait_lines("node-a", &[&format!("path=/bytes/{LARGE} "), "protocol=http2"], 1)[0];
-    line.check(&[("bytes_recv", &LARGE.to_string()), ("src.identity", "spiffe://cluster.local/ns/shop/sa/client")]);
+    line.check(&[
+        ("bytes_recv", &LARGE.to_string()),
+        ("src.identity", "spiffe://cluster.local/ns/shop/sa/client"),
+    ]);
 }
 
 #[test]
@@ -86,7 +105,11 @@ fn trailers_pass_both_ways() {
     let client = grpc_tool("grpc-client");
     let arguments = [&client[..], "-target", "http://go/trailers", "-size", "300000", "http2"];
     let done = stage.world.exec("client", &arguments).unwrap().checked().unwrap();
-    assert!(done.stdout.starts_with("status=200 proto=HTTP/2.0 trailer=\"at the end\" same=true\n"), "{}", done.stdout);
+    assert!(
+        done.stdout.starts_with("status=200 proto=HTTP/2.0 trailer=\"at the end\" same=true\n"),
+        "{}",
+        done.stdout
+    );
 }
 
 #[test]
@@ -97,7 +120,8 @@ fn an_undeclared_port_speaks_http_2_by_its_preface() {
     let answer = stage.curl(&[H2, "-H", "version: new", "http://routed:81/undeclared-h2"]);
     assert!(answer.starts_with("go-2 HTTP/2.0 "), "{answer}");
     assert_eq!(stage.metric("gammarus_detected_protocol_total", &labels) - before, 1.0);
-    stage.wait_lines("node-a", &["path=/undeclared-h2 "], 1)[0].check(&[("protocol", "http2"), ("backend", "shop/go-2:80")]);
+    stage.wait_lines("node-a", &["path=/undeclared-h2 "], 1)[0]
+        .check(&[("protocol", "http2"), ("backend", "shop/go-2:80")]);
 }
 
 #[test]

@@ -13,7 +13,11 @@ fn ended_lines(stage: &Stage, (source, pod, port): (&str, &str, u16), count: usi
     let to = format!("dst.addr={}:{port} ", stage.address(pod));
     let texts = ["direction=inbound", &from, &to];
     // An idle hop is kept for 15 seconds.
-    assert!(until(Duration::from_secs(40), || stage.lines(node, &texts).len() >= count), "{pod}: {:#?}", stage.lines(node, &texts));
+    assert!(
+        until(Duration::from_secs(40), || stage.lines(node, &texts).len() >= count),
+        "{pod}: {:#?}",
+        stage.lines(node, &texts)
+    );
     for line in stage.lines(node, &texts) {
         line.check(&[("level", "INFO"), ("reason", ""), ("mtls", "yes")]);
     }
@@ -49,6 +53,8 @@ fn hops_of_http_2_and_unused_ones_end_in_good_order() {
     assert!(seen.text.starts_with("HTTP/1.1 400 "), "{seen:?}");
     let texts = ["direction=inbound", "src.workload=near ", "level=WARN"];
     // The lines of unused hops come within the farewell of two seconds.
-    let warned = until(Duration::from_secs(4), || !stage.lines("node-b", &texts).is_empty() || !stage.lines("node-a", &texts).is_empty());
+    let warned = until(Duration::from_secs(4), || {
+        !stage.lines("node-b", &texts).is_empty() || !stage.lines("node-a", &texts).is_empty()
+    });
     assert!(!warned, "{:#?} {:#?}", stage.lines("node-b", &texts), stage.lines("node-a", &texts));
 }

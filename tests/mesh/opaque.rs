@@ -27,7 +27,8 @@ fn last_line(stage: &Stage, port: u16) -> crate::rig::Line {
 fn a_protocol_in_which_the_client_speaks_first_is_passed_on() {
     let stage = stage();
     for port in PORTS {
-        let seen = stage.speak("raw", port, &[&hex("*1\r\n$4\r\nPING\r\n"), "read:+PONG\r\n", "half", "rest"]);
+        let seen =
+            stage.speak("raw", port, &[&hex("*1\r\n$4\r\nPING\r\n"), "read:+PONG\r\n", "half", "rest"]);
         assert_eq!((seen.text.as_str(), seen.end.as_str()), ("+PONG\r\n", "closed"), "{port}");
     }
 }
@@ -60,8 +61,13 @@ fn a_server_that_ends_its_half_first_still_hears_the_client() {
     for port in PORTS {
         let word = hex(&format!("said after the end of {port}\n"));
         let seen = stage.speak("raw", port, &[&hex("send\n"), "rest", &word, "half"]);
-        assert_eq!((seen.length, seen.hash.as_str(), seen.end.as_str()), (8_000_000, hash.as_str(), "closed"), "{port}");
-        let heard = || stage.side_log("raw", "tcp").contains(&format!("AFTER b'said after the end of {port}'"));
+        assert_eq!(
+            (seen.length, seen.hash.as_str(), seen.end.as_str()),
+            (8_000_000, hash.as_str(), "closed"),
+            "{port}"
+        );
+        let heard =
+            || stage.side_log("raw", "tcp").contains(&format!("AFTER b'said after the end of {port}'"));
         assert!(until(PATIENCE, heard), "{port}");
     }
 }
@@ -91,7 +97,11 @@ fn a_reset_of_the_client_stays_a_reset() {
 fn a_client_that_is_silent_for_a_while_is_waited_for() {
     let stage = stage();
     for port in PORTS {
-        let seen = stage.speak("raw", port, &["pause:2", &hex("*1\r\n$4\r\n"), "pause:1", &hex("PING\r\n"), "read:+PONG"]);
+        let seen = stage.speak(
+            "raw",
+            port,
+            &["pause:2", &hex("*1\r\n$4\r\n"), "pause:1", &hex("PING\r\n"), "read:+PONG"],
+        );
         assert_eq!(seen.text, "+PONG\r\n", "{port}");
     }
 }
@@ -112,9 +122,15 @@ fn each_connection_has_one_line_at_each_end_with_both_identities() {
     let stage = stage();
     // An address of its own tells this connection from those of other tests: no other comes from `near`.
     let before = stage.lines("node-a", &["src.workload=near", "dst.port=9000 "]).len();
-    let seen = stage.speak_from("near", "raw", 9000, &[&hex("*1\r\n$4\r\nPING\r\n"), "read:+PONG\r\n", "half", "rest"]);
+    let seen = stage.speak_from(
+        "near",
+        "raw",
+        9000,
+        &[&hex("*1\r\n$4\r\nPING\r\n"), "read:+PONG\r\n", "half", "rest"],
+    );
     assert_eq!(seen.end, "closed");
-    let outbound = stage.wait_lines("node-a", &["src.workload=near", "dst.port=9000 "], before + 1).pop().unwrap();
+    let outbound =
+        stage.wait_lines("node-a", &["src.workload=near", "dst.port=9000 "], before + 1).pop().unwrap();
     outbound.check(&[
         ("level", "INFO"),
         ("direction", "outbound"),
@@ -128,7 +144,8 @@ fn each_connection_has_one_line_at_each_end_with_both_identities() {
         ("bytes_recv", "7"),
         ("reason", ""),
     ]);
-    let inbound = stage.wait_lines("node-b", &["direction=inbound", "src.workload=near", ":9000 "], 1).pop().unwrap();
+    let inbound =
+        stage.wait_lines("node-b", &["direction=inbound", "src.workload=near", ":9000 "], 1).pop().unwrap();
     inbound.check(&[
         ("level", "INFO"),
         ("mtls", "yes"),
@@ -153,18 +170,35 @@ fn a_connection_that_finds_nobody_is_reset_with_its_reason() {
 fn tls_of_the_application_passes_untouched() {
     let stage = stage();
     let (key, certificate) = (stage.file("tls.key"), stage.file("tls.pem"));
-    let make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"];
+    let make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ];
     let make = [&make[..], &["-subj", "/CN=the-application", "-keyout", &key, "-out", &certificate]].concat();
     stage.world.exec("raw", &make).unwrap().checked().unwrap();
-    let serve = ["openssl", "s_server", "-accept", "8443", "-key", &key, "-cert", &certificate, "-www", "-quiet"];
+    let serve =
+        ["openssl", "s_server", "-accept", "8443", "-key", &key, "-cert", &certificate, "-www", "-quiet"];
     let _server = stage.world.spawn("raw", "tls", &serve).unwrap();
     let listens = || stage.world.exec("raw", &["ss", "-Hltn"]).unwrap().stdout.contains(":8443 ");
     assert!(until(PATIENCE, listens), "openssl s_server does not listen");
     for port in ["443", "8443"] {
         let target = format!("raw:{port}");
-        let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | openssl s_client -connect {target} -CAfile {certificate} -ign_eof -brief 2>&1");
+        let script = format!(
+            "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | openssl s_client -connect {target} -CAfile {certificate} -ign_eof -brief 2>&1"
+        );
         let said = stage.world.exec("client", &["sh", "-c", &script]).unwrap().stdout;
-        assert!(said.contains("CN = the-application") || said.contains("CN=the-application"), "{port}: {said}");
+        assert!(
+            said.contains("CN = the-application") || said.contains("CN=the-application"),
+            "{port}: {said}"
+        );
         assert!(said.contains("Verification: OK") && said.contains("HTTP/1.0 200 ok"), "{port}: {said}");
         assert!(said.contains("s_server -accept 8443"), "{port}: {said}");
     }

@@ -23,7 +23,11 @@ fn ambiguous_requests_are_refused_and_never_reach_a_server() {
     let stage = stage();
     let failures = ["direction=\"outbound\"", "reason=\"malformed_request\""];
     let before = stage.metric("gammarus_failures_total", &failures);
-    let post = |fields: &str| format!("POST /smuggle HTTP/1.1\r\nHost: raw\r\n{fields}\r\n0\r\n\r\nGET /smuggle/2 HTTP/1.1\r\nHost: raw\r\n\r\n");
+    let post = |fields: &str| {
+        format!(
+            "POST /smuggle HTTP/1.1\r\nHost: raw\r\n{fields}\r\n0\r\n\r\nGET /smuggle/2 HTTP/1.1\r\nHost: raw\r\n\r\n"
+        )
+    };
     let cases = [
         post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"),
         post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n"),
@@ -79,9 +83,15 @@ fn ambiguous_requests_are_refused_and_never_reach_a_server() {
 #[test]
 fn chunks_that_break_the_grammar_end_the_request() {
     let stage = stage();
-    for (number, chunk) in ["5\nabcde\r\n0\r\n\r\n", "+5\r\nabcde\r\n0\r\n\r\n", "5 \r\nabcde\r\n0\r\n\r\n", "5\r\nabcdeXX0\r\n\r\n", "10000000000000000\r\na"]
-        .into_iter()
-        .enumerate()
+    for (number, chunk) in [
+        "5\nabcde\r\n0\r\n\r\n",
+        "+5\r\nabcde\r\n0\r\n\r\n",
+        "5 \r\nabcde\r\n0\r\n\r\n",
+        "5\r\nabcdeXX0\r\n\r\n",
+        "10000000000000000\r\na",
+    ]
+    .into_iter()
+    .enumerate()
     {
         let path = format!("/bad-chunk/{number}");
         let text = format!("POST {path} HTTP/1.1\r\nHost: raw\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
@@ -95,7 +105,11 @@ fn chunks_that_break_the_grammar_end_the_request() {
 fn an_empty_line_before_a_request_is_not_one() {
     // RFC 9112 section 2.2: "a server that is expecting to receive and parse a request-line SHOULD ignore at least
     // one empty line (CRLF) received prior to the request-line."
-    let seen = stage().speak("raw", 80, &[&hex("\r\nGET /after-an-empty-line HTTP/1.1\r\nHost: raw\r\n\r\n"), "read:Host: raw"]);
+    let seen = stage().speak(
+        "raw",
+        80,
+        &[&hex("\r\nGET /after-an-empty-line HTTP/1.1\r\nHost: raw\r\n\r\n"), "read:Host: raw"],
+    );
     assert!(seen.text.starts_with("HTTP/1.1 200 "), "{seen:?}");
 }
 
@@ -105,8 +119,20 @@ fn a_head_that_is_too_large_is_431() {
     let many = "X-A: b\r\n".repeat(101);
     check(&stage, &format!("GET /many HTTP/1.1\r\nHost: raw\r\n{many}\r\n"), "431", "head_too_large");
     let long = "a".repeat(20_000);
-    check(&stage, &format!("GET /long HTTP/1.1\r\nHost: raw\r\nX-A: {long}\r\nX-B: {long}\r\nX-C: {long}\r\nX-D: {long}\r\n\r\n"), "431", "head_too_large");
-    check(&stage, &format!("GET /{long}{long}{long}{long} HTTP/1.1\r\nHost: raw\r\n\r\n"), "431", "head_too_large");
+    check(
+        &stage,
+        &format!(
+            "GET /long HTTP/1.1\r\nHost: raw\r\nX-A: {long}\r\nX-B: {long}\r\nX-C: {long}\r\nX-D: {long}\r\n\r\n"
+        ),
+        "431",
+        "head_too_large",
+    );
+    check(
+        &stage,
+        &format!("GET /{long}{long}{long}{long} HTTP/1.1\r\nHost: raw\r\n\r\n"),
+        "431",
+        "head_too_large",
+    );
     for marker in ["GET /many", "GET /long", "GET /aaaa"] {
         assert!(stage.requests("raw", marker).is_empty(), "{marker}");
     }
@@ -125,7 +151,11 @@ fn a_request_after_a_refused_one_is_not_read() {
     let stage = stage();
     let text = "GET /first-of-two HTTP/1.1\r\nHost: raw\r\n\r\nGET /second#of-two HTTP/1.1\r\nHost: raw\r\n\r\nGET /third HTTP/1.1\r\nHost: raw\r\n\r\n";
     let seen = stage.speak("raw", 80, &[&hex(text), "rest"]);
-    let statuses: Vec<_> = seen.text.split("\r\n").filter(|line| line.contains("HTTP/1.1 ") && !line.starts_with("GET")).collect();
+    let statuses: Vec<_> = seen
+        .text
+        .split("\r\n")
+        .filter(|line| line.contains("HTTP/1.1 ") && !line.starts_with("GET"))
+        .collect();
     assert!(seen.text.contains("/first-of-two") && seen.end == "closed", "{seen:?}");
     assert!(statuses.iter().any(|line| line.ends_with("HTTP/1.1 400 Bad Request")), "{statuses:?}");
     assert!(stage.requests("raw", "GET /third").is_empty());

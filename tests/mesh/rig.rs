@@ -14,39 +14,39 @@ use node_proxy::demo::world::World;
 use serde_json::Value;
 
 /// How long anything here may take that should be quick.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
 
 /// The world with everything on it.
-pub struct Stage {
-    pub world: World,
+pub(crate) struct Stage {
+    pub(crate) world: World,
     /// Servers beside the pods' own, stopped with the stage.
     _servers: Vec<Process>,
 }
 
 /// What `client.py` saw.
 #[derive(Debug)]
-pub struct Seen {
-    pub text: String,
-    pub length: u64,
-    pub hash: String,
-    pub end: String,
-    pub times: Vec<f64>,
+pub(crate) struct Seen {
+    pub(crate) text: String,
+    pub(crate) length: u64,
+    pub(crate) hash: String,
+    pub(crate) end: String,
+    pub(crate) times: Vec<f64>,
 }
 
 /// One access line, taken apart.
 #[derive(Clone, Debug)]
-pub struct Line(BTreeMap<String, String>);
+pub(crate) struct Line(BTreeMap<String, String>);
 
 impl Line {
     /// A field of the line, empty where it is absent.
-    pub fn at(&self, key: &str) -> &str {
+    pub(crate) fn at(&self, key: &str) -> &str {
         self.0.get(key).map_or("", String::as_str)
     }
 
     #[track_caller]
-    pub fn check(&self, expected: &[(&str, &str)]) {
+    pub(crate) fn check(&self, expected: &[(&str, &str)]) {
         for (key, value) in expected {
             assert_eq!(self.at(key), *value, "{key} of {self:?}");
         }
@@ -54,22 +54,23 @@ impl Line {
 }
 
 /// A file beside this one.
-pub fn tool(name: &str) -> String {
+pub(crate) fn tool(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh").join(name).display().to_string()
 }
 
 /// A program of the gRPC tools.
 #[track_caller]
-pub fn grpc_tool(name: &str) -> String {
-    let folder = std::env::var_os("GRPC_TOOLS")
-        .expect("GRPC_TOOLS must name the folder of grpc-client and grpc-server: run tests/run, which builds them");
+pub(crate) fn grpc_tool(name: &str) -> String {
+    let folder = std::env::var_os("GRPC_TOOLS").expect(
+        "GRPC_TOOLS must name the folder of grpc-client and grpc-server: run tests/run, which builds them",
+    );
     let path = PathBuf::from(folder).join(name);
     assert!(path.is_file(), "{} is missing: run tests/run, which builds it", path.display());
     path.display().to_string()
 }
 
 /// The stage, made now if no other test has it.
-pub fn stage() -> Arc<Stage> {
+pub(crate) fn stage() -> Arc<Stage> {
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(stage) = shared.upgrade() {
         return stage;
@@ -87,7 +88,7 @@ impl Stage {
         world.namespace("shop", &[("gammarus.io/mesh", "enabled")]).unwrap();
         world.namespace("outside", &[]).unwrap();
         let origin = tool("origin.py");
-        let go = grpc_tool("grpc-server");
+        let (go, mail) = (grpc_tool("grpc-server"), tool("mail.py"));
         let http = ["python3", &origin, "http", "8080"];
         for (name, node, labels, program) in [
             ("client", "node-a", vec![], vec!["sleep", "infinity"]),
@@ -97,7 +98,7 @@ impl Stage {
             ("go-2", "node-a", vec![("app", "go"), ("version", "2")], vec![&go, "-name", "go-2"]),
             ("fast", "node-b", vec![("app", "uneven")], http.to_vec()),
             ("slow", "node-b", vec![("app", "uneven")], [&http[..], &["0.2"]].concat()),
-            ("mail", "node-b", vec![("app", "mail")], smtp_server()),
+            ("mail", "node-b", vec![("app", "mail")], vec!["python3", "-u", &mail, "2525"]),
         ] {
             let pod = world.pod(name).namespace("shop").service_account(name).on(node);
             pod.labels(&labels).program(&program).start().unwrap();
@@ -140,7 +141,11 @@ impl Stage {
             let url = format!("http://routed{path}");
             until(PATIENCE, || self.status(&[&url]) == status)
         };
-        assert!(holds("/settle/ok", "200") && holds("/settle", "404"), "{}", self.world.admin("node-a", "/").unwrap_or_default());
+        assert!(
+            holds("/settle/ok", "200") && holds("/settle", "404"),
+            "{}",
+            self.world.admin("node-a", "/").unwrap_or_default()
+        );
         for service in ["raw", "near", "go", "uneven", "half"] {
             let url = format!("http://{service}/settle");
             assert!(until(PATIENCE, || self.status(&[&url]) == "200"), "{service} does not answer");
@@ -149,7 +154,7 @@ impl Stage {
 
     /// What curl in the client pod prints.
     #[track_caller]
-    pub fn curl(&self, arguments: &[&str]) -> String {
+    pub(crate) fn curl(&self, arguments: &[&str]) -> String {
         let full = [&["curl", "-sS", "--max-time", "30"], arguments].concat();
         let done = self.world.exec("client", &full).unwrap();
         assert!(done.success(), "{}: {} {}", done.command, done.stdout, done.stderr);
@@ -157,20 +162,21 @@ impl Stage {
     }
 
     /// The status that curl gets.
-    pub fn status(&self, arguments: &[&str]) -> String {
-        let full = [&["curl", "-s", "--max-time", "30", "-o", "/dev/null", "-w", "%{http_code}"], arguments].concat();
+    pub(crate) fn status(&self, arguments: &[&str]) -> String {
+        let full = [&["curl", "-s", "--max-time", "30", "-o", "/dev/null", "-w", "%{http_code}"], arguments]
+            .concat();
         self.world.exec("client", &full).unwrap().stdout
     }
 
     /// Runs `client.py` in the client pod. Bytes are given as text with [`hex`].
     #[track_caller]
-    pub fn speak(&self, host: &str, port: u16, steps: &[&str]) -> Seen {
+    pub(crate) fn speak(&self, host: &str, port: u16, steps: &[&str]) -> Seen {
         self.speak_from("client", host, port, steps)
     }
 
     /// As [`Stage::speak`], in any pod.
     #[track_caller]
-    pub fn speak_from(&self, pod: &str, host: &str, port: u16, steps: &[&str]) -> Seen {
+    pub(crate) fn speak_from(&self, pod: &str, host: &str, port: u16, steps: &[&str]) -> Seen {
         let (script, port) = (tool("client.py"), port.to_string());
         let full = [&["python3", &script, host, &port], steps].concat();
         let done = self.world.exec(pod, &full).unwrap().checked().unwrap();
@@ -182,7 +188,7 @@ impl Stage {
     }
 
     /// The access lines of a node that have all of these texts in them.
-    pub fn lines(&self, node: &str, texts: &[&str]) -> Vec<Line> {
+    pub(crate) fn lines(&self, node: &str, texts: &[&str]) -> Vec<Line> {
         let log = self.world.access_log(node).unwrap();
         let found = log.lines().filter(|line| texts.iter().all(|text| line.contains(text)));
         found.map(|line| Line(take_apart(line))).collect()
@@ -190,7 +196,7 @@ impl Stage {
 
     /// The access lines of these texts, once there are `count`; and there are never more.
     #[track_caller]
-    pub fn wait_lines(&self, node: &str, texts: &[&str], count: usize) -> Vec<Line> {
+    pub(crate) fn wait_lines(&self, node: &str, texts: &[&str], count: usize) -> Vec<Line> {
         let enough = until(PATIENCE, || self.lines(node, texts).len() >= count);
         let lines = self.lines(node, texts);
         assert!(enough && lines.len() == count, "{count} lines of {node} with {texts:?}: {lines:#?}");
@@ -199,54 +205,55 @@ impl Stage {
 
     /// The sum of all samples of a metric on the client's node that have all of these labels, `name="value"`.
     #[track_caller]
-    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.world.admin("node-a", "/metrics").unwrap();
         let of_name = |line: &&str| line.starts_with(&format!("{name}{{"));
-        let samples = text.lines().filter(of_name).filter(|line| labels.iter().all(|label| line.contains(label)));
+        let samples =
+            text.lines().filter(of_name).filter(|line| labels.iter().all(|label| line.contains(label)));
         samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// What the own program of a pod has logged.
-    pub fn app_log(&self, pod: &str) -> String {
+    pub(crate) fn app_log(&self, pod: &str) -> String {
         self.world.running_pod(pod).unwrap().app.as_ref().map(Process::log).unwrap_or_default()
     }
 
     /// What a program has logged that was started beside the pod's own.
-    pub fn side_log(&self, pod: &str, name: &str) -> String {
+    pub(crate) fn side_log(&self, pod: &str, name: &str) -> String {
         fs::read_to_string(self.world.dir().join(format!("{pod}.{name}.log"))).unwrap_or_default()
     }
 
     /// The requests that a pod's `origin.py` has seen with `marker` in them: their lines.
-    pub fn requests(&self, pod: &str, marker: &str) -> Vec<Value> {
+    pub(crate) fn requests(&self, pod: &str, marker: &str) -> Vec<Value> {
         let log = self.app_log(pod);
         let heads = log.lines().filter_map(|line| line.strip_prefix("REQUEST "));
         heads.filter(|head| head.contains(marker)).map(|head| serde_json::from_str(head).unwrap()).collect()
     }
 
     /// A pod's first address.
-    pub fn address(&self, pod: &str) -> String {
+    pub(crate) fn address(&self, pod: &str) -> String {
         self.world.running_pod(pod).unwrap().addresses[0].to_string()
     }
 
     /// A path to a file that goes with the world.
-    pub fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.world.dir().join(name).display().to_string()
     }
 }
 
 /// Bytes for [`Stage::speak`].
-pub fn hex(text: &str) -> String {
+pub(crate) fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `count` bytes of the pattern that the scripts use.
-pub fn pattern(count: usize) -> Vec<u8> {
+pub(crate) fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|index| u8::try_from(index % 65536 * 7 % 251).unwrap()).collect()
 }
 
 /// The SHA-256 of a file.
 #[track_caller]
-pub fn sha256(path: &str) -> String {
+pub(crate) fn sha256(path: &str) -> String {
     let done = std::process::Command::new("sha256sum").arg(path).output().unwrap();
     String::from_utf8(done.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }
@@ -264,9 +271,4 @@ fn take_apart(line: &str) -> BTreeMap<String, String> {
         rest = next;
     }
     fields
-}
-
-fn smtp_server() -> Vec<&'static str> {
-    // Its default handler writes every message to its standard output.
-    vec!["python3", "-u", "-m", "aiosmtpd", "-n", "-l", "[::]:2525"]
 }

@@ -12,7 +12,9 @@ print(client.quit()[0])
 #[test]
 fn letters_are_delivered_on_every_kind_of_port() {
     let stage = stage();
-    for (port, kind) in [(25, "the name smtp"), (26, "no declaration"), (27, "the name tcp"), (28, "appProtocol tcp")] {
+    for (port, kind) in
+        [(25, "the name smtp"), (26, "no declaration"), (27, "the name tcp"), (28, "appProtocol tcp")]
+    {
         let port = port.to_string();
         let done = stage.world.exec("client", &["python3", "-c", LETTER, "mail", &port]).unwrap();
         assert_eq!(done.stdout, "221\n", "{kind}: {}", done.stderr);

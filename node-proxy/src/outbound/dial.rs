@@ -1,7 +1,6 @@
 //! Which endpoint, and a connection to it: another one when a dial fails before any byte was sent.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use super::Session;
 use crate::balance::InFlight;
@@ -13,7 +12,7 @@ use crate::snapshot::service::{Endpoint, EndpointSet};
 use crate::telemetry::{Journey, Peer};
 
 /// How many endpoints one request may try: with more, a client waits longer than it wants to.
-const MAX_TRIES: usize = 3;
+pub(super) const MAX_TRIES: usize = 3;
 
 /// An endpoint with a connection to it.
 #[derive(Debug)]
@@ -26,8 +25,8 @@ pub(super) struct Chosen {
     pub(super) key: HopKey,
     /// Whether it has carried requests before.
     pub(super) origin: Origin,
-    /// Counts as load on the endpoint.
-    pub(super) load: InFlight,
+    /// Counts as load on the endpoint while the connection is in use.
+    pub(super) load: Option<InFlight>,
 }
 
 /// Where a connection comes from.
@@ -64,20 +63,35 @@ pub(super) async fn choose(
     reuse: Reuse,
     journey: &mut Journey,
 ) -> Result<Chosen, FailureReason> {
-    let mut tried: Vec<SocketAddr> = Vec::new();
+    let connect =
+        async |key, destination: &Destination| find_connection(session, key, destination, reuse).await;
+    let (mut chosen, load) = try_endpoints((session, endpoints), &mut Vec::new(), journey, connect).await?;
+    journey.hop = Some(chosen.dialled.hop);
+    chosen.load = Some(load);
+    Ok(chosen)
+}
+
+/// Tries endpoints of the set that are not in `tried` until `connect` succeeds with one; each that was chosen is
+/// in `tried` afterwards. Notes in the journey whom it goes to, or why to nobody.
+pub(super) async fn try_endpoints<T>(
+    (session, endpoints): (&Session, &EndpointSet),
+    tried: &mut Vec<SocketAddr>,
+    journey: &mut Journey,
+    connect: impl AsyncFn(HopKey, &Destination) -> Result<T, ConnectError>,
+) -> Result<(T, InFlight), FailureReason> {
     let mut last: Option<ConnectError> = None;
     while tried.len() < MAX_TRIES {
-        let Some(endpoint) = session.choose(endpoints, &tried) else { break };
+        let Some(endpoint) = session.choose(endpoints, tried) else { break };
+        tried.push(endpoint.address);
         note_destination(journey, endpoint);
-        match connect_endpoint(session, endpoint, reuse).await {
-            Ok(chosen) => {
-                journey.hop = Some(chosen.dialled.hop);
-                return Ok(chosen);
-            }
+        let destination = Destination::from(&**endpoint);
+        let key = HopKey::new(&session.pod.pod.uid, session.client.ip(), &destination);
+        let load = InFlight::begin(&endpoint.load);
+        match connect(key, &destination).await {
+            Ok(connection) => return Ok((connection, load)),
             Err(error) => {
                 tracing::debug!(%error, client = %session.pod.pod.pod, "an endpoint was not reached");
                 let go_on = error.is_of_the_endpoint();
-                tried.push(endpoint.address);
                 last = Some(error);
                 if !go_on {
                     break;
@@ -93,23 +107,20 @@ pub(super) async fn choose(
     Err(reason)
 }
 
-async fn connect_endpoint(
+async fn find_connection(
     session: &Session,
-    endpoint: &Arc<Endpoint>,
+    key: HopKey,
+    destination: &Destination,
     reuse: Reuse,
 ) -> Result<Chosen, ConnectError> {
-    let destination = Destination::from(&**endpoint);
-    let source = session.client.ip();
-    let key = HopKey::new(&session.pod.pod.uid, source, &destination);
-    let load = InFlight::begin(&endpoint.load);
     if let Reuse::Pooled(repeatable) = reuse {
         let pooled = session.worker.hops.borrow_mut().take(&key, repeatable);
         if let Some(IdleHop { dialled, buffer, .. }) = pooled {
-            return Ok(Chosen { dialled, buffer, key, origin: Origin::Pooled, load });
+            return Ok(Chosen { dialled, buffer, key, origin: Origin::Pooled, load: None });
         }
     }
-    let dialled = connect::open(&session.worker.mesh, &session.pod, source, &destination).await?;
-    Ok(Chosen { dialled, buffer: ReadBuffer::default(), key, origin: Origin::Fresh, load })
+    let dialled = connect::open(&session.worker.mesh, &session.pod, key.source, destination).await?;
+    Ok(Chosen { dialled, buffer: ReadBuffer::default(), key, origin: Origin::Fresh, load: None })
 }
 
 /// Notes whom a journey goes to.

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,9 +21,8 @@ use super::plan::{RequestPlan, plan};
 use super::{Session, http_label};
 use crate::accept::rewind::Rewind;
 use crate::balance::{self, InFlight};
-use crate::connect::hops::HopKey;
+use crate::connect::Destination;
 use crate::connect::streams::{self, Stream};
-use crate::connect::{ConnectError, Destination};
 use crate::error::{FailureReason, REASON_HEADER};
 use crate::http1::ReadBuffer;
 use crate::http2::{CountedBody, LocalExecutor, RequestHead2, is_grpc};
@@ -35,8 +35,6 @@ const MAX_STREAMS: u32 = 1000;
 const MAX_HEAD: u32 = 64 * 1024;
 /// Resets that a client may cause before its connection is closed (rapid reset, made-you-reset).
 const MAX_RESETS: usize = 64;
-/// How many endpoints one request may try.
-const MAX_TRIES: usize = 3;
 
 /// Serves a client's connection. `buffer` holds its first bytes.
 pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffer) {
@@ -185,7 +183,7 @@ async fn forward(
         };
         match unsent.take_message() {
             // The connection closed before it took the request: the same endpoint on a new one does no harm.
-            Some(again) if attempts < MAX_TRIES => {
+            Some(again) if attempts < dial::MAX_TRIES => {
                 tried.pop();
                 request = again;
             }
@@ -201,36 +199,14 @@ async fn forward(
 async fn find_stream(
     session: &Session,
     port: &ServicePort,
-    tried: &mut Vec<std::net::SocketAddr>,
+    tried: &mut Vec<SocketAddr>,
     record: &mut Recording<RequestRecord>,
 ) -> Result<(Stream, InFlight), FailureReason> {
-    let source = session.client.ip();
-    let mut last: Option<ConnectError> = None;
-    while tried.len() < MAX_TRIES {
-        let Some(endpoint) = session.choose(&port.endpoints, tried) else { break };
-        tried.push(endpoint.address);
-        dial::note_destination(&mut record.journey, endpoint);
-        let destination = Destination::from(&**endpoint);
-        let key = HopKey::new(&session.pod.pod.uid, source, &destination);
-        let load = InFlight::begin(&endpoint.load);
+    let connect = async |key, destination: &Destination| {
         let context = (&*session.worker.mesh, &*session.pod);
-        match streams::open(&session.worker.streams, context, &key, &destination).await {
-            Ok(stream) => return Ok((stream, load)),
-            Err(error) => {
-                let go_on = error.is_of_the_endpoint();
-                last = Some(error);
-                if !go_on {
-                    break;
-                }
-            }
-        }
-    }
-    let (reason, error) = match last {
-        Some(error) => (error.reason(), dial::chain(&error)),
-        None => (FailureReason::NoEndpoint, "the service has no endpoint that is ready".to_owned()),
+        streams::open(&session.worker.streams, context, &key, destination).await
     };
-    record.journey.fail(reason, error);
-    Err(reason)
+    dial::try_endpoints((session, &port.endpoints), tried, &mut record.journey, connect).await
 }
 
 fn passed_on(

@@ -44,3 +44,7 @@ pub fn plan(
     };
     RequestPlan { rule: Some(Arc::clone(rule)), backend }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -39,7 +39,9 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { facts: Duration::from_secs(5), proof: Duration::from_secs(1), mark: Duration::from_secs(2) }
+        // A new IPv6 address of the node's end of the link answers nobody until it is known to be unique, up to two
+        // seconds after it was given (RFC 4862 section 5.4): the proof waits that long, and its usual milliseconds else.
+        Self { facts: Duration::from_secs(5), proof: Duration::from_secs(3), mark: Duration::from_secs(2) }
     }
 }
 
