@@ -7,7 +7,7 @@ use node_proxy::demo::world::World;
 
 use super::rig::{
     APP, End, accepted, address, connect, curl, expect_bytes, listen, logged, nodes, read_to_end, service,
-    settle, staged,
+    settle, settle_hop, staged,
 };
 
 /// HTTP and an opaque connection through the hop, with the client's address kept, and nothing readable.
@@ -81,7 +81,7 @@ fn a_pod_with_one_family_switched_off_joins_with_the_other() {
     let off = ["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"];
     world.exec("server", &off).unwrap().checked().unwrap();
     world.call_plugin("ADD", "server").unwrap();
-    settle(&world, "client", "http://server.shop", "server");
+    settle_hop(&world, "client", &super::rig::url_of(&world, "server", "/"), "server");
     let url = super::rig::url_of(&world, "server", "/by-ipv4");
     assert!(curl(&world, "client", &[&url]).stdout.starts_with("server: GET /by-ipv4"));
     let line = logged(&world, "node-b", &["direction=inbound", "mtls=yes", "dst.workload=server"]);

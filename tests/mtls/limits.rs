@@ -99,16 +99,15 @@ fn a_removed_pods_namespace_ends_although_its_connections_live() {
     let before = (veth_count(&world, "node-a"), veth_count(&world, "node-b"));
     // The test's own sockets inside the pods would keep their namespaces, too: those go as a pod's do.
     drop((opaque, opaque_app, plain_app, tls_app, asked, application));
+    // The client first: it has somebody to take leave of. A kernel holds a namespace while an end is unheard.
+    world.remove_pod("client").unwrap();
+    let ended = until(PATIENCE, || veth_count(&world, "node-a") == before.0 - 1);
+    assert!(ended, "the client's namespace is held");
     world.remove_pod("server").unwrap();
     assert!(
         until(PATIENCE, || veth_count(&world, "node-b") == before.1 - 1),
         "the server's namespace is held: {}",
         world.admin("node-b", "/metrics").unwrap()
-    );
-    world.remove_pod("client").unwrap();
-    assert!(
-        until(PATIENCE, || veth_count(&world, "node-a") == before.0 - 1),
-        "the client's namespace is held"
     );
     drop((plain, tls));
 }

@@ -58,6 +58,7 @@ pub(crate) fn staged(builder: WorldBuilder) -> World {
         let pod = world.pod(name).namespace(namespace).service_account(name).on("node-b");
         pod.labels(&[("app", name)]).app(name).unwrap().start().unwrap();
     }
+    settle_hop(&world, "client", "http://server.shop", "server");
     for (url, name) in [("http://server.shop", "server"), ("http://guarded.vault", "guarded")] {
         settle(&world, "client", url, name);
     }
@@ -69,6 +70,19 @@ pub(crate) fn staged(builder: WorldBuilder) -> World {
 pub(crate) fn settle(world: &World, pod: &str, url: &str, answers: &str) {
     let answered = || curl(world, pod, &[url]).stdout.starts_with(&format!("{answers}:"));
     assert!(until(PATIENCE, answered), "{pod} does not reach {url}: {:?}", curl(world, pod, &[url]));
+}
+
+/// Waits until a pod of node-a reaches a pod of the mesh by the hop: its node has seen the mark.
+#[track_caller]
+pub(crate) fn settle_hop(world: &World, pod: &str, url: &str, server: &str) {
+    let (client, server) = (format!("src.workload={pod} "), format!("dst.workload={server} "));
+    let joined = || {
+        let asked = curl(world, pod, &[url]).success();
+        let log = world.access_log("node-a").unwrap();
+        let of_hop = |line: &str| [&client[..], &server, "mtls=yes"].iter().all(|part| line.contains(part));
+        asked && log.lines().last().is_some_and(of_hop)
+    };
+    assert!(until(PATIENCE, joined), "{pod} does not reach {server} by the hop");
 }
 
 /// `curl` in a pod.

@@ -39,7 +39,7 @@ fn check_self(namespace: &str, selected: &str) {
 
     // Its neighbour takes the same hop as a pod of another node.
     settle(&world, "client", &format!("http://self.{namespace}/from-next-door"), "server");
-    let line = logged(&world, "node-b", &["direction=outbound", "/from-next-door", "status=200"]);
+    let line = logged(&world, "node-b", &["direction=outbound", "/from-next-door", "mtls=yes"]);
     assert!(line.contains("mtls=yes") && line.contains("sa/server"), "{line}");
     let by_address = curl(&world, "client", &[&url_of(&world, "server", "/next-door-by-address")]);
     assert!(by_address.success(), "{by_address:?}");

@@ -12,6 +12,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use super::{Destination, Dialled};
+use crate::forward;
 use crate::http1::ReadBuffer;
 use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::tls::{self, WorkloadCert};
@@ -136,12 +137,11 @@ impl HopPool {
         });
     }
 
-    /// Closes every hop of a pod that has left.
+    /// Closes every hop of a pod that has left, by resets: an end that waits for its acknowledgement would keep
+    /// the pod's namespace alive.
     pub fn forget(&mut self, client: &str) {
         for (_, hops) in self.idle.extract_if(|key, _| &*key.client == client) {
-            for hop in hops {
-                hop.dialled.transport.close();
-            }
+            hops.iter().for_each(|hop| forward::reset(hop.dialled.transport.tcp()));
         }
     }
 
