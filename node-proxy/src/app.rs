@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::accept::{JoinedPod, Mesh, Workers};
-use crate::admin::{self, Admin, Ready, Surface};
+use crate::admin::{self, Admin, Dump, Ready, Surface};
 use crate::attach::{Attachments, attach, changed_lines};
 use crate::cluster::directory::Directory;
 use crate::cluster::objects::Objects;
@@ -85,12 +85,20 @@ async fn serve_mesh(
     let certs = Arc::new(CertStore::new(Arc::new(client), tokio::runtime::Handle::current()));
     let mesh = Arc::new(Mesh {
         snapshot: Arc::clone(view.snapshot()),
-        certs,
+        certs: Arc::clone(&certs),
         telemetry,
         max_connections_per_pod: config.data_path.max_connections_per_pod,
     });
     let workers = Workers::start(&mesh, config.data_path.workers).context("cannot start the data path")?;
-    serve_admin(&config, &view, (attachments, log, Arc::clone(&metrics), ready)).await?;
+    let admin = Admin {
+        metrics: Arc::clone(&metrics),
+        certificates: Arc::new(move || certs.expiries()),
+        ready,
+        snapshot: snapshot_dump(&view),
+        status: status_dump(&view, attachments),
+        log,
+    };
+    serve_admin(&config, admin)?;
 
     let (events, joining) = mpsc::channel(POD_EVENTS);
     let registry = Arc::new(PodRegistry::new(RegistryParts {
@@ -150,23 +158,23 @@ fn builder(
     }
 }
 
-async fn serve_admin(
-    config: &MeshConfig,
-    view: &ClusterView,
-    (attachments, log, metrics, ready): (Arc<ArcSwap<Attachments>>, LogControl, Arc<Metrics>, Ready),
-) -> anyhow::Result<()> {
+/// The live configuration.
+fn snapshot_dump(view: &ClusterView) -> Dump {
     let snapshot = Arc::clone(view.snapshot());
-    let reports = view.clone();
-    let admin = Arc::new(Admin {
-        metrics,
-        ready,
-        snapshot: Arc::new(move || snapshot.load().dump()),
-        status: Arc::new(move || {
-            let problems: Vec<String> = reports.reports().iter().map(ToString::to_string).collect();
-            serde_json::json!({ "routes": &**attachments.load(), "problems": problems })
-        }),
-        log,
-    });
+    Arc::new(move || snapshot.load().dump())
+}
+
+/// The conditions of routes, and what is wrong with the objects.
+fn status_dump(view: &ClusterView, attachments: Arc<ArcSwap<Attachments>>) -> Dump {
+    let view = view.clone();
+    Arc::new(move || {
+        let problems: Vec<String> = view.reports().iter().map(ToString::to_string).collect();
+        serde_json::json!({ "routes": &**attachments.load(), "problems": problems })
+    })
+}
+
+fn serve_admin(config: &MeshConfig, admin: Admin) -> anyhow::Result<()> {
+    let admin = Arc::new(admin);
     for (address, surface) in
         [(config.admin_listen, Surface::Loopback), (config.health_listen, Surface::Outside)]
     {
@@ -201,7 +209,6 @@ async fn follow_pods(
                 let identity = &left.pod.identity;
                 if !staying.values().any(|(pod, _)| pod.pod.identity == *identity) {
                     mesh.certs.forget(identity);
-                    metrics.forget_cert(identity);
                 }
             }
         }

@@ -4,7 +4,7 @@ use gammarus_ca::{CaClient, SpiffeId, WorkloadKey};
 use node_proxy::demo::world::World;
 use node_proxy::pod::netns::NetnsFd;
 
-use super::rig::stage;
+use super::rig::{metric, stage};
 
 /// Asks the CA for an identity with the token of `node`, from that node's namespace.
 #[track_caller]
@@ -43,4 +43,19 @@ fn a_node_gets_the_identities_of_its_own_pods_only() {
         let refused = ask(&world, node, identity).expect_err(identity);
         assert!(refused.contains("the CA answered 4"), "{node} for {identity}: {refused}");
     }
+}
+
+#[test]
+fn the_metrics_say_until_when_the_local_identities_are_good() {
+    let world = stage();
+    let seconds = |node, name| {
+        let identity = format!("identity=\"spiffe://cluster.local/ns/shop/sa/{name}\"");
+        metric(&world, node, "gammarus_cert_expiry_seconds", &[&identity])
+    };
+    let day = 24.0 * 3600.0;
+    for (node, name) in [("node-a", "client"), ("node-b", "server")] {
+        let left = seconds(node, name);
+        assert!((day - 600.0..=day).contains(&left), "{name}: {left}");
+    }
+    assert!(seconds("node-a", "server") == 0.0, "an identity is local where its pods are");
 }

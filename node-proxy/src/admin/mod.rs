@@ -13,9 +13,10 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use gammarus_ca::SpiffeId;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -35,6 +36,9 @@ use crate::telemetry::{LogControl, Metrics, metrics};
 
 /// Makes a document of what is true now.
 pub type Dump = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Lists the identities of now, with the end of each one's certificate, if it has one.
+pub type Expiries = Arc<dyn Fn() -> Vec<(SpiffeId, Option<SystemTime>)> + Send + Sync>;
 
 /// Connections at once; more wait in the backlog.
 const MOST_CONNECTIONS: usize = 32;
@@ -58,6 +62,8 @@ pub enum Surface {
 pub struct Admin {
     /// `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// The local identities, with the end of each one's certificate; part of `/metrics`.
+    pub certificates: Expiries,
     /// `/readyz`.
     pub ready: Ready,
     /// `/snapshot`: the live configuration.
@@ -197,10 +203,7 @@ impl Admin {
                 Some(filter) => text(StatusCode::OK, format!("{filter}\n")),
                 None => text(StatusCode::INTERNAL_SERVER_ERROR, "the log is gone\n"),
             },
-            Resource::Metrics => match self.metrics.render() {
-                Ok(body) => typed(StatusCode::OK, metrics::CONTENT_TYPE, body),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
+            Resource::Metrics => self.scrape(),
             Resource::Ready => match self.ready.blocking().as_slice() {
                 [] => text(StatusCode::OK, "ready\n"),
                 waiting => {
@@ -210,6 +213,14 @@ impl Admin {
             },
             Resource::Snapshot => json(&(self.snapshot)()),
             Resource::Status => json(&(self.status)()),
+        }
+    }
+
+    fn scrape(&self) -> Response<Full<Bytes>> {
+        self.metrics.set_cert_expiries(&(self.certificates)());
+        match self.metrics.render() {
+            Ok(body) => typed(StatusCode::OK, metrics::CONTENT_TYPE, body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 

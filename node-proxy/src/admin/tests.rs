@@ -16,6 +16,7 @@ fn rig() -> Rig {
     let (subscriber, log) = log::build(LogFormat::Text, "info", io::sink).unwrap();
     let admin = Arc::new(Admin {
         metrics: Arc::new(Metrics::new().unwrap()),
+        certificates: Arc::new(Vec::new),
         ready: Ready::new(),
         snapshot: Arc::new(|| json!({"generation": 7})),
         status: Arc::new(|| json!({"routes": []})),

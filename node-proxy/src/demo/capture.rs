@@ -21,6 +21,9 @@ pub struct Capture {
 /// The port of the discard protocol (RFC 863), which nobody serves here.
 const DISCARD_PORT: u16 = 9;
 
+/// Room for hundreds of packets of the greatest size.
+const BUFFER_KIB: &str = "65536";
+
 /// A recording that has ended.
 #[derive(Debug)]
 pub struct Recording {
@@ -32,10 +35,12 @@ impl Capture {
     pub(crate) fn start(netns: &str, dir: &Path) -> Result<Self, DemoError> {
         let file = dir.join("fabric.pcap");
         let path = file.display().to_string();
-        // Root is kept (-Z): the folder is not for tcpdump's own user. Immediate mode: at the end nothing
-        // is left in a buffer.
-        let argv =
-            ["tcpdump", "-i", "any", "-s", "0", "-U", "--immediate-mode", "-Z", "root", "-w", &path, "tcp"];
+        // Root is kept (-Z): the folder is not for tcpdump's own user. Whole packets (-s) make the kernel's
+        // buffer one of few places, which a busy machine overruns: it is made larger (-B, in KiB).
+        let [how, root] = [["-U", "--immediate-mode"], ["-Z", "root"]];
+        let [interface, whole, room] = [["-i", "any"], ["-s", "0"], ["-B", BUFFER_KIB]];
+        let options = [interface, whole, room, how, root, ["-w", &path]].concat();
+        let argv = [&["tcpdump"], &*options, &["tcp"]].concat();
         let log = dir.join("tcpdump.log");
         let mut tcpdump = Process::start("tcpdump", command::within(netns, &argv), &log)?;
         let listens = || fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on"));
@@ -46,10 +51,15 @@ impl Capture {
     /// Ends the recording.
     ///
     /// # Errors
-    /// When tcpdump cannot be stopped or its file cannot be read.
+    /// When tcpdump cannot be stopped, has missed a packet, or its file cannot be read.
     pub fn stop(mut self) -> Result<Recording, DemoError> {
         self.wait_for_the_last()?;
         self.tcpdump.stop(Signal::SIGINT, Duration::from_secs(5))?;
+        let log = self.tcpdump.log();
+        if !log.contains("\n0 packets dropped by kernel") {
+            let (command, outcome) = ("tcpdump".to_owned(), "it has missed packets".to_owned());
+            return Err(DemoError::Command { command, outcome, said: log });
+        }
         let bytes = fs::read(&self.file).map_err(DemoError::file(&self.file))?;
         Ok(Recording { file: self.file, bytes })
     }
@@ -58,18 +68,18 @@ impl Capture {
 impl Capture {
     /// Sends one more packet and waits until it has been recorded: everything before it is there, too. An
     /// interrupt alone could come before tcpdump has read what the kernel holds for it.
-    fn wait_for_the_last(&self) -> Result<(), DemoError> {
+    fn wait_for_the_last(&mut self) -> Result<(), DemoError> {
         let discard = format!("http://127.0.0.1:{DISCARD_PORT}/");
         let _refused = command::exec(&self.netns, &["curl", "-s", "--max-time", "5", &discard])?;
-        let recorded = || {
-            let bytes = fs::read(&self.file).unwrap_or_default();
+        let file = self.file.clone();
+        let recorded = move || {
+            let bytes = fs::read(&file).unwrap_or_default();
             // Source and destination address, a source port, and the destination port.
             bytes.windows(12).any(|window| {
                 window[..8] == [127, 0, 0, 1, 127, 0, 0, 1] && window[10..] == DISCARD_PORT.to_be_bytes()
             })
         };
-        let _as_it_is = command::until(Duration::from_secs(5), recorded);
-        Ok(())
+        self.tcpdump.wait_until("recording the last packet", Duration::from_secs(20), recorded)
     }
 }
 

@@ -7,7 +7,6 @@
 //! `gammarus_tcp_*`, `gammarus_failures_total`, `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`. All others
 //! serve whoever works on the proxy and may change.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -130,7 +129,6 @@ struct ControlMetrics {
     snapshot_age: Gauge,
     cert_expiry: GaugeVec,
     published: Mutex<Option<Instant>>,
-    expiries: Mutex<BTreeMap<SpiffeId, SystemTime>>,
 }
 
 impl ControlMetrics {
@@ -157,22 +155,13 @@ impl ControlMetrics {
             )?,
             cert_expiry: register(registry, GaugeVec::new(expiry, &["identity"])?)?,
             published: Mutex::new(None),
-            expiries: Mutex::new(BTreeMap::new()),
         })
     }
 
-    /// Gauges that depend on the time of the scrape.
+    /// The gauge that depends on the time of the scrape alone.
     fn refresh(&self) {
         if let Some(at) = *lock(&self.published) {
             self.snapshot_age.set(at.elapsed().as_secs_f64());
-        }
-        let now = SystemTime::now();
-        for (identity, expiry) in &*lock(&self.expiries) {
-            let left = match expiry.duration_since(now) {
-                Ok(left) => left.as_secs_f64(),
-                Err(past) => -past.duration().as_secs_f64(),
-            };
-            self.cert_expiry.with_label_values(&[&identity.to_string()]).set(left);
         }
     }
 }
@@ -250,16 +239,18 @@ impl Metrics {
         *lock(&self.control.published) = Some(Instant::now());
     }
 
-    /// A local identity has a certificate until `expiry`.
-    pub fn set_cert_expiry(&self, identity: &SpiffeId, expiry: SystemTime) {
-        lock(&self.control.expiries).insert(identity.clone(), expiry);
-    }
-
-    /// An identity is no longer local.
-    pub fn forget_cert(&self, identity: &SpiffeId) {
-        lock(&self.control.expiries).remove(identity);
-        // Not there: it was never scraped.
-        let _ = self.control.cert_expiry.remove_label_values(&[&identity.to_string()]);
+    /// The local identities of now, each with the end of its certificate if it has one.
+    pub fn set_cert_expiries(&self, expiries: &[(SpiffeId, Option<SystemTime>)]) {
+        self.control.cert_expiry.reset();
+        let now = SystemTime::now();
+        for (identity, expiry) in expiries {
+            let Some(expiry) = expiry else { continue };
+            let left = match expiry.duration_since(now) {
+                Ok(left) => left.as_secs_f64(),
+                Err(past) => -past.duration().as_secs_f64(),
+            };
+            self.control.cert_expiry.with_label_values(&[&identity.to_string()]).set(left);
+        }
     }
 
     /// A pod of the mesh spoke plain text to another, as it did not yet know of its mark.

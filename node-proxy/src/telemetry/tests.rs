@@ -341,7 +341,8 @@ fn what_the_control_side_knows_is_in_the_metrics() {
     metrics.stale_peer();
     metrics.detected_protocol(&service("db"), ProtocolLabel::Opaque);
     let identity = identity();
-    metrics.set_cert_expiry(&identity, SystemTime::now() + Duration::from_secs(1000));
+    let expires = |at| metrics.set_cert_expiries(&[(identity.clone(), Some(at))]);
+    expires(SystemTime::now() + Duration::from_secs(1000));
     let line = |start: &str| metric(&telemetry, start).pop().unwrap();
     assert_eq!(line("gammarus_pods_enrolled"), "gammarus_pods_enrolled 3");
     assert_eq!(line("gammarus_snapshot_generation"), "gammarus_snapshot_generation 12");
@@ -353,10 +354,12 @@ fn what_the_control_side_knows_is_in_the_metrics() {
     let expiry = line("gammarus_cert_expiry_seconds");
     assert!(expiry.contains(&format!("identity=\"{identity}\"")), "{expiry}");
     assert!((900.0..=1000.0).contains(&expiry.parse_last()), "{expiry}");
-    metrics.set_cert_expiry(&identity, SystemTime::now() - Duration::from_secs(5));
+    expires(SystemTime::now() - Duration::from_secs(5));
     assert!(line("gammarus_cert_expiry_seconds").parse_last() < 0.0);
-    metrics.forget_cert(&identity);
-    assert!(metric(&telemetry, "gammarus_cert_expiry_seconds").is_empty());
+    for gone in [&[(identity.clone(), None)][..], &[]] {
+        metrics.set_cert_expiries(gone);
+        assert!(metric(&telemetry, "gammarus_cert_expiry_seconds").is_empty());
+    }
 }
 
 trait ParseLast {
