@@ -21,9 +21,6 @@ pub struct Capture {
 /// The port of the discard protocol (RFC 863), which nobody serves here.
 const DISCARD_PORT: u16 = 9;
 
-/// Room for hundreds of packets of the greatest size.
-const BUFFER_KIB: &str = "65536";
-
 /// A recording that has ended.
 #[derive(Debug)]
 pub struct Recording {
@@ -35,12 +32,10 @@ impl Capture {
     pub(crate) fn start(netns: &str, dir: &Path) -> Result<Self, DemoError> {
         let file = dir.join("fabric.pcap");
         let path = file.display().to_string();
-        // Root is kept (-Z): the folder is not for tcpdump's own user. Whole packets (-s) make the kernel's
-        // buffer one of few places, which a busy machine overruns: it is made larger (-B, in KiB).
-        let [how, root] = [["-U", "--immediate-mode"], ["-Z", "root"]];
-        let [interface, whole, room] = [["-i", "any"], ["-s", "0"], ["-B", BUFFER_KIB]];
-        let options = [interface, whole, room, how, root, ["-w", &path]].concat();
-        let argv = [&["tcpdump"], &*options, &["tcp"]].concat();
+        // Root is kept (-Z): the folder is not for tcpdump's own user. The kernel's buffer has few places when
+        // packets are kept whole (-s), and a busy machine would overrun them: it is made larger (-B, in KiB).
+        let argv =
+            ["tcpdump", "-iany", "-s0", "-B65536", "-U", "--immediate-mode", "-Zroot", "-w", &path, "tcp"];
         let log = dir.join("tcpdump.log");
         let mut tcpdump = Process::start("tcpdump", command::within(netns, &argv), &log)?;
         let listens = || fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on"));
