@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::core_kinds::Admit;
+use super::name::{is_label, is_subdomain};
 use super::objects::{Kind, Mark, Object, ObjectId, ObjectKey};
 use super::report::{Report, Severity};
 use super::schema::{FieldError, Schemas};
@@ -324,22 +325,6 @@ fn fill_namespace(value: &mut Value, key: &ObjectKey) {
             metadata.insert("namespace".to_owned(), Value::String(key.namespace.to_string()));
         }
     }
-}
-
-fn is_label(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=63).contains(&text.len())
-        && text.chars().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-fn is_subdomain(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let part = |part: &str| {
-        !part.is_empty() && part.chars().all(inner) && !part.starts_with('-') && !part.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(part)
 }
 
 fn field_path(path: &serde_ignored::Path<'_>) -> String {

@@ -8,6 +8,7 @@ pub mod api;
 mod core_kinds;
 pub mod directory;
 mod document;
+pub(crate) mod name;
 pub mod objects;
 pub mod report;
 pub mod schema;

@@ -11,6 +11,7 @@ use std::thread;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::name::is_subdomain;
 use crate::demo::app::AppArgs;
 use crate::demo::{Afterwards, Programme};
 use crate::telemetry::log::parse_filter;
@@ -374,16 +375,9 @@ fn directory(value: &str) -> Result<PathBuf, &'static str> {
     if Path::new(value).is_dir() { Ok(value.into()) } else { Err("is not a directory") }
 }
 
-/// A DNS subdomain (RFC 1123), as every Node name is one.
+/// Every Node's name is a subdomain, as other objects' names are.
 fn node_name(value: &str) -> Result<String, &'static str> {
-    let is_label = |label: &str| {
-        let bytes = label.as_bytes();
-        bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
-            && !bytes.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if value.len() <= 253 && value.split('.').all(is_label) {
+    if is_subdomain(value) {
         Ok(value.to_owned())
     } else {
         Err("is not the name of a node: lower case letters, digits, '-' and '.'")
