@@ -23,7 +23,6 @@ pub(crate) mod fixture;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -192,9 +191,7 @@ fn lines_by_subject(attachments: &Attachments) -> BTreeMap<String, String> {
             for condition in &parent.conditions {
                 let subject = format!(
                     "{} parentRefs[{place}] Service {}: {}",
-                    RouteLabel(&route.route),
-                    parent.service,
-                    condition.kind
+                    route.route, parent.service, condition.kind
                 );
                 lines.insert(subject, condition.to_string());
             }
@@ -206,19 +203,6 @@ fn lines_by_subject(attachments: &Attachments) -> BTreeMap<String, String> {
     lines
 }
 
-/// Prints a route as `HTTPRoute shop/my-server`.
-struct RouteLabel<'a>(&'a RouteRef);
-
-impl fmt::Display for RouteLabel<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.0.kind {
-            RouteKind::Grpc => "GRPCRoute",
-            RouteKind::Http => "HTTPRoute",
-        };
-        write!(f, "{kind} {}", self.0.key)
-    }
-}
-
 fn serialize_route<S: Serializer>(route: &RouteRef, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&RouteLabel(route))
+    serializer.collect_str(route)
 }

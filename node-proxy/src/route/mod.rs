@@ -14,6 +14,7 @@ pub mod split;
 mod tests;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::cluster::objects::ObjectKey;
@@ -29,13 +30,30 @@ pub enum RouteKind {
     Http,
 }
 
-/// Which route object.
+impl RouteKind {
+    /// The kind as manifests write it, and as logs and labels say it.
+    #[must_use]
+    pub const fn as_label(self) -> &'static str {
+        match self {
+            Self::Grpc => "GRPCRoute",
+            Self::Http => "HTTPRoute",
+        }
+    }
+}
+
+/// Which route object. Prints as `HTTPRoute shop/my-server`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteRef {
     /// Its kind.
     pub kind: RouteKind,
     /// Its namespace and name.
     pub key: ObjectKey,
+}
+
+impl fmt::Display for RouteRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_label(), self.key)
+    }
 }
 
 /// What a matcher may ask of a request head. Implemented by both HTTP wires.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Snapshot;
 use super::service::{Endpoint, FrontendKind, PortProtocol, ServicePort};
 use super::workload::{Enrolment, MtlsMode, Workload};
-use crate::route::{Backend, RouteKind, RouteTable, Rule};
+use crate::route::{Backend, RouteTable, Rule};
 
 impl Snapshot {
     /// Everything that the data path knows: namespaces, workloads, Service ports with their protocol,
@@ -83,10 +83,6 @@ fn dump_table(table: &RouteTable) -> Vec<Value> {
 }
 
 fn dump_rule(matches: &str, rule: &Rule) -> Value {
-    let kind = match rule.route.kind {
-        RouteKind::Grpc => "GRPCRoute",
-        RouteKind::Http => "HTTPRoute",
-    };
     let backends = rule.backends.backends().iter().map(|(backend, weight)| match backend {
         Backend::Service(key) => {
             json!({"service": key.service.to_string(), "port": key.port, "weight": weight})
@@ -95,7 +91,7 @@ fn dump_rule(matches: &str, rule: &Rule) -> Value {
     });
     json!({
         "match": matches,
-        "route": format!("{kind} {}", rule.route.key),
+        "route": rule.route.to_string(),
         "rule": rule.index,
         "name": rule.name.as_deref(),
         "backends": backends.collect::<Vec<_>>(),

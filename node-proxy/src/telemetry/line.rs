@@ -221,10 +221,7 @@ pub(crate) const fn direction_label(direction: Direction) -> &'static str {
 
 /// The text of a route's kind in logs and labels.
 pub(crate) const fn kind_label(kind: RouteKind) -> &'static str {
-    match kind {
-        RouteKind::Grpc => "GRPCRoute",
-        RouteKind::Http => "HTTPRoute",
-    }
+    kind.as_label()
 }
 
 struct RouteText<'a>(&'a Rule);
