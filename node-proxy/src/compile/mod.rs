@@ -68,7 +68,7 @@ pub fn compile(
     };
     for (key, object) in &objects.services {
         let compiled = service::compile_service(&mut compiler, key, object);
-        service::publish(&mut snapshot, key, compiled);
+        service::publish(&mut snapshot, compiled);
     }
     snapshot.workloads = compiler.workloads;
     snapshot

@@ -100,10 +100,7 @@ fn find_protocol(declared: &DeclaredPort, routes: Option<&PortRoutes>) -> PortPr
 
 /// Puts a Service and the addresses that lead to it into the snapshot. A clusterIP always wins over an
 /// address of another kind; of several Services that claim one external address, the first by name has it.
-pub(super) fn publish(snapshot: &mut Snapshot, key: &ObjectKey, compiled: CompiledService) {
-    for address in &compiled.cluster_addresses {
-        snapshot.service_addresses.insert(*address, key.clone());
-    }
+pub(super) fn publish(snapshot: &mut Snapshot, compiled: CompiledService) {
     for CompiledPort { port, node_port } in compiled.ports {
         snapshot.service_ports.insert(port.key.clone(), Arc::clone(&port));
         for address in &compiled.cluster_addresses {

@@ -207,14 +207,6 @@ impl World {
         command::exec(&self.running_node(node)?.netns, argv)
     }
 
-    /// Runs a command in the network between the nodes and waits for it.
-    ///
-    /// # Errors
-    /// When the command cannot be started.
-    pub fn exec_on_fabric(&self, argv: &[&str]) -> Result<Finished, DemoError> {
-        command::exec(&self.netns(FABRIC), argv)
-    }
-
     /// Starts a command in a pod that stays until the returned process is stopped or dropped.
     ///
     /// # Errors

@@ -81,8 +81,6 @@ pub struct Snapshot {
     pub frontends: FrontendMap,
     /// Service ports by key, for backends.
     pub service_ports: HashMap<ServicePortKey, Arc<ServicePort>>,
-    /// Addresses of Services, for a port that the Service does not have.
-    pub service_addresses: HashMap<IpAddr, crate::cluster::objects::ObjectKey>,
     /// Pod address → pod.
     pub workloads: HashMap<IpAddr, Arc<Workload>>,
     /// Namespace name → settings.

@@ -114,12 +114,6 @@ impl Schemas {
         self.find(kind, api_version).is_some()
     }
 
-    /// Whether a kind is validated in some version.
-    #[must_use]
-    pub fn covers_kind(&self, kind: &str) -> bool {
-        self.by_kind.keys().any(|(known, _)| known == kind)
-    }
-
     /// Prunes, defaults and validates an object in place. A kind that is not covered is not looked at.
     pub fn admit(&self, kind: &str, api_version: &str, object: &mut Value) -> Verdict {
         let mut verdict = Verdict::default();
