@@ -29,6 +29,8 @@ struct Refusal {
 
 /// One parentRef on the way to its judgement.
 struct Candidate {
+    /// Its place in the route's own list.
+    index: usize,
     parent_ref: ParentRef,
     service: ObjectKey,
     role: RouteRole,
@@ -66,7 +68,7 @@ pub(super) fn judge_routes(objects: &Objects) -> Vec<JudgedRoute> {
 /// Everything about a route that depends on no other route; `None` when no parent of it is ours.
 fn judge_alone(objects: &Objects, view: RouteView) -> Option<Pending> {
     let mut candidates = Vec::<Candidate>::new();
-    for parent_ref in &view.parents {
+    for (index, parent_ref) in view.parents.iter().enumerate() {
         let ownership = parent_ref.ownership();
         if ownership == Ownership::Foreign || candidates.iter().any(|known| known.parent_ref == *parent_ref) {
             continue;
@@ -74,6 +76,7 @@ fn judge_alone(objects: &Objects, view: RouteView) -> Option<Pending> {
         let service = parent_ref.target(&view.route.key.namespace);
         let is_producer = service.namespace == view.route.key.namespace;
         candidates.push(Candidate {
+            index,
             outcome: place(objects, &service, parent_ref, ownership),
             parent_ref: parent_ref.clone(),
             service,
@@ -212,6 +215,7 @@ fn conclude(pending: Pending) -> JudgedRoute {
         .map(|candidate| {
             let conditions = build_conditions(&view, &verdict, &candidate.outcome);
             ParentAttachment {
+                index: candidate.index,
                 parent_ref: candidate.parent_ref,
                 service: candidate.service,
                 role: candidate.role,

@@ -52,6 +52,9 @@ pub enum RouteRole {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentAttachment {
+    /// Its place in the route's `parentRefs`, of which others may be other controllers'.
+    #[serde(skip)]
+    pub index: usize,
     /// The parentRef, as written.
     pub parent_ref: ParentRef,
     /// The Service that it names.
@@ -187,12 +190,11 @@ pub fn changed_lines(before: &Attachments, after: &Attachments) -> Vec<String> {
 fn lines_by_subject(attachments: &Attachments) -> BTreeMap<String, String> {
     let mut lines = BTreeMap::new();
     for route in &attachments.routes {
-        for (place, parent) in route.parents.iter().enumerate() {
+        for parent in &route.parents {
             for condition in &parent.conditions {
-                let subject = format!(
-                    "{} parentRefs[{place}] Service {}: {}",
-                    route.route, parent.service, condition.kind
-                );
+                let ParentAttachment { index, service, .. } = parent;
+                let subject =
+                    format!("{} parentRefs[{index}] Service {service}: {}", route.route, condition.kind);
                 lines.insert(subject, condition.to_string());
             }
         }

@@ -242,3 +242,18 @@ fn only_what_changed_is_said() {
     );
     assert_eq!(changed_lines(&good, &none)[0], format!("{subject}: no longer said"));
 }
+
+#[test]
+fn what_is_said_names_a_parent_by_its_place_in_the_route() {
+    let web = r#"{group: "", kind: Service, name: web, port: 80}"#;
+    let spec = format!(
+        r#"parentRefs: [{{name: gateway}}, {web}, {web}, {{group: "", kind: Service, name: v1}}], {RULES}"#
+    );
+    let lines = changed_lines(&judge(&[]), &judge(&[&http_route(&spec)]));
+    let accepted: Vec<&str> =
+        lines.iter().filter_map(|line| line.strip_suffix(": Accepted: Accepted=True Accepted")).collect();
+    assert_eq!(
+        accepted,
+        ["HTTPRoute shop/r parentRefs[1] Service shop/web", "HTTPRoute shop/r parentRefs[3] Service shop/v1"]
+    );
+}
