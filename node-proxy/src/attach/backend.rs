@@ -53,8 +53,10 @@ pub(super) fn resolve_backend(
         return refuse(ConditionReason::BackendNotFound, format!("Service {key} does not exist"));
     };
     if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+        // Among the reasons that the API lists for ResolvedRefs, this is the nearest: it describes such Services
+        // under a backendRef's `kind`, of which "Implementations SHOULD NOT support ExternalName Services".
         return refuse(
-            ConditionReason::UnsupportedValue,
+            ConditionReason::InvalidKind,
             format!("Service {key} is of type ExternalName, which is not followed"),
         );
     }

@@ -36,7 +36,7 @@ pub enum ConditionReason {
     BackendNotFound,
     /// A route of a more specific kind holds on the same port (GEP-1426).
     Conflicted,
-    /// A backend is of a kind that is not known.
+    /// A backend is of a kind that is not known, or a Service of a type that is not supported.
     InvalidKind,
     /// The parent, or the port of it that is named, does not exist or cannot hold routes.
     NoMatchingParent,

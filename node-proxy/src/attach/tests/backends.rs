@@ -85,6 +85,27 @@ fn an_invalid_backend_keeps_its_share_as_a_failure_and_the_reason_is_said() {
     }
 }
 
+//= gateway-api BackendObjectReference.kind
+//# Implementations SHOULD NOT support ExternalName Services.
+#[test]
+fn a_backend_of_type_external_name_is_refused_with_a_reason_of_the_api() {
+    let alias = "
+---
+kind: Service
+metadata: {name: alias}
+spec: {type: ExternalName, externalName: example.com, ports: [{port: 80}]}
+";
+    let route = http_route(&format!("{PARENT}, rules: [{{backendRefs: [{{name: alias, port: 80}}]}}]"));
+    let attachments = judge(&[alias, &route]);
+    assert_eq!(backends(&attachments), [(Backend::Failing(FailureReason::InvalidBackend), 1)]);
+    let parent = &find(&attachments, RouteKind::Http, "shop/r").parents[0];
+    assert_eq!(
+        find_condition(&parent.conditions, ConditionType::ResolvedRefs).unwrap(),
+        "ResolvedRefs=False InvalidKind: spec.rules[0].backendRefs[0]: \
+         Service shop/alias is of type ExternalName, which is not followed"
+    );
+}
+
 #[test]
 fn several_invalid_backends_are_all_named_under_the_first_reason() {
     let failing = || Backend::Failing(FailureReason::InvalidBackend);
