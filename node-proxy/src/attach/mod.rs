@@ -7,6 +7,7 @@
 //! every rule does so is not accepted, and holds nowhere. Parents are judged one by one: what is wrong
 //! with one never touches another. Parents that are not Services are not ours, and get no status.
 
+mod address;
 mod backend;
 mod condition;
 mod judge;
@@ -31,6 +32,7 @@ use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::{Backend, RouteKind, RouteRef, RuleMatches};
 use crate::snapshot::service::ServicePortKey;
 
+pub use address::cluster_addresses;
 pub use condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 pub use notice::Notice;
 pub use parent::ParentRef;

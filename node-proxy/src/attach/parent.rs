@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use serde::Serialize;
 
+use super::address::cluster_addresses;
 use super::protocol::{DeclaredProtocol, find_declared_protocol, is_tcp};
 use crate::cluster::objects::{ObjectKey, Objects};
 
@@ -99,18 +100,19 @@ pub(super) fn resolve_ports(
     Ok(placement)
 }
 
-/// Services without an address of their own have nothing that routes could hold on.
+/// Services without an address of their own have nothing that routes could hold on (GEP-1294, Service types).
 fn refuse_unroutable(service: &Service, key: &ObjectKey) -> Result<(), String> {
     let spec = service.spec.as_ref();
-    if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
-        return Err(format!("Service {key} is of type ExternalName: it has no address that routes apply to"));
-    }
-    if spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
-        return Err(format!(
-            "Service {key} is headless (clusterIP None): it has no address that routes apply to"
-        ));
-    }
-    Ok(())
+    let why = if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+        "is of type ExternalName"
+    } else if spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
+        "is headless (clusterIP None)"
+    } else if spec.is_none_or(|spec| cluster_addresses(spec).is_empty()) {
+        "has no clusterIP"
+    } else {
+        return Ok(());
+    };
+    Err(format!("Service {key} {why}: it has no address that routes apply to"))
 }
 
 /// The TCP ports of a Service.

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Compiler;
 use super::workload::{is_running, owns_addresses, pod_addresses};
+use crate::attach::cluster_addresses;
 use crate::cluster::objects::ObjectKey;
 use crate::snapshot::service::{Endpoint, EndpointLoad, EndpointSet};
 use crate::snapshot::workload::Workload;
@@ -248,6 +249,6 @@ fn has_family(spec: &ServiceSpec, address: IpAddr) -> bool {
     if let Some(families) = spec.ip_families.as_ref().filter(|families| !families.is_empty()) {
         return families.iter().any(|family| (family == "IPv4") == address.is_ipv4());
     }
-    let own = super::service::cluster_addresses(spec);
+    let own = cluster_addresses(spec);
     own.is_empty() || own.iter().any(|own| own.is_ipv4() == address.is_ipv4())
 }

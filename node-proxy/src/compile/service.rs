@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort};
 
 use super::endpoint::compile_endpoints;
 use super::{Compiler, route};
-use crate::attach::{DeclaredProtocol, PortRoutes, find_declared_protocol, is_tcp};
+use crate::attach::{DeclaredProtocol, PortRoutes, cluster_addresses, find_declared_protocol, is_tcp};
 use crate::cluster::objects::ObjectKey;
 use crate::snapshot::Snapshot;
 use crate::snapshot::service::{
@@ -117,19 +117,6 @@ pub(super) fn publish(snapshot: &mut Snapshot, compiled: CompiledService) {
             snapshot.frontends.entry(destination).or_insert(frontend);
         }
     }
-}
-
-/// A Service's clusterIPs; none for a headless one.
-pub(super) fn cluster_addresses(spec: &ServiceSpec) -> Vec<IpAddr> {
-    let several = spec.cluster_ips.iter().flatten();
-    let mut addresses = Vec::new();
-    // "None" is no address, so a headless Service has none.
-    for address in several.chain(&spec.cluster_ip).filter_map(|text| text.parse().ok()) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
 }
 
 /// `externalIPs` and the load balancer's addresses.

@@ -67,8 +67,10 @@ fn a_forgotten_group_is_refused_with_advice() {
     );
 }
 
+//= gateway-api GEP-1294
+//# Services valid to be selected as a parentRef SHOULD have a way to identify traffic to them - typically by one or more virtual IP(s), DNS hostname(s), or name(s).
 #[test]
-fn headless_and_external_name_parents_are_refused() {
+fn parents_without_an_address_of_their_own_are_refused() {
     let services = "
 ---
 kind: Service
@@ -78,15 +80,35 @@ spec: {clusterIP: None, ports: [{port: 80}]}
 kind: Service
 metadata: {name: alias}
 spec: {type: ExternalName, externalName: example.com, ports: [{port: 80}]}
+---
+kind: Service
+metadata: {name: bare}
+spec: {ports: [{port: 80}]}
+---
+kind: Service
+metadata: {name: empty}
+spec: {clusterIP: '', clusterIPs: [''], ports: [{port: 80}]}
+---
+kind: Service
+metadata: {name: outer}
+spec: {type: LoadBalancer, externalIPs: [198.51.100.1], ports: [{port: 80}]}
 ";
-    for (name, word) in [("headless", "headless"), ("alias", "ExternalName")] {
+    for (name, why) in [
+        ("headless", "is headless (clusterIP None)"),
+        ("alias", "is of type ExternalName"),
+        ("bare", "has no clusterIP"),
+        ("empty", "has no clusterIP"),
+        ("outer", "has no clusterIP"),
+    ] {
         let spec = format!(r#"parentRefs: [{{group: "", kind: Service, name: {name}}}], {RULES}"#);
         let attachments = judge(&[services, &http_route(&spec)]);
         let parent = &find(&attachments, RouteKind::Http, "shop/r").parents[0];
         let accepted = find_condition(&parent.conditions, ConditionType::Accepted).unwrap();
-        assert!(
-            accepted.starts_with("Accepted=False NoMatchingParent") && accepted.contains(word),
-            "{accepted}"
+        assert_eq!(
+            accepted,
+            format!(
+                "Accepted=False NoMatchingParent: Service shop/{name} {why}: it has no address that routes apply to"
+            )
         );
         assert_eq!(programmed(&attachments, &format!("shop/{name}"), 80), [""; 0]);
     }
