@@ -26,7 +26,8 @@ struct CompiledPort {
     node_port: Option<u16>,
 }
 
-/// Everything about one Service; depends on that Service, its endpoints and its routes alone.
+/// Everything about one Service: what comes out depends on that Service, its endpoints and its routes alone,
+/// but where no slices name them, its endpoints are looked for among all Pods.
 pub(super) fn compile_service(
     compiler: &mut Compiler<'_>,
     key: &ObjectKey,
