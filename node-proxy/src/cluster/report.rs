@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub enum Severity {
     /// The object was not taken: its last good version, if any, stays.
     Error,
-    /// The object was taken without this.
+    /// The object was taken without this, or all the same; or it is of a kind that nothing here reads.
     Warning,
 }
 

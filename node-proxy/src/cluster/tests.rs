@@ -227,9 +227,34 @@ fn unknown_fields_and_kinds_are_said_and_left_out() {
         &["a.yaml: Gateway x/g: kind Gateway of gateway.networking.k8s.io/v1 is not read yet"],
     );
     check(
-        "{apiVersion: gateway.networking.k8s.io/v1alpha2, kind: HTTPRoute, metadata: {name: g}}",
+        "{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: s, namespace: x}}",
         &[],
-        &["a.yaml: HTTPRoute g: kind HTTPRoute of gateway.networking.k8s.io/v1alpha2 is not read yet"],
+        &["a.yaml: Service x/s: kind Service of serving.knative.dev/v1 is not read yet"],
+    );
+}
+
+#[test]
+fn a_version_that_is_not_read_breaks_the_object_that_is_meant() {
+    let gateway = "gateway.networking.k8s.io";
+    for (kind, version, expected) in [
+        ("HTTPRoute", "gateway.networking.k8s.io/v1alpha2", format!("{gateway}/v1 or {gateway}/v1beta1")),
+        ("HTTPRoute", "gateway.networking.k8s.oi/v1", format!("{gateway}/v1 or {gateway}/v1beta1")),
+        ("GRPCRoute", "v1", format!("{gateway}/v1")),
+        ("ReferenceGrant", "v1beta1", format!("{gateway}/v1 or {gateway}/v1beta1")),
+        ("EndpointSlice", "discovery.k8s.io/v1beta1", "discovery.k8s.io/v1".to_owned()),
+        ("Service", "v2", "v1".to_owned()),
+        ("ConfigMap", "core/v1", "v1".to_owned()),
+    ] {
+        check(
+            &format!("{{apiVersion: {version}, kind: {kind}, metadata: {{name: x, namespace: shop}}}}"),
+            &[&format!("broken {kind} shop/x")],
+            &[&format!("a.yaml: {kind} shop/x: apiVersion: must be {expected}, is \"{version}\"")],
+        );
+    }
+    check(
+        "{apiVersion: v2, kind: Service, metadata: {}}",
+        &["unreadable"],
+        &["a.yaml: Service, document 1 (line 1): metadata.name: is required"],
     );
 }
 

@@ -139,7 +139,7 @@ where
         for report in reports.difference(&self.known_reports) {
             match report.severity {
                 Severity::Error => tracing::error!(%report, "refused"),
-                Severity::Warning => tracing::warn!(%report, "taken with a doubt"),
+                Severity::Warning => tracing::warn!(%report, "noticed"),
             }
         }
         for report in self.known_reports.difference(&reports) {
@@ -230,9 +230,7 @@ mod tests {
         let (_send, receive) = mpsc::channel(1);
         let (mut writer, view) =
             Writer::new(Script(receive), |_: &Objects, _: &Snapshot| Snapshot::default());
-        let logged = LogLines::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(logged.clone()).with_ansi(false).finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let text = logged(|| {
             for _ in 0..3 {
                 writer.apply(Update { changes: Vec::new(), reports: vec![report.clone()] });
             }
@@ -241,9 +239,33 @@ mod tests {
         });
         assert_eq!(view.reports().len(), 0);
         assert_eq!(*view.generations().borrow(), 1);
-        let text = logged.text();
         assert_eq!(text.matches("refused").count(), 1, "{text}");
         assert_eq!(text.matches("solved").count(), 1, "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_warning_says_nothing_of_what_became_of_the_document() {
+        let report = Report {
+            file: PathBuf::from("a.yaml"),
+            object: Some("Gateway shop/web".to_owned()),
+            field: None,
+            severity: Severity::Warning,
+            message: "kind Gateway of gateway.networking.k8s.io/v1 is not read yet".to_owned(),
+        };
+        let (_send, receive) = mpsc::channel(1);
+        let (mut writer, _view) =
+            Writer::new(Script(receive), |_: &Objects, _: &Snapshot| Snapshot::default());
+        let text = logged(|| writer.apply(Update { changes: Vec::new(), reports: vec![report.clone()] }));
+        assert!(text.contains("WARN") && text.contains("noticed"), "{text}");
+        assert!(!text.contains("taken") && !text.contains("refused"), "{text}");
+    }
+
+    /// What is logged meanwhile.
+    fn logged(run: impl FnOnce()) -> String {
+        let lines = LogLines::default();
+        let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
+        tracing::subscriber::with_default(subscriber, run);
+        lines.text()
     }
 
     #[derive(Clone, Default)]

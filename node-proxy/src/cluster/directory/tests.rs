@@ -120,6 +120,14 @@ async fn a_broken_object_keeps_its_last_good_version_and_its_neighbours_are_appl
 }
 
 #[tokio::test]
+async fn a_version_that_is_not_read_takes_nothing_away() {
+    let mut live = Live::start(&[("x.yaml", map("a", "1"))]).await;
+    live.write("x.yaml", map("a", "2").replace("apiVersion: v1", "apiVersion: v2"));
+    live.unchanged().await;
+    assert_eq!(live.reports, ["x.yaml: ConfigMap default/a: apiVersion: must be v1, is \"v2\""]);
+}
+
+#[tokio::test]
 async fn nothing_of_a_torn_file_goes() {
     let mut live = Live::start(&[("x.yaml", map("a", "1") + &map("b", "1"))]).await;
     live.write("x.yaml", map("a", "2") + TORN);

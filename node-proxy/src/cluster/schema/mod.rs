@@ -108,10 +108,10 @@ impl Schemas {
         Ok(schemas)
     }
 
-    /// Whether objects of this kind and version can be validated.
-    #[must_use]
-    pub fn covers(&self, kind: &str, api_version: &str) -> bool {
-        self.find(kind, api_version).is_some()
+    /// The versions in which objects of a kind can be validated, as `apiVersion` has them; none for a kind that
+    /// is not covered.
+    pub fn versions(&self, kind: &str) -> impl Iterator<Item = &str> {
+        self.by_kind.keys().filter(move |(known, _)| known == kind).map(|(_, version)| version.as_str())
     }
 
     /// Prunes, defaults and validates an object in place. A kind that is not covered is not looked at.
