@@ -1,6 +1,7 @@
 //! What each file of the directory last said, and what follows for objects.
 //!
-//! One object may stand in several files: the first by path counts. Reading happens here, waiting never.
+//! One object may stand in several files: the first by path in which it was ever good counts. Where it is good
+//! in none, what it was before stays for as long as a file holds it. Reading happens here, waiting never.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ pub(super) struct Files {
 #[derive(Debug, Default)]
 struct Known {
     stamp: Option<Stamp>,
-    /// Its objects; `None` for one that was never good.
+    /// Its objects as they last were good here; `None` for one that never was.
     objects: BTreeMap<ObjectId, Option<Object>>,
     reports: Vec<Report>,
 }
@@ -101,10 +102,11 @@ impl Files {
     pub(super) fn reports(&self) -> Vec<Report> {
         let mut reports: Vec<Report> = self.files.values().flat_map(|known| known.reports.clone()).collect();
         for (id, files) in &self.owners {
-            let Some(first) = files.first() else { continue };
-            reports.extend(files.iter().skip(1).map(|file| Report {
+            let counting = self.find_counting(id, files).map(|(file, _)| file);
+            let Some(counting) = counting.or_else(|| files.first().map(PathBuf::as_path)) else { continue };
+            reports.extend(files.iter().filter(|file| *file != counting).map(|file| Report {
                 object: Some(id.to_string()),
-                ..file_report(file, format!("is in {}, too, which counts", first.display()))
+                ..file_report(file, format!("is in {}, too, which counts", counting.display()))
             }));
         }
         reports.sort();
@@ -137,8 +139,7 @@ impl Files {
             let (id, object) = match outcome {
                 Outcome::Good(id, object) => (id, Some(*object)),
                 Outcome::Broken(id) => {
-                    let last =
-                        old.objects.get(&id).cloned().flatten().or_else(|| self.told.get(&id).cloned());
+                    let last = old.objects.get(&id).cloned().flatten();
                     (id, last)
                 }
                 Outcome::Unreadable => {
@@ -184,19 +185,27 @@ impl Files {
         }
     }
 
+    /// An object in the file that counts; `None` where it was never good in any.
+    fn find_counting(&self, id: &ObjectId, files: &BTreeSet<PathBuf>) -> Option<(&Path, &Object)> {
+        files.iter().find_map(|file| {
+            let (file, known) = self.files.get_key_value(file)?;
+            Some((file.as_path(), known.objects.get(id)?.as_ref()?))
+        })
+    }
+
     /// What the writer has to be told about an object, if anything is new.
     fn tell(&mut self, id: ObjectId) -> Option<Change> {
-        let files = self.owners.get(&id);
-        let object =
-            files.into_iter().flatten().find_map(|file| self.files.get(file)?.objects.get(&id)?.clone());
-        match object {
-            Some(object) if self.told.get(&id) == Some(&object) => None,
-            Some(object) => {
-                self.told.insert(id.clone(), object.clone());
-                Some(Change::Applied(id.key, object))
-            }
-            None => self.told.remove(&id).map(|_| Change::Deleted(id)),
+        let Some(files) = self.owners.get(&id) else {
+            return self.told.remove(&id).map(|_| Change::Deleted(id));
+        };
+        // Broken where it has moved to, it is still what it was.
+        let (_, object) = self.find_counting(&id, files)?;
+        if self.told.get(&id) == Some(object) {
+            return None;
         }
+        let object = object.clone();
+        self.told.insert(id.clone(), object.clone());
+        Some(Change::Applied(id.key, object))
     }
 }
 

@@ -168,6 +168,34 @@ async fn the_first_of_two_files_with_one_object_counts() {
 }
 
 #[tokio::test]
+async fn a_broken_copy_takes_nothing_from_the_file_in_which_the_object_is_good() {
+    let mut live = Live::start(&[("b.yaml", map("a", "1"))]).await;
+    live.write("a.yaml", BROKEN.to_owned());
+    live.unchanged().await;
+    assert_eq!(live.reports[0], "a.yaml: ConfigMap default/a: is in b.yaml, too, which counts");
+    live.write("b.yaml", map("a", "2"));
+    live.until("a=2").await;
+    // One that begins now says the same.
+    live.directory = Directory::open(live.temp.path()).unwrap();
+    live.objects = Objects::default();
+    live.until("a=2").await;
+    live.write("b.yaml", map("a", "3"));
+    live.until("a=3").await;
+    // As long as a file names it, it is what it last was.
+    fs::remove_file(live.path("b.yaml")).unwrap();
+    live.unchanged().await;
+    live.write("a.yaml", map("a", "4"));
+    live.until("a=4").await;
+    // Once good in a.yaml, its last good version there counts, whatever comes in another file.
+    live.write("a.yaml", BROKEN.to_owned());
+    live.write("b.yaml", map("a", "5"));
+    live.unchanged().await;
+    assert_eq!(live.reports[1], "b.yaml: ConfigMap default/a: is in a.yaml, too, which counts");
+    fs::remove_file(live.path("a.yaml")).unwrap();
+    live.until("a=5").await;
+}
+
+#[tokio::test]
 async fn an_object_that_moves_between_files_is_not_lost() {
     let mut live = Live::start(&[("x.yaml", map("a", "1") + &map("b", "1"))]).await;
     live.write("z.yaml", map("a", "1"));
