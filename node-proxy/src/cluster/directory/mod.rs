@@ -2,8 +2,10 @@
 //!
 //! Every `*.yaml`, `*.yml` and `*.json` below the root is read; documents are judged one by one. What is
 //! broken keeps its last good version; what has gone from every file goes. `status/` holds what agents
-//! write ([`write_mark`]) and no objects. Links to files are followed, links to directories are not. An object without `creationTimestamp` has none: it ranks by its
-//! namespace and name. Files are small and read where the writer runs, never on the data path.
+//! write ([`write_mark`]) and no objects. Links to files are followed, wherever the file lies, and links to
+//! directories are not; of a link to a link, the first and the file itself are watched, what is between is not.
+//! An object without `creationTimestamp` has none: it ranks by its namespace and name. Files are small and read
+//! where the writer runs, never on the data path.
 
 mod files;
 mod mark;
@@ -108,6 +110,7 @@ impl Directory {
             maybe.extend(list_tree(&self.root, tree).files);
             maybe.extend(self.files.below(tree));
         }
+        self.watch.follow(touched.files.iter().chain(&maybe));
         let changes = self.files.refresh(touched.files, maybe);
         Update { changes, reports: self.files.reports() }
     }

@@ -290,6 +290,51 @@ async fn a_mounted_config_map_is_followed_through_its_links() {
 }
 
 #[tokio::test]
+async fn a_linked_file_elsewhere_is_followed_where_it_lies() {
+    let mut live = Live::start(&[("x.yaml", map("a", "1"))]).await;
+    let temp = tempfile::tempdir_in(live.temp.path().parent().unwrap()).unwrap();
+    let elsewhere = |name: &str| temp.path().join(name);
+    fs::create_dir(elsewhere("other")).unwrap();
+    fs::write(elsewhere("file"), map("l", "1")).unwrap();
+    symlink(elsewhere("file"), live.path("l.yaml")).unwrap();
+    live.until("a=1 l=1").await;
+    fs::write(elsewhere("file"), map("l", "2")).unwrap();
+    live.until("a=1 l=2").await;
+    fs::write(elsewhere("draft"), map("l", "3")).unwrap();
+    live.unchanged().await;
+    fs::rename(elsewhere("draft"), elsewhere("file")).unwrap();
+    live.until("a=1 l=3").await;
+    fs::remove_file(elsewhere("file")).unwrap();
+    live.until("a=1").await;
+    fs::write(elsewhere("file"), map("l", "4")).unwrap();
+    live.until("a=1 l=4").await;
+    // Another file takes the old one's place, in a directory of its own.
+    fs::write(elsewhere("other/file"), map("l", "5")).unwrap();
+    symlink(elsewhere("other/file"), live.path("draft")).unwrap();
+    fs::rename(live.path("draft"), live.path("l.yaml")).unwrap();
+    live.until("a=1 l=5").await;
+    fs::write(elsewhere("file"), map("l", "0")).unwrap();
+    live.unchanged().await;
+    fs::write(elsewhere("other/file"), map("l", "6")).unwrap();
+    live.until("a=1 l=6").await;
+    fs::rename(elsewhere("other"), elsewhere("gone")).unwrap();
+    live.until("a=1").await;
+}
+
+#[tokio::test]
+async fn a_link_within_the_directory_leaves_its_watch_as_it_was() {
+    let mut live = Live::start(&[("file", map("l", "1")), ("sub/x.yaml", map("a", "1"))]).await;
+    symlink("../file", live.path("sub/l.yaml")).unwrap();
+    live.until("a=1 l=1").await;
+    live.write("file", map("l", "2"));
+    live.until("a=1 l=2").await;
+    fs::remove_file(live.path("sub/l.yaml")).unwrap();
+    live.until("a=1").await;
+    live.write("y.yaml", map("b", "1"));
+    live.until("a=1 b=1").await;
+}
+
+#[tokio::test]
 async fn a_save_without_a_difference_changes_nothing() {
     let mut live = Live::start(&[("x.yaml", map("a", "1"))]).await;
     live.write("x.yaml", "# a comment\n".to_owned() + &map("a", "1"));

@@ -1,9 +1,9 @@
-//! Which files of a directory tree have changed, by inotify.
+//! Which files of a directory tree have changed, by inotify; links to files count as the files do.
 //!
 //! Only finished writes count (`IN_CLOSE_WRITE`, renames, links): a file that an editor is in the middle
 //! of writing is not looked at. This never reads a file.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -16,6 +16,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::io::unix::AsyncFd;
 
 use super::super::source::ClusterError;
+
+/// How many links in a row are followed, as by the kernel (path_resolution(7)).
+const LONGEST_CHAIN: usize = 40;
 
 /// What has to be looked at again. Paths are relative to the root.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub(super) struct Watch {
     root: PathBuf,
     inotify: AsyncFd<Descriptor>,
     directories: HashMap<WatchDescriptor, PathBuf>,
+    /// Link of the tree → the watch on its file's directory, and the file, which may be still to come.
+    links: BTreeMap<PathBuf, (WatchDescriptor, PathBuf)>,
 }
 
 impl Watch {
@@ -66,7 +71,8 @@ impl Watch {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
             .map_err(|errno| failed(errno.into()))?;
         let inotify = register(inotify).map_err(failed)?;
-        let mut watch = Self { root: root.to_owned(), inotify, directories: HashMap::new() };
+        let mut watch =
+            Self { root: root.to_owned(), inotify, directories: HashMap::new(), links: BTreeMap::new() };
         watch.watch_tree(Path::new(""))?;
         Ok(watch)
     }
@@ -104,6 +110,47 @@ impl Watch {
     /// Watches a directory and all below it; what vanishes meanwhile is passed over. Only the root's own
     /// watch is indispensable: for want of another, what is known must not go.
     pub(super) fn watch_tree(&mut self, tree: &Path) -> Result<(), ClusterError> {
+        for directory in list_tree(&self.root, tree).directories {
+            let path = self.root.join(&directory);
+            match self.add_watch(&path) {
+                Ok(descriptor) => drop(self.directories.insert(descriptor, directory)),
+                Err(errno) if directory.as_os_str().is_empty() => {
+                    return Err(ClusterError::Watch { path, source: errno.into() });
+                }
+                Err(errno) => report_unwatched(&path, errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches the files that these lead to, where they are links. To be called before they are read.
+    pub(super) fn follow<'a>(&mut self, files: impl Iterator<Item = &'a PathBuf>) {
+        for file in files {
+            let old = self.links.remove(file);
+            if let Some(target) = find_target(&self.root.join(file)) {
+                let directory = target.parent().unwrap_or(&self.root);
+                match self.add_watch(directory) {
+                    Ok(descriptor) => drop(self.links.insert(file.clone(), (descriptor, target))),
+                    Err(errno) => report_unwatched(directory, errno),
+                }
+            }
+            if let Some((descriptor, _)) = old {
+                self.drop_if_idle(descriptor);
+            }
+        }
+    }
+
+    /// Ends a watch that neither a link nor the tree needs.
+    fn drop_if_idle(&self, descriptor: WatchDescriptor) {
+        let is_needed = self.directories.contains_key(&descriptor)
+            || self.links.values().any(|(other, _)| *other == descriptor);
+        if !is_needed && let Err(errno) = self.inotify.get_ref().0.rm_watch(descriptor) {
+            tracing::trace!(%errno, "the watch has gone with its directory");
+        }
+    }
+
+    fn add_watch(&self, directory: &Path) -> Result<WatchDescriptor, Errno> {
+        // The same for all: a directory that is watched again takes the new flags.
         let flags = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
@@ -111,22 +158,18 @@ impl Watch {
             | AddWatchFlags::IN_MOVE
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
-        for directory in list_tree(&self.root, tree).directories {
-            let path = self.root.join(&directory);
-            match self.inotify.get_ref().0.add_watch(&path, flags) {
-                Ok(descriptor) => drop(self.directories.insert(descriptor, directory)),
-                Err(Errno::ENOENT | Errno::ENOTDIR) if !directory.as_os_str().is_empty() => {}
-                Err(errno) if directory.as_os_str().is_empty() => {
-                    return Err(ClusterError::Watch { path, source: errno.into() });
-                }
-                Err(errno) => tracing::error!(
-                    directory = %path.display(),
-                    %errno,
-                    "a directory cannot be watched: changes in it are not seen (see fs.inotify.max_user_watches)"
-                ),
+        self.inotify.get_ref().0.add_watch(directory, flags)
+    }
+
+    /// A file that links lead to counts as each of them; its directory that goes or moves away, as all.
+    fn touch_links(&self, event: &InotifyEvent, touched: &mut Touched) {
+        let name = event.name.as_deref();
+        let there = self.links.iter().filter(|(_, (descriptor, _))| *descriptor == event.wd);
+        for (link, (_, target)) in there {
+            if (name.is_none() || name == target.file_name()) && is_finished(event.mask, target) {
+                touched.files.insert(link.clone());
             }
         }
-        Ok(())
     }
 
     fn take(&mut self, event: &InotifyEvent, touched: &mut Touched) -> Result<(), ClusterError> {
@@ -135,6 +178,7 @@ impl Watch {
             touched.trees.insert(PathBuf::new());
             return self.watch_tree(Path::new(""));
         }
+        self.touch_links(event, touched);
         let Some(directory) = self.directories.get(&event.wd).cloned() else { return Ok(()) };
         let Some(name) = &event.name else {
             if mask.contains(AddWatchFlags::IN_IGNORED) {
@@ -160,7 +204,7 @@ impl Watch {
                 return Ok(());
             }
             touched.trees.insert(path);
-        } else if is_manifest(&path) && (!mask.contains(AddWatchFlags::IN_CREATE) || self.is_link(&path)) {
+        } else if is_manifest(&path) && is_finished(mask, &self.root.join(&path)) {
             touched.files.insert(path);
         }
         Ok(())
@@ -178,15 +222,41 @@ impl Watch {
         });
     }
 
-    /// A link is complete when it is created; any other new file is closed after writing.
-    fn is_link(&self, path: &Path) -> bool {
-        fs::symlink_metadata(self.root.join(path))
-            .is_ok_and(|metadata| metadata.file_type().is_symlink() || metadata.nlink() > 1)
-    }
-
     fn failed(&self, source: io::Error) -> ClusterError {
         ClusterError::Watch { path: self.root.clone(), source }
     }
+}
+
+/// Whether nothing more will come of what an event is about. A link is complete when it is created; any other
+/// new file is closed after writing.
+fn is_finished(mask: AddWatchFlags, file: &Path) -> bool {
+    !mask.contains(AddWatchFlags::IN_CREATE)
+        || fs::symlink_metadata(file)
+            .is_ok_and(|metadata| metadata.file_type().is_symlink() || metadata.nlink() > 1)
+}
+
+/// What vanishes meanwhile needs no watch.
+fn report_unwatched(directory: &Path, errno: Errno) {
+    if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
+        tracing::error!(
+            directory = %directory.display(),
+            %errno,
+            "a directory cannot be watched: changes in it are not seen (see fs.inotify.max_user_watches)"
+        );
+    }
+}
+
+/// The file that a link leads to, in its canonical directory; `None` for what is no link.
+fn find_target(link: &Path) -> Option<PathBuf> {
+    let mut target = link.to_owned();
+    for _ in 0..LONGEST_CHAIN {
+        let Ok(next) = fs::read_link(&target) else { break };
+        target = target.parent()?.join(next);
+    }
+    if target == link {
+        return None;
+    }
+    Some(target.parent()?.canonicalize().ok()?.join(target.file_name()?))
 }
 
 /// What a tree holds, as paths relative to the root.
@@ -234,4 +304,56 @@ fn is_manifest(path: &Path) -> bool {
 
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().starts_with(b"#")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_leads_to_its_file_over_other_links_whether_it_is_there_or_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("far/deep")).unwrap();
+        fs::write(root.join("far/file"), "").unwrap();
+        for (link, to, target) in [
+            ("plain", "far/file", Some("far/file")),
+            ("chain", "plain", Some("far/file")),
+            ("missing", "far/missing", Some("far/missing")),
+            ("directory", "far/deep", Some("far/deep")),
+            ("through", "directory/../file", Some("far/file")),
+            ("nowhere", "gone/file", None),
+            ("circle", "circle", None),
+        ] {
+            symlink(to, root.join(link)).unwrap();
+            assert_eq!(find_target(&root.join(link)), target.map(|target| root.join(target)), "{link}");
+        }
+        assert_eq!(find_target(&root.join("far/file")), None);
+        assert_eq!(find_target(&root.join("not there")), None);
+    }
+
+    #[tokio::test]
+    async fn a_directory_elsewhere_is_watched_for_as_long_as_a_link_leads_there() {
+        let (temp, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut watch = Watch::open(temp.path()).unwrap();
+        let links = ["a.yaml", "b.yaml", "c.yaml"].map(PathBuf::from);
+        for link in &links[..2] {
+            symlink(elsewhere.path().join(link), temp.path().join(link)).unwrap();
+        }
+        symlink("file", temp.path().join("c.yaml")).unwrap();
+        watch.follow(links.iter());
+        for (link, watches) in links.iter().zip([2, 1, 1]) {
+            fs::remove_file(temp.path().join(link)).unwrap();
+            watch.follow(links.iter());
+            assert_eq!(count_watches(&watch), watches, "without {}", link.display());
+        }
+    }
+
+    /// What the kernel watches.
+    fn count_watches(watch: &Watch) -> usize {
+        let described = fs::read_to_string(format!("/proc/self/fdinfo/{}", watch.inotify.as_raw_fd()));
+        described.unwrap().matches("inotify wd:").count()
+    }
 }
