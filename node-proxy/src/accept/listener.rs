@@ -67,10 +67,6 @@ fn deal(
         refuse(worker, pod, direction, (stream, client));
         return;
     };
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "an accepted connection is already gone");
-        return;
-    }
     worker.deal(Incoming { stream, client, pod: Arc::clone(pod), direction, seat });
 }
 

@@ -58,8 +58,8 @@ pub struct Dialled {
     pub usable_until: tokio::time::Instant,
 }
 
-/// Why there is no connection.
-#[derive(Debug, Error)]
+/// Why there is no connection. Told to everybody who has waited for it.
+#[derive(Clone, Debug, Error)]
 pub enum ConnectError {
     /// The endpoint refused, or its address cannot be reached.
     #[error("dialling {address}")]
@@ -68,7 +68,7 @@ pub enum ConnectError {
         address: SocketAddr,
         /// What the kernel said.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The TLS handshake failed.
     #[error("handshake with {address}: {text}")]
@@ -197,7 +197,7 @@ pub async fn find_certificate(mesh: &Mesh, pod: &JoinedPod) -> Option<Arc<Worklo
 async fn dial(pod: &JoinedPod, source: IpAddr, address: SocketAddr) -> Result<TcpStream, ConnectError> {
     // A destination of the other family is reached from whatever address the kernel picks.
     let source = (source.is_ipv4() == address.is_ipv4()).then(|| SocketAddr::new(source, 0));
-    let failed = |source| ConnectError::Dial { address, source };
+    let failed = |error| ConnectError::Dial { address, source: Arc::new(error) };
     let stream = pod.pod.dial(source, address).map_err(failed)?;
     connected(stream).await.map_err(failed)
 }

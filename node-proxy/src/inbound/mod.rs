@@ -54,6 +54,8 @@ enum Opening {
     Mesh,
     Plain(ProtocolLabel),
     UnknownVersion(String),
+    /// The client has ended before it was clear.
+    Ended,
     /// The application has spoken first, or has ended.
     ServerFirst,
 }
@@ -92,7 +94,10 @@ impl Session {
         match opening {
             Ok(Ok(Opening::Mesh)) => self.serve_mesh(stream, buffer, None).await,
             Ok(Ok(Opening::UnknownVersion(version))) => self.refuse_version(&stream, &version),
-            Ok(Ok(_)) => {
+            Ok(Ok(Opening::Ended)) => {
+                self.refuse(&stream, FailureReason::ClientClosed, "it has ended without a ClientHello");
+            }
+            Ok(Ok(Opening::Plain(_) | Opening::ServerFirst)) => {
                 self.refuse(&stream, FailureReason::PlaintextRefused, "the namespace takes mTLS only");
             }
             Ok(Err(error)) => self.refuse(&stream, FailureReason::ClientClosed, error.to_string()),
@@ -135,7 +140,8 @@ impl Session {
                 self.record.protocol = Some(label);
                 self.pass_on(stream, buffer, (server, early), reason).await;
             }
-            Ok(Opening::ServerFirst) => {
+            // A client that only listens from now on: that is an end to pass on, not a failure.
+            Ok(Opening::ServerFirst | Opening::Ended) => {
                 self.record.protocol = Some(ProtocolLabel::Opaque);
                 self.pass_on(stream, buffer, (server, early), reason).await;
             }
@@ -227,8 +233,7 @@ async fn read_opening(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> io::Re
             ClientHelloPeek::OtherTls { .. } => return Ok(Opening::Plain(ProtocolLabel::Tls)),
         }
         if buffer.fill(stream).await? == 0 {
-            // The client only listens from now on: that is an end to pass on, not a failure.
-            return Ok(Opening::Plain(ProtocolLabel::Opaque));
+            return Ok(Opening::Ended);
         }
     }
 }

@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 use super::dial::{self, Chosen, Origin, Reuse};
 use super::plan::{RequestPlan, plan};
 use super::{Session, http_label};
-use crate::balance;
+use crate::balance::{self, InFlight};
 use crate::connect::Destination;
 use crate::connect::hops::{HopKey, Repeatable};
 use crate::error::{FailureReason, REASON_HEADER};
 use crate::forward;
 use crate::http1::framing::BodyLength;
-use crate::http1::head::Persistence;
+use crate::http1::head::{Persistence, Version};
 use crate::http1::{
     Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1,
 };
@@ -127,7 +127,7 @@ impl Connection {
             return self.answer_failure(record, FailureReason::NoEndpoint).await;
         };
         let namespace = &self.session.pod.pod.pod.namespace;
-        let RequestPlan { rule, backend } = {
+        let RequestPlan { rule, backend, .. } = {
             let snapshot = self.session.worker.mesh.snapshot.load();
             plan(&snapshot, &frontend, namespace, &self.request, balance::random())
         };
@@ -217,6 +217,7 @@ impl Connection {
             {
                 dial::note_destination(&mut record.journey, endpoint);
                 record.journey.hop = Some(own.dialled.hop);
+                own.load.get_or_insert_with(|| InFlight::begin(&endpoint.load));
                 return Ok(own);
             }
             own.dialled.transport.close();
@@ -225,12 +226,19 @@ impl Connection {
         dial::choose(&self.session, &port.endpoints, reuse, &mut record.journey).await
     }
 
-    fn conclude(&mut self, mut record: Recording<RequestRecord>, chosen: Chosen, outcome: Outcome) -> Next {
+    fn conclude(
+        &mut self,
+        mut record: Recording<RequestRecord>,
+        mut chosen: Chosen,
+        outcome: Outcome,
+    ) -> Next {
         record.status = StatusCode::from_u16(outcome.status).ok();
         record.finish();
         if outcome.upstream == Persistence::KeepAlive {
-            if outcome.binds_connection || self.request.binds_connection() {
-                self.own = Some(chosen);
+            // Once is for good: later requests of the client carry no sign of it, and are its user's all the same.
+            chosen.is_bound |= outcome.binds_connection || self.request.binds_connection();
+            if chosen.is_bound {
+                self.own = Some(Chosen { origin: Origin::Pooled, load: None, ..chosen });
             } else {
                 let Chosen { dialled, buffer, key, .. } = chosen;
                 let mut hops = self.session.worker.hops.borrow_mut();
@@ -279,9 +287,11 @@ impl Connection {
         let status = reason.status();
         record.status = Some(status);
         let text = format!("gammarus: {reason}\n");
-        let connection = match persistence {
-            Persistence::Close => "connection: close\r\n",
-            Persistence::KeepAlive => "",
+        let connection = match (persistence, self.request.version()) {
+            (Persistence::Close, _) => "connection: close\r\n",
+            // A 1.0 client would wait for the connection's end (RFC 9112 section 9.3).
+            (Persistence::KeepAlive, Version::Http10) => "connection: keep-alive\r\n",
+            (Persistence::KeepAlive, Version::Http11) => "",
         };
         let body = if self.request.method() == "HEAD" { "" } else { &text };
         let message = format!(

@@ -57,6 +57,17 @@ func (c *caller) deadline(ctx context.Context) error {
 	return err
 }
 
+// crowd holds calls open that never end by themselves, and makes one more.
+func (c *caller) crowd(ctx context.Context) error {
+	held, release := context.WithCancel(ctx)
+	defer release()
+	for range c.count {
+		go c.service.EmptyCall(held, &pb.Empty{})
+	}
+	time.Sleep(time.Second)
+	return (&caller{service: c.service, count: 1}).unary(ctx)
+}
+
 // download says when each message came, as a share of the whole time.
 func (c *caller) download(ctx context.Context) error {
 	request := &pb.StreamingOutputCallRequest{}
@@ -186,7 +197,7 @@ func main() {
 	c := &caller{service: pb.NewTestServiceClient(connection), count: *count, size: *size}
 	calls := map[string]func(context.Context) error{
 		"unary": c.unary, "status": c.status, "deadline": c.deadline,
-		"download": c.download, "upload": c.upload, "duplex": c.duplex,
+		"download": c.download, "upload": c.upload, "duplex": c.duplex, "crowd": c.crowd,
 	}
 	call, known := calls[flag.Arg(0)]
 	if !known {
