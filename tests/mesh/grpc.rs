@@ -100,7 +100,7 @@ fn a_call_for_an_invalid_backend_is_unavailable() {
     let stage = stage();
     let answer = call(&stage, "calls:50051", &["-timeout", "5s", "deadline"]);
     assert!(answer.starts_with("code=Unavailable message=gammarus: invalid_backend"), "{answer}");
-    assert!(!stage.lines("node-a", &["shop/calls ", "reason=invalid_backend", "protocol=grpc"]).is_empty());
+    stage.wait_lines("node-a", &["shop/calls ", "reason=invalid_backend", "protocol=grpc"], 1);
     let labels = ["service=\"calls\"", "reason=\"invalid_backend\"", "protocol=\"grpc\""];
     assert!(stage.metric("gammarus_http_requests_total", &labels) >= 1.0);
 }
@@ -108,7 +108,7 @@ fn a_call_for_an_invalid_backend_is_unavailable() {
 #[test]
 fn more_calls_than_a_server_takes_on_one_connection_go_over_several() {
     // 100 on each connection, as the server is told; the calls of the crowd never end by themselves.
-    let answer = call(&stage(), "go:50051", &["-count", "300", "-timeout", "10s", "crowd"]);
+    let answer = call(&stage(), "crowded:50051", &["-count", "150", "-timeout", "10s", "crowd"]);
     assert!(answer.ends_with(" heard= last= size=0\n"), "{answer}");
 }
 

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -24,7 +23,7 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::connect::find_certificate;
 use crate::error::FailureReason;
 use crate::forward::copy::Copied;
-use crate::forward::{self, CopyError, copy_both};
+use crate::forward::{CopyError, Socket, copy_both};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
@@ -82,13 +81,13 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
 }
 
 impl Session {
-    fn refuse(mut self, stream: &TcpStream, reason: FailureReason, error: impl Into<Box<str>>) {
+    fn refuse(mut self, stream: &Socket, reason: FailureReason, error: impl Into<Box<str>>) {
         self.record.journey.fail(reason, error);
         self.record.finish();
-        forward::reset(stream);
+        stream.reset();
     }
 
-    async fn serve_strict(self, mut stream: TcpStream) {
+    async fn serve_strict(self, mut stream: Socket) {
         let mut buffer = ReadBuffer::default();
         let opening = tokio::time::timeout(STRICT_PATIENCE, read_opening(&mut stream, &mut buffer)).await;
         match opening {
@@ -108,7 +107,7 @@ impl Session {
         }
     }
 
-    async fn serve_permissive(mut self, mut stream: TcpStream, first: ServerFirst, reason: PlaintextReason) {
+    async fn serve_permissive(mut self, mut stream: Socket, first: ServerFirst, reason: PlaintextReason) {
         let mut server = match local::connect(&self.pod, self.client, self.destination).await {
             Ok(server) => server,
             Err(error) => return self.refuse(&stream, FailureReason::ConnectFailed, error.to_string()),
@@ -133,7 +132,7 @@ impl Session {
         match opening {
             Ok(Opening::Mesh) => self.serve_mesh(stream, buffer, Some((server, early))).await,
             Ok(Opening::UnknownVersion(version)) => {
-                forward::reset(&server);
+                server.reset();
                 self.refuse_version(&stream, &version);
             }
             Ok(Opening::Plain(label)) => {
@@ -146,22 +145,22 @@ impl Session {
                 self.pass_on(stream, buffer, (server, early), reason).await;
             }
             Err(error) => {
-                forward::reset(&server);
+                server.reset();
                 self.refuse(&stream, FailureReason::ClientClosed, error.to_string());
             }
         }
     }
 
-    fn refuse_version(self, stream: &TcpStream, version: &str) {
+    fn refuse_version(self, stream: &Socket, version: &str) {
         let error = format!("{version:?} is a version of the hop that is not spoken here");
         self.refuse(stream, FailureReason::UnknownHopVersion, error);
     }
 
     async fn pass_on(
         mut self,
-        stream: TcpStream,
+        stream: Socket,
         buffer: ReadBuffer,
-        server: (TcpStream, ReadBuffer),
+        server: (Socket, ReadBuffer),
         reason: PlaintextReason,
     ) {
         if reason == PlaintextReason::StalePeer {
@@ -172,12 +171,7 @@ impl Session {
     }
 
     /// The mesh's own: the handshake, and then the bytes inside.
-    async fn serve_mesh(
-        mut self,
-        stream: TcpStream,
-        buffer: ReadBuffer,
-        dialled: Option<(TcpStream, ReadBuffer)>,
-    ) {
+    async fn serve_mesh(mut self, stream: Socket, buffer: ReadBuffer, dialled: Option<(Socket, ReadBuffer)>) {
         let Some(certificate) = find_certificate(&self.worker.mesh, &self.pod).await else {
             let error = format!("no valid certificate for {}", self.pod.pod.identity);
             return self.refuse(&stream, FailureReason::NoCertificate, error);
@@ -218,12 +212,12 @@ impl Session {
     }
 }
 
-fn tcp_of(tls: &TlsStream<Rewind<TcpStream>>) -> &TcpStream {
+fn tcp_of(tls: &TlsStream<Rewind<Socket>>) -> &Socket {
     tls.get_ref().0.stream()
 }
 
 /// Reads until it is clear how the client begins.
-async fn read_opening(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> io::Result<Opening> {
+async fn read_opening(stream: &mut Socket, buffer: &mut ReadBuffer) -> io::Result<Opening> {
     loop {
         match inspect(buffer.unread()) {
             ClientHelloPeek::Incomplete => {}
@@ -241,8 +235,8 @@ async fn read_opening(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> io::Re
 async fn copy<C>(
     mut record: Recording<ConnectionRecord>,
     (mut client, mut client_buffer): (C, ReadBuffer),
-    (mut server, mut server_buffer): (TcpStream, ReadBuffer),
-    tcp: impl Fn(&C) -> &TcpStream,
+    (mut server, mut server_buffer): (Socket, ReadBuffer),
+    tcp: impl Fn(&C) -> &Socket,
 ) where
     C: AsyncRead + AsyncWrite + Unpin,
 {
@@ -258,8 +252,8 @@ async fn copy<C>(
             CopyError::Server(_) => FailureReason::UpstreamReset,
         };
         record.journey.fail(reason, error.to_string());
-        forward::reset(tcp(&client));
-        forward::reset(&server);
+        tcp(&client).reset();
+        server.reset();
     }
     record.finish();
 }

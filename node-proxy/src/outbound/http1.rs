@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::dial::{self, Chosen, Origin, Reuse};
 use super::plan::{RequestPlan, plan};
@@ -16,7 +15,7 @@ use crate::balance::{self, InFlight};
 use crate::connect::Destination;
 use crate::connect::hops::{HopKey, Repeatable};
 use crate::error::{FailureReason, REASON_HEADER};
-use crate::forward;
+use crate::forward::Socket;
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, Version};
 use crate::http1::{
@@ -33,7 +32,7 @@ const LINGER_READS: usize = 64;
 /// A client's connection with what is used again from request to request.
 struct Connection {
     session: Session,
-    stream: TcpStream,
+    stream: Socket,
     buffer: ReadBuffer,
     request: RequestHead1,
     answer: ResponseHead1,
@@ -51,7 +50,7 @@ enum Next {
 }
 
 /// Serves a client's connection. `buffer` holds its first bytes, `own` the endpoint dialled for them.
-pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffer, own: Option<Chosen>) {
+pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer, own: Option<Chosen>) {
     let mut connection = Connection {
         session,
         stream,
@@ -71,7 +70,7 @@ pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffe
             Next::Close => return connection.close().await,
             Next::Reset => {
                 connection.part_with_own();
-                return forward::reset(&connection.stream);
+                return connection.stream.reset();
             }
         }
     }
@@ -187,7 +186,7 @@ impl Connection {
                 Err(error) => {
                     record.journey.fail(error.reason(), dial::chain(&error));
                     // Whatever the endpoint has of the request, it must not take it for the whole.
-                    forward::reset(chosen.dialled.transport.tcp());
+                    chosen.dialled.transport.tcp().reset();
                     if answered || matches!(error, ExchangeError::Client(_)) {
                         record.finish();
                         return Next::Reset;

@@ -15,7 +15,6 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::dial;
 use super::plan::{RequestPlan, plan};
@@ -25,6 +24,7 @@ use crate::balance::{self, InFlight};
 use crate::connect::Destination;
 use crate::connect::streams::{self, Stream};
 use crate::error::{FailureReason, REASON_HEADER};
+use crate::forward::Socket;
 use crate::http1::{FIELD_LIMIT, ReadBuffer};
 use crate::http2::{CountedBody, LocalExecutor, MAX_HEAD, RequestHead2};
 use crate::route::{RouteKind, is_grpc};
@@ -37,7 +37,7 @@ const MAX_STREAMS: u32 = 1000;
 const MAX_RESETS: usize = 64;
 
 /// Serves a client's connection. `buffer` holds its first bytes.
-pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffer) {
+pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) {
     let session = Rc::new(session);
     let service = service_fn(move |request| {
         let session = Rc::clone(&session);

@@ -99,7 +99,10 @@ func (c *caller) upload(ctx context.Context) error {
 	}
 	for range c.count {
 		request := &pb.StreamingInputCallRequest{Payload: &pb.Payload{Body: make([]byte, c.size)}}
-		if err := stream.Send(request); err != nil {
+		// An EOF says that the call is over already: its status is to be received.
+		if err := stream.Send(request); err == io.EOF {
+			break
+		} else if err != nil {
 			return err
 		}
 	}
