@@ -58,11 +58,11 @@ fn streams_pass_both_ways() {
 #[test]
 fn a_deadline_cancels_the_call_at_the_server() {
     let stage = stage();
-    let answer = call(&stage, "go-2:50051", &["-timeout", "500ms", "deadline"]);
+    let answer = call(&stage, "patient:50051", &["-timeout", "500ms", "deadline"]);
     assert!(answer.starts_with("code=DeadlineExceeded"), "{answer}");
-    let cancelled = || stage.app_log("go-2").contains("go-2: a call was cancelled");
+    let cancelled = || stage.app_log("patient").contains("patient: a call was cancelled");
     assert!(node_proxy::demo::command::until(PATIENCE, cancelled), "the server was not told");
-    stage.wait_lines("node-a", &["shop/go-2 ", "TestService/EmptyCall "], 1);
+    stage.wait_lines("node-a", &["shop/patient ", "TestService/EmptyCall "], 1);
 }
 
 #[test]
