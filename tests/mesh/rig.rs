@@ -82,6 +82,10 @@ pub(crate) fn stage() -> Arc<Stage> {
     stage
 }
 
+/// A program that takes no connection and refuses none.
+const DROP_ALL: &str = "nft 'add table inet test; add chain inet test in { type filter hook input priority 0; }; \
+                        add rule inet test in tcp dport 8080 drop' && exec sleep infinity";
+
 impl Stage {
     fn make() -> Self {
         let mut world = World::builder().start().unwrap();
@@ -100,6 +104,12 @@ impl Stage {
             ("go-2", "node-a", vec![("app", "go"), ("version", "2")], vec![&go, "-name", "go-2"]),
             ("crowded", "node-b", vec![("app", "crowded")], vec![&go, "-name", "crowded"]),
             ("patient", "node-b", vec![("app", "patient")], vec![&go, "-name", "patient"]),
+            (
+                "silent",
+                "node-b",
+                vec![("app", "silent"), ("gammarus.io/mesh", "disabled")],
+                vec!["sh", "-c", DROP_ALL],
+            ),
             ("fast", "node-b", vec![("app", "uneven")], http.to_vec()),
             ("slow", "node-b", vec![("app", "uneven")], [&http[..], &["0.2"]].concat()),
             ("mail", "node-b", vec![("app", "mail")], vec![PYTHON, "-u", &mail, "2525"]),
