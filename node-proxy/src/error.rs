@@ -8,17 +8,6 @@ use http::StatusCode;
 /// The response header that carries [`FailureReason::as_label`] on an answer the proxy made itself.
 pub const REASON_HEADER: &str = "gammarus-reason";
 
-/// Who is at the root of a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureSource {
-    /// The client: what it sent, or that it left.
-    Downstream,
-    /// The proxy, or what it was told to do.
-    Proxy,
-    /// The destination.
-    Upstream,
-}
-
 /// Why the proxy answered or ended a connection by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureReason {
@@ -137,7 +126,8 @@ impl FailureReason {
 
     /// The gRPC status code of the answer, for a client that speaks gRPC.
     ///
-    /// GRPCRoute asks for `UNIMPLEMENTED` when nothing matches and for `UNAVAILABLE` for an invalid backend.
+    /// GRPCRoute asks for `UNAVAILABLE` for an invalid backend; a request that nothing matches is answered as a
+    /// server answers for a method that it does not have, `UNIMPLEMENTED`.
     #[must_use]
     pub const fn grpc_status(self) -> u8 {
         match self {
@@ -157,31 +147,6 @@ impl FailureReason {
             | Self::UnknownHopVersion
             | Self::UnsupportedRule
             | Self::UpstreamReset => 14,
-        }
-    }
-
-    /// Who is at the root of it.
-    #[must_use]
-    pub const fn source(self) -> FailureSource {
-        match self {
-            Self::ClientClosed
-            | Self::ConnectMethodRefused
-            | Self::DestinationIsProxy
-            | Self::HandshakeTimeout
-            | Self::HeadTooLarge
-            | Self::MalformedRequest
-            | Self::NoMatchingRule
-            | Self::PlaintextRefused => FailureSource::Downstream,
-            Self::InvalidBackend | Self::NoCertificate | Self::PodLimit | Self::UnsupportedRule => {
-                FailureSource::Proxy
-            }
-            Self::ConnectFailed
-            | Self::HandshakeFailed
-            | Self::MalformedResponse
-            | Self::NoEndpoint
-            | Self::PeerIdentityRefused
-            | Self::UnknownHopVersion
-            | Self::UpstreamReset => FailureSource::Upstream,
         }
     }
 }

@@ -15,6 +15,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::route::RequestHead;
 
+/// Field section size, in bytes (RFC 9113 section 6.5.2).
+pub const MAX_HEAD: u32 = 64 * 1024;
+
 /// Runs hyper's tasks on the thread of the connection they belong to.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalExecutor;
@@ -105,15 +108,6 @@ impl RequestHead for RequestHead2<'_> {
         }
         Some(Cow::Owned(joined))
     }
-}
-
-/// Whether a request is gRPC's (its content type says so).
-#[must_use]
-pub fn is_grpc(parts: &Parts) -> bool {
-    parts
-        .headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 #[cfg(test)]

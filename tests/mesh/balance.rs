@@ -1,20 +1,37 @@
 //! Which endpoint: the less loaded of two, and another one when a dial fails.
 
+use std::time::{Duration, Instant};
+
 use crate::rig::stage;
 
 #[test]
 fn a_slow_endpoint_gets_fewer_requests() {
     let stage = stage();
-    for (arguments, path) in [(vec!["--h1", "-c", "8"], "/uneven-1"), (vec!["--h1", "-c", "8"], "/uneven-2")]
-    {
-        let url = format!("http://uneven{path}");
-        let full = [&["h2load", "-n", "300"], &arguments[..], &[&url]].concat();
-        let done = stage.world.exec("client", &full).unwrap().checked().unwrap();
-        assert!(done.stdout.contains("300 succeeded, 0 failed"), "{}", done.stdout);
-        let [fast, slow] = ["fast", "slow"].map(|pod| stage.requests(pod, &format!("GET {path} ")).len());
-        assert_eq!(fast + slow, 300);
-        assert!(slow > 0 && slow * 2 < fast, "{path}: the slow one had {slow}, the fast one {fast}");
-    }
+    let arguments = ["h2load", "--h1", "-n", "600", "-c", "8", "http://uneven/uneven"];
+    let done = stage.world.exec("client", &arguments).unwrap().checked().unwrap();
+    assert!(done.stdout.contains("600 succeeded, 0 failed"), "{}", done.stdout);
+    let [fast, slow] = ["fast", "slow"].map(|pod| stage.requests(pod, "GET /uneven ").len());
+    assert_eq!(fast + slow, 600);
+    assert!(slow > 0 && slow * 2 < fast, "the slow one had {slow}, the fast one {fast}");
+}
+
+#[test]
+fn requests_that_wait_for_one_dial_fail_with_it() {
+    let stage = stage();
+    let stage = &stage;
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        // Several on every thread of the proxy. One after the other, they would take 10 s each: 5 s for each of
+        // the two addresses.
+        for number in 0..6 {
+            scope.spawn(move || {
+                let url = format!("http://silent/never/{number}");
+                let answer = stage.curl(&["--http2-prior-knowledge", "-i", &url]);
+                assert!(answer.contains("gammarus-reason: connect_failed"), "{answer}");
+            });
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
 #[test]

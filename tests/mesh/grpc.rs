@@ -58,11 +58,11 @@ fn streams_pass_both_ways() {
 #[test]
 fn a_deadline_cancels_the_call_at_the_server() {
     let stage = stage();
-    let answer = call(&stage, "go-2:50051", &["-timeout", "500ms", "deadline"]);
+    let answer = call(&stage, "patient:50051", &["-timeout", "500ms", "deadline"]);
     assert!(answer.starts_with("code=DeadlineExceeded"), "{answer}");
-    let cancelled = || stage.app_log("go-2").contains("go-2: a call was cancelled");
+    let cancelled = || stage.app_log("patient").contains("patient: a call was cancelled");
     assert!(node_proxy::demo::command::until(PATIENCE, cancelled), "the server was not told");
-    stage.wait_lines("node-a", &["shop/go-2 ", "TestService/EmptyCall "], 1);
+    stage.wait_lines("node-a", &["shop/patient ", "TestService/EmptyCall "], 1);
 }
 
 #[test]
@@ -84,7 +84,6 @@ fn a_grpc_route_matches_methods_and_metadata() {
 
 #[test]
 fn a_call_without_a_rule_is_unimplemented() {
-    // GRPCRoute: "If no matching rule is found, the client must receive a gRPC status of UNIMPLEMENTED."
     let stage = stage();
     let answer = call(&stage, "calls:50051", &["upload"]);
     assert!(answer.starts_with("code=Unimplemented message=gammarus: no_matching_rule"), "{answer}");
@@ -97,13 +96,20 @@ fn a_call_without_a_rule_is_unimplemented() {
 
 #[test]
 fn a_call_for_an_invalid_backend_is_unavailable() {
-    // GRPCRoute, backendRefs: "... then requests ... MUST receive a status of UNAVAILABLE."
+    // GRPCRoute, backendRefs: "MUST receive an `UNAVAILABLE` status".
     let stage = stage();
     let answer = call(&stage, "calls:50051", &["-timeout", "5s", "deadline"]);
     assert!(answer.starts_with("code=Unavailable message=gammarus: invalid_backend"), "{answer}");
-    assert!(!stage.lines("node-a", &["shop/calls ", "reason=invalid_backend", "protocol=grpc"]).is_empty());
+    stage.wait_lines("node-a", &["shop/calls ", "reason=invalid_backend", "protocol=grpc"], 1);
     let labels = ["service=\"calls\"", "reason=\"invalid_backend\"", "protocol=\"grpc\""];
     assert!(stage.metric("gammarus_http_requests_total", &labels) >= 1.0);
+}
+
+#[test]
+fn more_calls_than_a_server_takes_on_one_connection_go_over_several() {
+    // 100 on each connection, as the server is told; the calls of the crowd never end by themselves.
+    let answer = call(&stage(), "crowded:50051", &["-count", "150", "-timeout", "10s", "crowd"]);
+    assert!(answer.ends_with(" heard= last= size=0\n"), "{answer}");
 }
 
 #[track_caller]

@@ -1,8 +1,11 @@
 //! HTTP/1.1 through the hop: connections kept, bodies of every framing, and heads as they were written.
 
 use std::fs;
+use std::time::Duration;
 
-use crate::rig::{hex, pattern, sha256, stage};
+use node_proxy::demo::command::until;
+
+use crate::rig::{PATIENCE, hex, pattern, sha256, stage};
 
 /// More than fits any buffer on the way.
 const LARGE: usize = 40_000_000;
@@ -92,10 +95,7 @@ fn a_request_body_is_passed_on_as_it_comes() {
             stage.speak("raw", 80, &[&hex(head), "pause:1.5", &hex("def"), "read: \r\n", "half", "rest"])
         });
         let early = || !stage.requests("raw", "/hash/streamed").is_empty();
-        assert!(
-            node_proxy::demo::command::until(std::time::Duration::from_millis(1400), early),
-            "the head waited for the body"
-        );
+        assert!(until(Duration::from_millis(1400), early), "the head waited for the body");
         assert!(
             !stage.app_log("raw").contains("BODY /hash/streamed"),
             "the body was there before it was sent"
@@ -184,6 +184,44 @@ fn a_client_that_ends_its_half_after_the_request_is_answered() {
 }
 
 #[test]
+fn a_server_learns_that_its_client_has_left() {
+    let stage = stage();
+    for (path, leave, how) in [("/hang/closed", "half", "in order"), ("/hang/reset", "reset", "by a reset")] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: raw\r\n\r\n");
+        stage.speak("raw", 80, &[&hex(&request), "pause:0.3", leave]);
+        let told = || stage.app_log("raw").contains(&format!("LEFT {path} {how}\n"));
+        assert!(until(PATIENCE, told), "the server still works for a client that has left: {path}");
+    }
+    stage.wait_lines("node-a", &["path=/hang/reset "], 1)[0].check(&[("reason", "client_closed")]);
+}
+
+#[test]
+fn a_connection_that_was_authenticated_stays_its_clients_own() {
+    let stage = stage();
+    let request = |field: &str| hex(&format!("GET /port HTTP/1.1\r\nHost: raw\r\n{field}\r\n"));
+    let (authenticated, plain) = (request("Authorization: NTLM dHlwZTM=\r\n"), request(""));
+    let ports = |steps: &[&str]| -> Vec<String> {
+        let text = stage.speak("raw", 80, steps).text;
+        text.split("port ").skip(1).map(|rest| rest.split('.').next().unwrap().to_owned()).collect()
+    };
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| {
+            ports(&[&authenticated, "read:.", &plain, "pause:2", &plain, "pause:0.5", "half", "rest"])
+        });
+        std::thread::sleep(Duration::from_millis(700));
+        // Enough of them for every thread of the proxy.
+        let others: Vec<_> =
+            (0..6).map(|_| scope.spawn(|| ports(&[&plain, "pause:0.5", "half", "rest"]))).collect();
+        let own = own.join().unwrap();
+        assert!(own.len() == 3 && own.iter().all(|port| *port == own[0]), "{own:?}");
+        for other in others {
+            let other = other.join().unwrap();
+            assert!(other.len() == 1 && other[0] != own[0], "{other:?} on the connection of {own:?}");
+        }
+    });
+}
+
+#[test]
 fn http_1_0_is_served_as_such() {
     let stage = stage();
     let seen = stage.speak("raw", 80, &[&hex("GET /old HTTP/1.0\r\n\r\n"), "rest"]);
@@ -192,6 +230,13 @@ fn http_1_0_is_served_as_such() {
         |number: u8| hex(&format!("GET /old/kept/{number} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
     let seen = stage.speak("raw", 80, &[&kept(1), "read:kept/1 HTTP/1.0", &kept(2), "read:kept/2 HTTP/1.0"]);
     assert_eq!(seen.text.matches("connection: keep-alive\r\n").count(), 2, "{seen:?}");
+    let refused = hex("GET /no-rule/old HTTP/1.0\r\nHost: routed\r\nConnection: keep-alive\r\n\r\n");
+    let seen = stage.speak(
+        "routed",
+        80,
+        &[&refused, "read:no_matching_rule\n", &refused, "read:no_matching_rule\n"],
+    );
+    assert!(seen.text.contains("\r\nconnection: keep-alive\r\n"), "{seen:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::rig::{grpc_tool, pattern, sha256, stage};
+use crate::rig::{grpc_tool, hex, pattern, sha256, stage};
 
 const H2: &str = "--http2-prior-knowledge";
 
@@ -59,6 +59,41 @@ fn each_request_is_routed_by_itself() {
             ("protocol", "http2"),
         ]);
     }
+}
+
+#[test]
+fn a_failure_under_an_http_route_is_one_of_http_whatever_the_request_carries() {
+    let stage = stage();
+    let call = [H2, "-i", "-X", "POST", "-H", "content-type: application/grpc"];
+    for (path, status) in [("/no-rule/as-grpc", "404"), ("/invalid/as-grpc", "500")] {
+        let answer = stage.curl(&[&call[..], &[&format!("http://routed{path}")]].concat());
+        assert!(answer.starts_with(&format!("HTTP/2 {status}")), "{answer}");
+    }
+    // A content type has no case (RFC 9110 section 8.3.1).
+    let call = [H2, "-i", "-X", "POST", "-H", "content-type: Application/GRPC+proto"];
+    let answer = stage.curl(&[&call[..], &["http://calls:50051/no/Rule"]].concat());
+    assert!(answer.starts_with("HTTP/2 200") && answer.contains("grpc-status: 12"), "{answer}");
+}
+
+#[test]
+fn a_head_with_too_many_fields_is_refused() {
+    let stage = stage();
+    let fields: Vec<String> = (0..101).map(|number| format!("x-{number}: 1")).collect();
+    let fields: Vec<&str> = fields.iter().flat_map(|field| ["-H", field]).collect();
+    let answer = stage.curl(&[&[H2, "-i"], &fields[..], &["http://go/h2-many-fields"]].concat());
+    assert!(answer.starts_with("HTTP/2 431"), "{answer}");
+    assert!(answer.contains("gammarus-reason: head_too_large"), "{answer}");
+}
+
+#[test]
+fn a_request_with_host_and_without_an_authority_is_served() {
+    // The preface, an empty SETTINGS, and HEADERS: indexed `:method: GET`, `:scheme: http`, `:path: /`, and a
+    // literal `host: go` (RFC 7541 section 6).
+    let head = ["82", "86", "84", "00", "04", &hex("host"), "02", &hex("go")].concat();
+    let headers = format!("{:06x}010500000001{head}", head.len() / 2);
+    let opening = [&hex("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "000000040000000000", &headers].concat();
+    let seen = stage().speak("go", 80, &[&opening, "read:HTTP/2.0"]);
+    assert!(seen.text.contains(" HTTP/2.0 0 "), "{seen:?}");
 }
 
 #[test]

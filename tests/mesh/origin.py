@@ -108,6 +108,15 @@ def serve_request(connection, path, body_hash, body_length, head, trailers):
         case "until-close":
             connection.sendall(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
             return False
+        case "port":
+            answer(connection, "200 OK", f"port {connection.getpeername()[1]}.".encode())
+        case "hang":
+            try:
+                Reader(connection).more()
+                log("LEFT", path, "in order")
+            except ConnectionResetError:
+                log("LEFT", path, "by a reset")
+            return False
         case "204":
             connection.sendall(b"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n")
         case "304":

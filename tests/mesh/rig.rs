@@ -82,6 +82,10 @@ pub(crate) fn stage() -> Arc<Stage> {
     stage
 }
 
+/// A program that takes no connection and refuses none.
+const DROP_ALL: &str = "nft 'add table inet test; add chain inet test in { type filter hook input priority 0; }; \
+                        add rule inet test in tcp dport 8080 drop' && exec sleep infinity";
+
 impl Stage {
     fn make() -> Self {
         let mut world = World::builder().start().unwrap();
@@ -98,6 +102,14 @@ impl Stage {
             ("near", "node-a", vec![("app", "near")], http.to_vec()),
             ("go-1", "node-b", vec![("app", "go"), ("version", "1")], vec![&go, "-name", "go-1"]),
             ("go-2", "node-a", vec![("app", "go"), ("version", "2")], vec![&go, "-name", "go-2"]),
+            ("crowded", "node-b", vec![("app", "crowded")], vec![&go, "-name", "crowded"]),
+            ("patient", "node-b", vec![("app", "patient")], vec![&go, "-name", "patient"]),
+            (
+                "silent",
+                "node-b",
+                vec![("app", "silent"), ("gammarus.io/mesh", "disabled")],
+                vec!["sh", "-c", DROP_ALL],
+            ),
             ("fast", "node-b", vec![("app", "uneven")], http.to_vec()),
             ("slow", "node-b", vec![("app", "uneven")], [&http[..], &["0.2"]].concat()),
             ("mail", "node-b", vec![("app", "mail")], vec![PYTHON, "-u", &mail, "2525"]),
@@ -128,6 +140,8 @@ impl Stage {
             ("near", &["8080"]),
             ("go-1", &["8080", "50051"]),
             ("go-2", &["8080", "50051"]),
+            ("crowded", &["50051"]),
+            ("patient", &["50051"]),
             ("fast", &["8080", "8081"]),
             ("slow", &["8080"]),
             ("mail", &["2525"]),

@@ -1,10 +1,14 @@
 //! What is left when a process of the mesh is gone: never plain text, and never a stranger in its place.
 
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::rig::{PATIENCE, curl, curl_on_node, logged, settle, stage, timed, url_of};
+use super::rig::{
+    End, PATIENCE, accepted, connect, curl, curl_on_node, listen_in, logged, read_to_end, service, settle,
+    stage, timed, url_of,
+};
 
 /// Kills the proxy of `node`; what goes through it is refused at once, and none of it is readable.
 #[track_caller]
@@ -46,6 +50,32 @@ fn a_killed_proxy_of_the_servers_node_means_refused() {
 #[test]
 fn a_killed_proxy_of_the_clients_node_means_refused() {
     check_killed("node-a");
+}
+
+/// Ends the proxy of `node` while a connection between two pods is open; neither end takes its part for the whole.
+#[track_caller]
+fn check_cut_off(node: &str, signal: Signal) {
+    let mut world = stage();
+    let application = listen_in(&world, "server");
+    let mut client = connect(&world, "client", service(&world, "server.shop", 9000)).unwrap();
+    client.write_all(b"\x01a part").unwrap();
+    let mut accepted = accepted(&application);
+    accepted.write_all(b"a part").unwrap();
+    let mut part = [0; 6];
+    client.read_exact(&mut part).unwrap();
+    accepted.read_exact(&mut part).unwrap();
+    world.proxy(node).unwrap().stop(signal, PATIENCE).unwrap();
+    assert_eq!(read_to_end(&mut client).1, End::Broken, "{node}, {signal}: the client's end");
+    assert_eq!(read_to_end(&mut accepted).1, End::Broken, "{node}, {signal}: the server's end");
+}
+
+#[test]
+fn a_proxy_that_is_stopped_or_killed_ends_no_connection_as_a_whole_one() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        for node in ["node-a", "node-b"] {
+            check_cut_off(node, signal);
+        }
+    }
 }
 
 #[test]

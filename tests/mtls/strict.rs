@@ -71,6 +71,18 @@ fn strict_resets_a_client_that_says_nothing_after_three_seconds() {
 }
 
 #[test]
+fn a_client_that_only_connects_and_leaves_has_sent_no_plain_text() {
+    let world = stage();
+    let refused = || failures(&world, "node-b", "inbound", "plaintext_refused");
+    let before = refused();
+    let mut checking = connect(&world, "outsider", address(&world, "guarded", APP)).unwrap();
+    checking.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut checking).0, "");
+    logged(&world, "node-b", &["direction=inbound", "dst.workload=guarded", "reason=client_closed"]);
+    assert!(refused() == before, "a check of the port is counted as plain text");
+}
+
+#[test]
 fn ports_that_a_pod_excepts_take_plain_text_and_no_other_port_does() {
     let mut world = nodes(World::builder());
     world.pod("outsider").namespace("outside").on("node-a").start().unwrap();

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::{Incoming, JoinedPod, Seat, Worker};
 use crate::error::FailureReason;
-use crate::forward;
+use crate::forward::Socket;
 use crate::pod::{Direction, PodListener};
 use crate::telemetry::{ConnectionRecord, Journey, Peer};
 
@@ -30,7 +30,7 @@ pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener)
     let accepting = async {
         loop {
             match socket.accept().await {
-                Ok((stream, client)) => deal(&worker, &pod, direction, (stream, client)),
+                Ok((stream, client)) => deal(&worker, &pod, direction, (stream.into(), client)),
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(pod = %pod.pod.pod, %error, "cannot accept");
@@ -57,7 +57,7 @@ fn deal(
     worker: &Rc<Worker>,
     pod: &Arc<JoinedPod>,
     direction: Direction,
-    (stream, client): (TcpStream, SocketAddr),
+    (stream, client): (Socket, SocketAddr),
 ) {
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     if pod.pod.proofs.claim(direction, client) {
@@ -67,14 +67,10 @@ fn deal(
         refuse(worker, pod, direction, (stream, client));
         return;
     };
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "an accepted connection is already gone");
-        return;
-    }
     worker.deal(Incoming { stream, client, pod: Arc::clone(pod), direction, seat });
 }
 
-fn refuse(worker: &Worker, pod: &JoinedPod, direction: Direction, (stream, client): (TcpStream, SocketAddr)) {
+fn refuse(worker: &Worker, pod: &JoinedPod, direction: Direction, (stream, client): (Socket, SocketAddr)) {
     let own = pod.as_peer(client);
     let (source, destination) = match direction {
         Direction::Inbound => {
@@ -85,5 +81,5 @@ fn refuse(worker: &Worker, pod: &JoinedPod, direction: Direction, (stream, clien
     let mut journey = Journey::new(direction, source, destination);
     journey.fail(FailureReason::PodLimit, "the pod has as many connections open as it may");
     worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None }).finish();
-    forward::reset(&stream);
+    stream.reset();
 }

@@ -14,10 +14,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::cluster::writer::SharedSnapshot;
+use crate::forward::Socket;
 use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
 use crate::tls::CertStore;
@@ -95,7 +95,7 @@ impl Drop for Seat {
 
 /// A captured connection.
 #[derive(Debug)]
-pub struct Incoming<S = TcpStream> {
+pub struct Incoming<S = Socket> {
     /// The connection; of the standard library while it changes threads.
     pub stream: S,
     /// Who opened it.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::{Incoming, JoinedPod, Mesh, listener};
 use crate::connect::hops::HopPool;
 use crate::connect::streams::StreamPool;
+use crate::forward::Socket;
 use crate::pod::{Direction, PodListener};
 use crate::{inbound, outbound};
 
@@ -57,7 +57,7 @@ impl Worker {
         match other {
             // A thread only goes with the whole process, and its connections with it.
             Some(inbox) => {
-                if let Ok(incoming) = incoming.try_map(TcpStream::into_std) {
+                if let Ok(incoming) = incoming.try_map(Socket::into_std) {
                     let _ = inbox.messages.send(Message::Serve(incoming));
                 }
             }
@@ -94,7 +94,7 @@ impl Worker {
                 self.hops.borrow_mut().forget(&uid);
                 self.streams.borrow_mut().forget(&uid);
             }
-            Message::Serve(incoming) => match incoming.try_map(TcpStream::from_std) {
+            Message::Serve(incoming) => match incoming.try_map(Socket::from_std) {
                 Ok(incoming) => self.serve(incoming),
                 Err(error) => tracing::warn!(%error, "cannot watch a connection"),
             },

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ServicePort;
 /// What a port is declared to speak, by its Service alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeclaredProtocol {
-    /// HTTP of any version, gRPC and WebSocket included.
+    /// HTTP of any version, gRPC included.
     Http,
     /// Another protocol, as it is written.
     Other(String),
@@ -16,11 +16,13 @@ pub enum DeclaredProtocol {
 }
 
 /// The words for HTTP in `appProtocol` (KEP-3726 and common use) and in prefixes of port names.
-const HTTP_WORDS: [&str; 9] =
-    ["http", "http2", "h2c", "grpc", "grpc-web", "ws", "kubernetes.io/h2c", "kubernetes.io/ws", "http1"];
+///
+/// WebSocket's are not among them: HTTP's upgrades are not passed on, and such a port works when nothing of it is
+/// read. A backend that declares it is refused as one of an unsupported protocol (GEP-1911).
+const HTTP_WORDS: [&str; 7] = ["http", "http2", "h2c", "grpc", "grpc-web", "kubernetes.io/h2c", "http1"];
 
 /// Prefixes of port names that declare something that is not plain HTTP.
-const OTHER_PREFIXES: [&str; 18] = [
+const OTHER_PREFIXES: [&str; 19] = [
     "amqp",
     "cassandra",
     "dns",
@@ -38,6 +40,7 @@ const OTHER_PREFIXES: [&str; 18] = [
     "smtp",
     "tcp",
     "tls",
+    "ws",
     "wss",
 ];
 

@@ -193,7 +193,7 @@ fn pod_candidates(
     };
     let publishes_all = spec.publish_not_ready_addresses == Some(true);
     let mut candidates = Vec::new();
-    for (_, pod) in compiler.objects.pods.iter().filter(|(key, _)| *key.namespace == *namespace) {
+    for (key, pod) in compiler.objects.pods.iter().filter(|(key, _)| *key.namespace == *namespace) {
         let labels = pod.metadata.labels.as_ref();
         let has =
             |(name, value): (&String, &String)| labels.and_then(|labels| labels.get(name)) == Some(value);
@@ -204,7 +204,13 @@ fn pod_candidates(
         let is_up = publishes_all || is_ready(pod);
         let is_terminating = pod.metadata.deletion_timestamp.is_some();
         for address in pod_addresses(pod).into_iter().filter(|address| has_family(spec, *address)) {
-            let workload = compiler.workloads.get(&address).filter(|_| owns_addresses(pod));
+            // The address of a Pod that has long gone may be another's by now.
+            let owner = compiler.workloads.get(&address).filter(|workload| workload.pod == *key);
+            let workload = match owner {
+                Some(_) => owner,
+                None if owns_addresses(pod) => continue,
+                None => None,
+            };
             candidates.push(Candidate {
                 address: SocketAddr::new(address, number),
                 workload: workload.cloned(),

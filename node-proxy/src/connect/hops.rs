@@ -12,7 +12,6 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use super::{Destination, Dialled};
-use crate::forward;
 use crate::http1::ReadBuffer;
 use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::tls::{self, WorkloadCert};
@@ -141,7 +140,7 @@ impl HopPool {
     /// the pod's namespace alive.
     pub fn forget(&mut self, client: &str) {
         for (_, hops) in self.idle.extract_if(|key, _| &*key.client == client) {
-            hops.iter().for_each(|hop| forward::reset(hop.dialled.transport.tcp()));
+            hops.iter().for_each(|hop| hop.dialled.transport.tcp().reset());
         }
     }
 

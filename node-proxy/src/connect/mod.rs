@@ -15,11 +15,11 @@ use std::time::Duration;
 use gammarus_ca::SpiffeId;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::accept::{JoinedPod, Mesh};
 use crate::error::FailureReason;
+use crate::forward::Socket;
 use crate::snapshot::service::Endpoint;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::telemetry::{Hop, PlaintextReason};
@@ -58,8 +58,8 @@ pub struct Dialled {
     pub usable_until: tokio::time::Instant,
 }
 
-/// Why there is no connection.
-#[derive(Debug, Error)]
+/// Why there is no connection. Told to everybody who has waited for it.
+#[derive(Clone, Debug, Error)]
 pub enum ConnectError {
     /// The endpoint refused, or its address cannot be reached.
     #[error("dialling {address}")]
@@ -68,7 +68,7 @@ pub enum ConnectError {
         address: SocketAddr,
         /// What the kernel said.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The TLS handshake failed.
     #[error("handshake with {address}: {text}")]
@@ -194,23 +194,10 @@ pub async fn find_certificate(mesh: &Mesh, pod: &JoinedPod) -> Option<Arc<Worklo
     tokio::time::timeout(CERTIFICATE_PATIENCE, mesh.certs.ensure(&pod.pod.identity)).await.ok()?.ok()
 }
 
-async fn dial(pod: &JoinedPod, source: IpAddr, address: SocketAddr) -> Result<TcpStream, ConnectError> {
+async fn dial(pod: &JoinedPod, source: IpAddr, address: SocketAddr) -> Result<Socket, ConnectError> {
     // A destination of the other family is reached from whatever address the kernel picks.
     let source = (source.is_ipv4() == address.is_ipv4()).then(|| SocketAddr::new(source, 0));
-    let failed = |source| ConnectError::Dial { address, source };
-    let stream = pod.pod.dial(source, address).map_err(failed)?;
-    connected(stream).await.map_err(failed)
-}
-
-/// Waits until a started connection is there.
-///
-/// # Errors
-/// When it was refused.
-pub async fn connected(stream: std::net::TcpStream) -> io::Result<TcpStream> {
-    let stream = TcpStream::from_std(stream)?;
-    stream.writable().await?;
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None => Ok(stream),
-    }
+    let failed = |error| ConnectError::Dial { address, source: Arc::new(error) };
+    let stream = pod.pod.dial(source, address).and_then(Socket::from_std).map_err(failed)?;
+    stream.connected().await.map_err(failed)
 }

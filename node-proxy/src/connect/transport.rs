@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client;
+
+use crate::forward::Socket;
 
 /// How long the other side of an ended connection has for its own end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -20,15 +21,15 @@ const FAREWELL_READS: usize = 64;
 #[derive(Debug)]
 pub enum Transport {
     /// The mTLS hop (design D2).
-    Mtls(Box<client::TlsStream<TcpStream>>),
+    Mtls(Box<client::TlsStream<Socket>>),
     /// Plain text.
-    Plain(TcpStream),
+    Plain(Socket),
 }
 
 impl Transport {
     /// The TCP connection below.
     #[must_use]
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn tcp(&self) -> &Socket {
         match self {
             Self::Mtls(stream) => stream.get_ref().0,
             Self::Plain(stream) => stream,

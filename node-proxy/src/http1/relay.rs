@@ -52,12 +52,6 @@ impl Relay {
         self.bytes
     }
 
-    /// Whether nothing has been written yet.
-    #[must_use]
-    pub const fn is_untouched(&self) -> bool {
-        self.written == 0
-    }
-
     /// Carries the message on. Ready when it has been flushed to the receiver, whole.
     ///
     /// # Errors

@@ -3,10 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::TcpStream;
-
 use crate::accept::JoinedPod;
-use crate::connect::connected;
+use crate::forward::Socket;
 
 /// Connects to the application that the client meant, from the client's address.
 ///
@@ -16,6 +14,6 @@ pub(super) async fn connect(
     pod: &JoinedPod,
     client: SocketAddr,
     destination: SocketAddr,
-) -> io::Result<TcpStream> {
-    connected(pod.pod.dial_local(client, destination)?).await
+) -> io::Result<Socket> {
+    Socket::from_std(pod.pod.dial_local(client, destination)?)?.connected().await
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -24,7 +23,7 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::connect::find_certificate;
 use crate::error::FailureReason;
 use crate::forward::copy::Copied;
-use crate::forward::{self, CopyError, copy_both};
+use crate::forward::{CopyError, Socket, copy_both};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
@@ -54,6 +53,8 @@ enum Opening {
     Mesh,
     Plain(ProtocolLabel),
     UnknownVersion(String),
+    /// The client has ended before it was clear.
+    Ended,
     /// The application has spoken first, or has ended.
     ServerFirst,
 }
@@ -80,19 +81,22 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
 }
 
 impl Session {
-    fn refuse(mut self, stream: &TcpStream, reason: FailureReason, error: impl Into<Box<str>>) {
+    fn refuse(mut self, stream: &Socket, reason: FailureReason, error: impl Into<Box<str>>) {
         self.record.journey.fail(reason, error);
         self.record.finish();
-        forward::reset(stream);
+        stream.reset();
     }
 
-    async fn serve_strict(self, mut stream: TcpStream) {
+    async fn serve_strict(self, mut stream: Socket) {
         let mut buffer = ReadBuffer::default();
         let opening = tokio::time::timeout(STRICT_PATIENCE, read_opening(&mut stream, &mut buffer)).await;
         match opening {
             Ok(Ok(Opening::Mesh)) => self.serve_mesh(stream, buffer, None).await,
             Ok(Ok(Opening::UnknownVersion(version))) => self.refuse_version(&stream, &version),
-            Ok(Ok(_)) => {
+            Ok(Ok(Opening::Ended)) => {
+                self.refuse(&stream, FailureReason::ClientClosed, "it has ended without a ClientHello");
+            }
+            Ok(Ok(Opening::Plain(_) | Opening::ServerFirst)) => {
                 self.refuse(&stream, FailureReason::PlaintextRefused, "the namespace takes mTLS only");
             }
             Ok(Err(error)) => self.refuse(&stream, FailureReason::ClientClosed, error.to_string()),
@@ -103,7 +107,7 @@ impl Session {
         }
     }
 
-    async fn serve_permissive(mut self, mut stream: TcpStream, first: ServerFirst, reason: PlaintextReason) {
+    async fn serve_permissive(mut self, mut stream: Socket, first: ServerFirst, reason: PlaintextReason) {
         let mut server = match local::connect(&self.pod, self.client, self.destination).await {
             Ok(server) => server,
             Err(error) => return self.refuse(&stream, FailureReason::ConnectFailed, error.to_string()),
@@ -128,34 +132,35 @@ impl Session {
         match opening {
             Ok(Opening::Mesh) => self.serve_mesh(stream, buffer, Some((server, early))).await,
             Ok(Opening::UnknownVersion(version)) => {
-                forward::reset(&server);
+                server.reset();
                 self.refuse_version(&stream, &version);
             }
             Ok(Opening::Plain(label)) => {
                 self.record.protocol = Some(label);
                 self.pass_on(stream, buffer, (server, early), reason).await;
             }
-            Ok(Opening::ServerFirst) => {
+            // A client that only listens from now on: that is an end to pass on, not a failure.
+            Ok(Opening::ServerFirst | Opening::Ended) => {
                 self.record.protocol = Some(ProtocolLabel::Opaque);
                 self.pass_on(stream, buffer, (server, early), reason).await;
             }
             Err(error) => {
-                forward::reset(&server);
+                server.reset();
                 self.refuse(&stream, FailureReason::ClientClosed, error.to_string());
             }
         }
     }
 
-    fn refuse_version(self, stream: &TcpStream, version: &str) {
+    fn refuse_version(self, stream: &Socket, version: &str) {
         let error = format!("{version:?} is a version of the hop that is not spoken here");
         self.refuse(stream, FailureReason::UnknownHopVersion, error);
     }
 
     async fn pass_on(
         mut self,
-        stream: TcpStream,
+        stream: Socket,
         buffer: ReadBuffer,
-        server: (TcpStream, ReadBuffer),
+        server: (Socket, ReadBuffer),
         reason: PlaintextReason,
     ) {
         if reason == PlaintextReason::StalePeer {
@@ -166,12 +171,7 @@ impl Session {
     }
 
     /// The mesh's own: the handshake, and then the bytes inside.
-    async fn serve_mesh(
-        mut self,
-        stream: TcpStream,
-        buffer: ReadBuffer,
-        dialled: Option<(TcpStream, ReadBuffer)>,
-    ) {
+    async fn serve_mesh(mut self, stream: Socket, buffer: ReadBuffer, dialled: Option<(Socket, ReadBuffer)>) {
         let Some(certificate) = find_certificate(&self.worker.mesh, &self.pod).await else {
             let error = format!("no valid certificate for {}", self.pod.pod.identity);
             return self.refuse(&stream, FailureReason::NoCertificate, error);
@@ -212,12 +212,12 @@ impl Session {
     }
 }
 
-fn tcp_of(tls: &TlsStream<Rewind<TcpStream>>) -> &TcpStream {
+fn tcp_of(tls: &TlsStream<Rewind<Socket>>) -> &Socket {
     tls.get_ref().0.stream()
 }
 
 /// Reads until it is clear how the client begins.
-async fn read_opening(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> io::Result<Opening> {
+async fn read_opening(stream: &mut Socket, buffer: &mut ReadBuffer) -> io::Result<Opening> {
     loop {
         match inspect(buffer.unread()) {
             ClientHelloPeek::Incomplete => {}
@@ -227,8 +227,7 @@ async fn read_opening(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> io::Re
             ClientHelloPeek::OtherTls { .. } => return Ok(Opening::Plain(ProtocolLabel::Tls)),
         }
         if buffer.fill(stream).await? == 0 {
-            // The client only listens from now on: that is an end to pass on, not a failure.
-            return Ok(Opening::Plain(ProtocolLabel::Opaque));
+            return Ok(Opening::Ended);
         }
     }
 }
@@ -236,8 +235,8 @@ async fn read_opening(stream: &mut TcpStream, buffer: &mut ReadBuffer) -> io::Re
 async fn copy<C>(
     mut record: Recording<ConnectionRecord>,
     (mut client, mut client_buffer): (C, ReadBuffer),
-    (mut server, mut server_buffer): (TcpStream, ReadBuffer),
-    tcp: impl Fn(&C) -> &TcpStream,
+    (mut server, mut server_buffer): (Socket, ReadBuffer),
+    tcp: impl Fn(&C) -> &Socket,
 ) where
     C: AsyncRead + AsyncWrite + Unpin,
 {
@@ -253,8 +252,8 @@ async fn copy<C>(
             CopyError::Server(_) => FailureReason::UpstreamReset,
         };
         record.journey.fail(reason, error.to_string());
-        forward::reset(tcp(&client));
-        forward::reset(&server);
+        tcp(&client).reset();
+        server.reset();
     }
     record.finish();
 }

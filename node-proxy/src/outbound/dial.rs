@@ -25,6 +25,8 @@ pub(super) struct Chosen {
     pub(super) key: HopKey,
     /// Whether it has carried requests before.
     pub(super) origin: Origin,
+    /// Whether an authentication scheme has made it the client's own (NTLM, Negotiate).
+    pub(super) is_bound: bool,
     /// Counts as load on the endpoint while the connection is in use.
     pub(super) load: Option<InFlight>,
 }
@@ -34,7 +36,7 @@ pub(super) struct Chosen {
 pub(super) enum Origin {
     /// Dialled now.
     Fresh,
-    /// Out of the pool: its server may have just closed it.
+    /// Kept since an earlier request: its server may have just closed it.
     Pooled,
 }
 
@@ -116,11 +118,12 @@ async fn find_connection(
     if let Reuse::Pooled(repeatable) = reuse {
         let pooled = session.worker.hops.borrow_mut().take(&key, repeatable);
         if let Some(IdleHop { dialled, buffer, .. }) = pooled {
-            return Ok(Chosen { dialled, buffer, key, origin: Origin::Pooled, load: None });
+            return Ok(Chosen { dialled, buffer, key, origin: Origin::Pooled, is_bound: false, load: None });
         }
     }
     let dialled = connect::open(&session.worker.mesh, &session.pod, key.source, destination).await?;
-    Ok(Chosen { dialled, buffer: ReadBuffer::default(), key, origin: Origin::Fresh, load: None })
+    let (buffer, origin) = (ReadBuffer::default(), Origin::Fresh);
+    Ok(Chosen { dialled, buffer, key, origin, is_bound: false, load: None })
 }
 
 /// Notes whom a journey goes to.

@@ -7,18 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::dial::{self, Chosen, Origin, Reuse};
 use super::plan::{RequestPlan, plan};
 use super::{Session, http_label};
-use crate::balance;
+use crate::balance::{self, InFlight};
 use crate::connect::Destination;
 use crate::connect::hops::{HopKey, Repeatable};
 use crate::error::{FailureReason, REASON_HEADER};
-use crate::forward;
+use crate::forward::Socket;
 use crate::http1::framing::BodyLength;
-use crate::http1::head::Persistence;
+use crate::http1::head::{Persistence, Version};
 use crate::http1::{
     Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1,
 };
@@ -33,7 +32,7 @@ const LINGER_READS: usize = 64;
 /// A client's connection with what is used again from request to request.
 struct Connection {
     session: Session,
-    stream: TcpStream,
+    stream: Socket,
     buffer: ReadBuffer,
     request: RequestHead1,
     answer: ResponseHead1,
@@ -51,7 +50,7 @@ enum Next {
 }
 
 /// Serves a client's connection. `buffer` holds its first bytes, `own` the endpoint dialled for them.
-pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffer, own: Option<Chosen>) {
+pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer, own: Option<Chosen>) {
     let mut connection = Connection {
         session,
         stream,
@@ -71,7 +70,7 @@ pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffe
             Next::Close => return connection.close().await,
             Next::Reset => {
                 connection.part_with_own();
-                return forward::reset(&connection.stream);
+                return connection.stream.reset();
             }
         }
     }
@@ -127,7 +126,7 @@ impl Connection {
             return self.answer_failure(record, FailureReason::NoEndpoint).await;
         };
         let namespace = &self.session.pod.pod.pod.namespace;
-        let RequestPlan { rule, backend } = {
+        let RequestPlan { rule, backend, .. } = {
             let snapshot = self.session.worker.mesh.snapshot.load();
             plan(&snapshot, &frontend, namespace, &self.request, balance::random())
         };
@@ -187,7 +186,7 @@ impl Connection {
                 Err(error) => {
                     record.journey.fail(error.reason(), dial::chain(&error));
                     // Whatever the endpoint has of the request, it must not take it for the whole.
-                    forward::reset(chosen.dialled.transport.tcp());
+                    chosen.dialled.transport.tcp().reset();
                     if answered || matches!(error, ExchangeError::Client(_)) {
                         record.finish();
                         return Next::Reset;
@@ -217,6 +216,7 @@ impl Connection {
             {
                 dial::note_destination(&mut record.journey, endpoint);
                 record.journey.hop = Some(own.dialled.hop);
+                own.load.get_or_insert_with(|| InFlight::begin(&endpoint.load));
                 return Ok(own);
             }
             own.dialled.transport.close();
@@ -225,12 +225,19 @@ impl Connection {
         dial::choose(&self.session, &port.endpoints, reuse, &mut record.journey).await
     }
 
-    fn conclude(&mut self, mut record: Recording<RequestRecord>, chosen: Chosen, outcome: Outcome) -> Next {
+    fn conclude(
+        &mut self,
+        mut record: Recording<RequestRecord>,
+        mut chosen: Chosen,
+        outcome: Outcome,
+    ) -> Next {
         record.status = StatusCode::from_u16(outcome.status).ok();
         record.finish();
         if outcome.upstream == Persistence::KeepAlive {
-            if outcome.binds_connection || self.request.binds_connection() {
-                self.own = Some(chosen);
+            // Once is for good: later requests of the client carry no sign of it, and are its user's all the same.
+            chosen.is_bound |= outcome.binds_connection || self.request.binds_connection();
+            if chosen.is_bound {
+                self.own = Some(Chosen { origin: Origin::Pooled, load: None, ..chosen });
             } else {
                 let Chosen { dialled, buffer, key, .. } = chosen;
                 let mut hops = self.session.worker.hops.borrow_mut();
@@ -279,9 +286,11 @@ impl Connection {
         let status = reason.status();
         record.status = Some(status);
         let text = format!("gammarus: {reason}\n");
-        let connection = match persistence {
-            Persistence::Close => "connection: close\r\n",
-            Persistence::KeepAlive => "",
+        let connection = match (persistence, self.request.version()) {
+            (Persistence::Close, _) => "connection: close\r\n",
+            // A 1.0 client would wait for the connection's end (RFC 9112 section 9.3).
+            (Persistence::KeepAlive, Version::Http10) => "connection: keep-alive\r\n",
+            (Persistence::KeepAlive, Version::Http11) => "",
         };
         let body = if self.request.method() == "HEAD" { "" } else { &text };
         let message = format!(

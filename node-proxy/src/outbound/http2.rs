@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::dial;
 use super::plan::{RequestPlan, plan};
@@ -24,20 +24,20 @@ use crate::balance::{self, InFlight};
 use crate::connect::Destination;
 use crate::connect::streams::{self, Stream};
 use crate::error::{FailureReason, REASON_HEADER};
-use crate::http1::ReadBuffer;
-use crate::http2::{CountedBody, LocalExecutor, RequestHead2, is_grpc};
+use crate::forward::Socket;
+use crate::http1::{FIELD_LIMIT, ReadBuffer};
+use crate::http2::{CountedBody, LocalExecutor, MAX_HEAD, RequestHead2};
+use crate::route::{RouteKind, is_grpc};
 use crate::snapshot::service::ServicePort;
 use crate::telemetry::{Recording, RequestRecord};
 
 /// Streams that one client connection may have open.
 const MAX_STREAMS: u32 = 1000;
-/// Field section size, in bytes (RFC 9113 section 6.5.2).
-const MAX_HEAD: u32 = 64 * 1024;
 /// Resets that a client may cause before its connection is closed (rapid reset, made-you-reset).
 const MAX_RESETS: usize = 64;
 
 /// Serves a client's connection. `buffer` holds its first bytes.
-pub(super) async fn serve(session: Session, stream: TcpStream, buffer: ReadBuffer) {
+pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) {
     let session = Rc::new(session);
     let service = service_fn(move |request| {
         let session = Rc::clone(&session);
@@ -62,8 +62,8 @@ enum AnswerBody {
         inner: Incoming,
         sent: Rc<Cell<u64>>,
         record: Option<Box<Recording<RequestRecord>>>,
-        /// Held, not read: the endpoint is busy as long as the answer lasts.
-        _load: InFlight,
+        /// Held, not read: the endpoint and the connection are busy as long as the answer lasts.
+        _busy: (InFlight, Rc<()>),
     },
     /// Of the proxy's own making.
     Own(Option<Bytes>),
@@ -118,35 +118,37 @@ impl Body for AnswerBody {
 
 async fn answer(session: &Session, request: Request<Incoming>) -> Response<AnswerBody> {
     let (parts, body) = request.into_parts();
+    let head = RequestHead2(&parts);
+    let grpc = is_grpc(&head);
     let mut record = session.worker.mesh.telemetry.request(RequestRecord {
         journey: session.journey(),
-        protocol: http_label(is_grpc(&parts), true),
+        protocol: http_label(grpc, true),
         method: Bytes::copy_from_slice(parts.method.as_str().as_bytes()),
         path: Bytes::copy_from_slice(parts.uri.path().as_bytes()),
         status: None,
         rule: None,
         backend: None,
     });
-    let grpc = is_grpc(&parts);
     let Some(frontend) = session.find_frontend() else {
         record.journey.fail(FailureReason::NoEndpoint, "the service is gone");
         return failure(record, FailureReason::NoEndpoint, grpc);
     };
-    if parts.method == http::Method::CONNECT {
-        record.journey.fail(FailureReason::ConnectMethodRefused, "CONNECT is not proxied");
-        return failure(record, FailureReason::ConnectMethodRefused, grpc);
-    }
-    let RequestPlan { rule, backend } = {
-        let snapshot = session.worker.mesh.snapshot.load();
-        let namespace = &session.pod.pod.pod.namespace;
-        plan(&snapshot, &frontend, namespace, &RequestHead2(&parts), balance::random())
-    };
     record.journey.service = Some(frontend.port.key.clone());
+    if let Some((reason, error)) = refusal(&parts) {
+        record.journey.fail(reason, error);
+        return failure(record, reason, grpc);
+    }
+    let RequestPlan { kind, rule, backend } = {
+        let snapshot = session.worker.mesh.snapshot.load();
+        plan(&snapshot, &frontend, &session.pod.pod.pod.namespace, &head, balance::random())
+    };
+    // HTTPRoute says which HTTP status a failure has, whatever the request may carry.
+    let grpc = grpc && kind != Some(RouteKind::Http);
     record.rule = rule;
     match backend {
         Ok(port) => {
             record.backend = record.rule.is_some().then(|| port.key.clone());
-            forward(session, record, &port, Request::from_parts(parts, body)).await
+            forward(session, record, &port, (Request::from_parts(parts, body), grpc)).await
         }
         Err(reason) => {
             record.journey.fail(reason, format!("for {}", frontend.port.key.service));
@@ -155,16 +157,25 @@ async fn answer(session: &Session, request: Request<Incoming>) -> Response<Answe
     }
 }
 
+/// Why a head is not taken. One that is too long never gets here: the wire answers it 431.
+fn refusal(parts: &Parts) -> Option<(FailureReason, &'static str)> {
+    if parts.method == http::Method::CONNECT {
+        return Some((FailureReason::ConnectMethodRefused, "CONNECT is not proxied"));
+    }
+    (parts.headers.len() > FIELD_LIMIT)
+        .then_some((FailureReason::HeadTooLarge, "the head has too many fields"))
+}
+
 async fn forward(
     session: &Session,
     mut record: Recording<RequestRecord>,
     port: &Arc<ServicePort>,
-    request: Request<Incoming>,
+    (request, grpc): (Request<Incoming>, bool),
 ) -> Response<AnswerBody> {
     let (mut parts, body) = request.into_parts();
-    let grpc = is_grpc(&parts);
-    // The pseudo-fields of a request to an HTTP/2 server: an absolute target (RFC 9113 section 8.3.1).
-    parts.version = Version::HTTP_2;
+    // A request without `:authority` (RFC 9113 section 8.3.1 lets it have Host alone) is known to the client's
+    // library as one of HTTP/1.1 only.
+    parts.version = if parts.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
     let sent = Rc::new(Cell::new(0));
     let mut request = Request::from_parts(parts, CountedBody::new(body, Rc::clone(&sent)));
     let mut tried = Vec::new();
@@ -175,10 +186,10 @@ async fn forward(
             Ok(found) => found,
             Err(reason) => return failure(record, reason, grpc),
         };
-        let Stream { mut sender, hop, .. } = stream;
+        let Stream { mut sender, hop, under_way, .. } = stream;
         record.journey.hop = Some(hop);
         let mut unsent = match sender.try_send_request(request).await {
-            Ok(response) => return passed_on(record, response, (sent, load)),
+            Ok(response) => return passed_on(record, response, sent, (load, under_way)),
             Err(error) => error,
         };
         match unsent.take_message() {
@@ -212,7 +223,8 @@ async fn find_stream(
 fn passed_on(
     mut record: Recording<RequestRecord>,
     response: Response<Incoming>,
-    (sent, load): (Rc<Cell<u64>>, InFlight),
+    sent: Rc<Cell<u64>>,
+    busy: (InFlight, Rc<()>),
 ) -> Response<AnswerBody> {
     record.status = Some(response.status());
     let record = if response.body().is_end_stream() {
@@ -222,7 +234,7 @@ fn passed_on(
     } else {
         Some(Box::new(record))
     };
-    response.map(|inner| AnswerBody::Upstream { inner, sent, record, _load: load })
+    response.map(|inner| AnswerBody::Upstream { inner, sent, record, _busy: busy })
 }
 
 /// An answer of the proxy's own: for gRPC a status in the head alone ("Trailers-Only").

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::accept::detect::{FirstBytes, judge};
 use crate::accept::orig_dst::original_destination;
@@ -24,7 +24,7 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::balance::{self, AddressFamilies};
 use crate::connect::Destination;
 use crate::error::FailureReason;
-use crate::forward::{self, CopyError};
+use crate::forward::{CopyError, Socket};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
@@ -72,11 +72,11 @@ impl Session {
         self.worker.mesh.telemetry.metrics().detected_protocol(&frontend.port.key, protocol);
     }
 
-    fn refuse(&self, stream: &TcpStream, reason: FailureReason, error: String) {
+    fn refuse(&self, stream: &Socket, reason: FailureReason, error: String) {
         let mut journey = self.journey();
         journey.fail(reason, error);
         self.worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None }).finish();
-        forward::reset(stream);
+        stream.reset();
     }
 }
 
@@ -112,7 +112,7 @@ fn is_own_port(session: &Session) -> bool {
     own_address && matches!(destination.port(), OUTBOUND_PORT | INBOUND_PORT)
 }
 
-async fn serve_service(session: Session, stream: TcpStream, frontend: Frontend) {
+async fn serve_service(session: Session, stream: Socket, frontend: Frontend) {
     let protocol = match frontend.kind {
         FrontendKind::ClusterIp => frontend.port.protocol_for(&session.pod.pod.pod.namespace),
         FrontendKind::External => frontend.port.protocol,
@@ -125,7 +125,7 @@ async fn serve_service(session: Session, stream: TcpStream, frontend: Frontend) 
 }
 
 /// A port that is said to speak HTTP: the client speaks first, by definition.
-async fn serve_declared_http(session: Session, mut stream: TcpStream) {
+async fn serve_declared_http(session: Session, mut stream: Socket) {
     let mut buffer = ReadBuffer::default();
     loop {
         match judge(buffer.unread()) {
@@ -138,14 +138,18 @@ async fn serve_declared_http(session: Session, mut stream: TcpStream) {
         }
         match buffer.fill(&mut stream).await {
             Ok(count) if count > 0 => {}
-            // A client that left without a word.
-            _ => return,
+            // A client that has left without a word.
+            Ok(_) => {
+                let _ = stream.shutdown().await;
+                return;
+            }
+            Err(_) => return,
         }
     }
 }
 
 /// A port that says nothing: an endpoint is dialled at once, and whoever speaks first decides.
-async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Frontend) {
+async fn serve_undeclared(session: Session, mut stream: Socket, frontend: Frontend) {
     let mut record = opaque::record(&session, Some(&frontend.port));
     let chosen = dial::choose_and_dial(&session, &frontend.port.endpoints, &mut record.journey).await;
     let mut chosen: Chosen = match chosen {
@@ -196,7 +200,7 @@ async fn serve_undeclared(session: Session, mut stream: TcpStream, frontend: Fro
 
 /// No endpoint could be dialled for a client of an undeclared port. One that speaks HTTP is told so in its own
 /// words; its first bytes are on their way, if it speaks first at all.
-async fn answer_or_reset(session: Session, mut stream: TcpStream, record: Recording<ConnectionRecord>) {
+async fn answer_or_reset(session: Session, mut stream: Socket, record: Recording<ConnectionRecord>) {
     let mut buffer = ReadBuffer::default();
     let listening = async {
         while judge(buffer.unread()) == FirstBytes::Undecided
@@ -215,7 +219,7 @@ async fn answer_or_reset(session: Session, mut stream: TcpStream, record: Record
         }
         FirstBytes::Opaque | FirstBytes::Undecided => {
             record.finish();
-            forward::reset(&stream);
+            stream.reset();
         }
     }
 }

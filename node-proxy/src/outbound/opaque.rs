@@ -1,13 +1,11 @@
 //! Connections that are passed on as they are: opaque ports, pods' own addresses, and what the mesh does not know.
 
-use tokio::net::TcpStream;
-
 use super::Session;
 use super::dial::{self, Chosen};
 use crate::connect::{self, Destination, Dialled};
 use crate::error::FailureReason;
 use crate::forward::copy::Copied;
-use crate::forward::{self, CopyError, copy_both};
+use crate::forward::{CopyError, Socket, copy_both};
 use crate::http1::ReadBuffer;
 use crate::snapshot::service::ServicePort;
 use crate::telemetry::{ConnectionRecord, Peer, ProtocolLabel, Recording};
@@ -26,7 +24,7 @@ pub(super) fn label(bytes: &[u8]) -> ProtocolLabel {
 }
 
 /// A port of a Service that is said not to speak HTTP.
-pub(super) async fn serve_service(session: &Session, stream: TcpStream, port: &ServicePort) {
+pub(super) async fn serve_service(session: &Session, stream: Socket, port: &ServicePort) {
     let mut record = record(session, Some(port));
     record.protocol = Some(ProtocolLabel::Opaque);
     record.opened();
@@ -34,13 +32,13 @@ pub(super) async fn serve_service(session: &Session, stream: TcpStream, port: &S
         Ok(chosen) => join(record, (stream, ReadBuffer::default()), (chosen, ReadBuffer::default())).await,
         Err(_) => {
             record.finish();
-            forward::reset(&stream);
+            stream.reset();
         }
     }
 }
 
 /// An address that is not a Service's: never routed, passed on to exactly there.
-pub(super) async fn serve_address(session: &Session, stream: TcpStream, destination: Destination) {
+pub(super) async fn serve_address(session: &Session, stream: Socket, destination: Destination) {
     let mut record = record(session, None);
     record.protocol = Some(ProtocolLabel::Opaque);
     record.opened();
@@ -60,7 +58,7 @@ pub(super) async fn serve_address(session: &Session, stream: TcpStream, destinat
         Err(error) => {
             record.journey.fail(error.reason(), dial::chain(&error));
             record.finish();
-            forward::reset(&stream);
+            stream.reset();
         }
     }
 }
@@ -68,7 +66,7 @@ pub(super) async fn serve_address(session: &Session, stream: TcpStream, destinat
 /// Joins a client with the endpoint that was chosen for it. Both buffers may hold first bytes.
 pub(super) async fn join(
     record: Recording<ConnectionRecord>,
-    client: (TcpStream, ReadBuffer),
+    client: (Socket, ReadBuffer),
     (chosen, buffer): (Chosen, ReadBuffer),
 ) {
     let Chosen { dialled, load, .. } = chosen;
@@ -78,7 +76,7 @@ pub(super) async fn join(
 
 async fn copy(
     mut record: Recording<ConnectionRecord>,
-    (mut client, mut client_buffer): (TcpStream, ReadBuffer),
+    (mut client, mut client_buffer): (Socket, ReadBuffer),
     (mut dialled, mut server_buffer): (Dialled, ReadBuffer),
 ) {
     record.opened();
@@ -101,7 +99,7 @@ async fn copy(
 /// takes a part for the whole.
 pub(super) fn break_off(
     mut record: Recording<ConnectionRecord>,
-    (client, dialled): (&TcpStream, &Dialled),
+    (client, dialled): (&Socket, &Dialled),
     error: &CopyError,
 ) {
     let reason = match error {
@@ -109,7 +107,7 @@ pub(super) fn break_off(
         CopyError::Server(_) => FailureReason::UpstreamReset,
     };
     record.journey.fail(reason, dial::chain(error));
-    forward::reset(client);
-    forward::reset(dialled.transport.tcp());
+    client.reset();
+    dialled.transport.tcp().reset();
     record.finish();
 }

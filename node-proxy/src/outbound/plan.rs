@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use crate::error::FailureReason;
-use crate::route::{Backend, RequestHead, Rule};
+use crate::route::{Backend, RequestHead, RouteKind, Rule};
 use crate::snapshot::Snapshot;
 use crate::snapshot::service::{Frontend, FrontendKind, ServicePort};
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
 pub struct RequestPlan {
+    /// The kind of the routes that hold for this client, if there are any.
+    pub kind: Option<RouteKind>,
     /// The rule that took it; none when no route holds for this client.
     pub rule: Option<Arc<Rule>>,
     /// The Service port whose endpoints take it, or why none does.
@@ -29,10 +31,11 @@ pub fn plan(
         FrontendKind::External => None,
     };
     let Some(routes) = routes else {
-        return RequestPlan { rule: None, backend: Ok(Arc::clone(&frontend.port)) };
+        return RequestPlan { kind: None, rule: None, backend: Ok(Arc::clone(&frontend.port)) };
     };
+    let kind = routes.kind();
     let Some(rule) = routes.find(head) else {
-        return RequestPlan { rule: None, backend: Err(FailureReason::NoMatchingRule) };
+        return RequestPlan { kind, rule: None, backend: Err(FailureReason::NoMatchingRule) };
     };
     let backend = match rule.backends.pick(random) {
         // A rule without a backend that could be picked answers 500 (HTTPRouteRule.backendRefs).
@@ -42,7 +45,7 @@ pub fn plan(
             snapshot.find_service_port(key).cloned().ok_or(FailureReason::InvalidBackend)
         }
     };
-    RequestPlan { rule: Some(Arc::clone(rule)), backend }
+    RequestPlan { kind, rule: Some(Arc::clone(rule)), backend }
 }
 
 #[cfg(test)]

@@ -57,7 +57,9 @@ impl GrpcMatch {
     }
 }
 
-fn is_grpc(head: &impl RequestHead) -> bool {
+/// Whether a request is gRPC's: by its method and its content type.
+#[must_use]
+pub fn is_grpc(head: &impl RequestHead) -> bool {
     const TYPE: &[u8] = b"application/grpc";
     head.method() == "POST"
         && head.header("content-type").is_some_and(|value| {

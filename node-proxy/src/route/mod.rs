@@ -90,6 +90,6 @@ pub struct Rule {
     pub backends: split::Split,
 }
 
-pub use grpc::GrpcMatch;
+pub use grpc::{GrpcMatch, is_grpc};
 pub use matcher::{HeaderMatch, MatchError, PathMatch, QueryMatch, RouteMatch, StringMatch};
 pub use precedence::{RouteInput, RouteTable, RuleMatches};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::grpc::GrpcMatch;
 use super::index::Index;
-use super::{HeaderMatch, PathMatch, RequestHead, RouteMatch, RouteRef, Rule, StringMatch};
+use super::{HeaderMatch, PathMatch, RequestHead, RouteKind, RouteMatch, RouteRef, Rule, StringMatch};
 
 /// The `matches` of one rule; none at all match everything of the kind.
 #[derive(Clone, Debug)]
@@ -40,6 +40,13 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
+    /// The kind of its routes, which is one (GRPCRoute's documentation lets no other beside it); none of an
+    /// empty table.
+    #[must_use]
+    pub fn kind(&self) -> Option<RouteKind> {
+        self.entries.first().map(|entry| entry.rule.route.kind)
+    }
+
     /// Orders and indexes all matches of all rules of these routes.
     #[must_use]
     pub fn new(routes: Vec<RouteInput>) -> Self {

@@ -272,7 +272,9 @@ fn resolve_failures(
     direction: Direction,
     reason: Option<FailureReason>,
 ) -> Option<IntCounter> {
-    reason.map(|reason| metrics.failures.with_label_values(&[direction_label(direction), reason.as_label()]))
+    // That a client has left is no failure of the proxy's.
+    let reason = reason.filter(|reason| *reason != FailureReason::ClientClosed)?;
+    Some(metrics.failures.with_label_values(&[direction_label(direction), reason.as_label()]))
 }
 
 fn resolve_request(metrics: &Metrics, view: &RequestView<'_>) -> RequestHandles {

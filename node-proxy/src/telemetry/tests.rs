@@ -138,8 +138,7 @@ fn a_cancelled_request_is_one_line_that_says_the_client_left() {
     assert_eq!(line["path"], "/a b\u{fffd}\r\n");
     assert!(line.get("status").is_none() && line.get("route").is_none());
     assert!(line["duration_ms"].as_f64().unwrap() >= 0.0);
-    let failures = metric(&telemetry, "gammarus_failures_total");
-    assert_eq!(failures, ["gammarus_failures_total{direction=\"outbound\",reason=\"client_closed\"} 1"]);
+    assert!(metric(&telemetry, "gammarus_failures_total").is_empty(), "the proxy has not failed");
 }
 
 #[test]

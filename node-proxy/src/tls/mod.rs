@@ -15,7 +15,7 @@ mod tests;
 pub use certs::{CertError, WorkloadCert};
 pub use client_hello::{ClientHelloPeek, inspect};
 pub use store::{CertSource, CertStore};
-pub use verify::{PeerError, PeerIdentity, explain, failure_reason, peer_error, peer_identity};
+pub use verify::{PeerError, explain, failure_reason, peer_error, peer_identity};
 
 /// What every ALPN of the mesh begins with, in any version.
 pub const HOP_ALPN_PREFIX: &[u8] = b"gammarus/";

@@ -12,8 +12,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 use time::OffsetDateTime;
 use webpki::{EndEntityCert, KeyUsage};
@@ -80,26 +79,6 @@ pub enum PeerError {
 impl From<PeerError> for Error {
     fn from(error: PeerError) -> Self {
         CertificateError::Other(OtherError(Arc::new(error))).into()
-    }
-}
-
-/// The identity that a peer has proven in a handshake.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PeerIdentity(SpiffeId);
-
-impl PeerIdentity {
-    /// The identity of the peer of a finished handshake, whose certificates the verifiers here have taken.
-    ///
-    /// # Errors
-    /// [`PeerError`] if there is none: the handshake is not over yet, or took no certificate.
-    pub fn of(connection: &CommonState) -> Result<Self, PeerError> {
-        peer_identity(connection.peer_certificates().unwrap_or_default()).map(Self)
-    }
-
-    /// The identity.
-    #[must_use]
-    pub const fn id(&self) -> &SpiffeId {
-        &self.0
     }
 }
 

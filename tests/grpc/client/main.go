@@ -57,6 +57,17 @@ func (c *caller) deadline(ctx context.Context) error {
 	return err
 }
 
+// crowd holds calls open that never end by themselves, and makes one more.
+func (c *caller) crowd(ctx context.Context) error {
+	held, release := context.WithCancel(ctx)
+	defer release()
+	for range c.count {
+		go c.service.EmptyCall(held, &pb.Empty{})
+	}
+	time.Sleep(time.Second)
+	return (&caller{service: c.service, count: 1}).unary(ctx)
+}
+
 // download says when each message came, as a share of the whole time.
 func (c *caller) download(ctx context.Context) error {
 	request := &pb.StreamingOutputCallRequest{}
@@ -88,7 +99,10 @@ func (c *caller) upload(ctx context.Context) error {
 	}
 	for range c.count {
 		request := &pb.StreamingInputCallRequest{Payload: &pb.Payload{Body: make([]byte, c.size)}}
-		if err := stream.Send(request); err != nil {
+		// An EOF says that the call is over already: its status is to be received.
+		if err := stream.Send(request); err == io.EOF {
+			break
+		} else if err != nil {
 			return err
 		}
 	}
@@ -186,7 +200,7 @@ func main() {
 	c := &caller{service: pb.NewTestServiceClient(connection), count: *count, size: *size}
 	calls := map[string]func(context.Context) error{
 		"unary": c.unary, "status": c.status, "deadline": c.deadline,
-		"download": c.download, "upload": c.upload, "duplex": c.duplex,
+		"download": c.download, "upload": c.upload, "duplex": c.duplex, "crowd": c.crowd,
 	}
 	call, known := calls[flag.Arg(0)]
 	if !known {

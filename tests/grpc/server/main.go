@@ -151,7 +151,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.MaxConcurrentStreams(100))
 	pb.RegisterTestServiceServer(server, &service{name: *name})
 	go func() { log.Fatal(server.Serve(listener)) }()
 

@@ -1,10 +1,13 @@
 //! One request and its answer, both ways at once: an answer may begin before the request has ended.
 
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep};
 
 use crate::error::FailureReason;
 use crate::http1::framing::BodyLength;
@@ -12,6 +15,10 @@ use crate::http1::head::{Persistence, RequestHead1, ResponseHead1, Version};
 use crate::http1::relay::{Relay, RelayError};
 use crate::http1::{HeadError, Parsed, ReadBuffer};
 use crate::route::RequestHead;
+
+/// How long a client that has ended its half waits for an answer to begin. By then, the kernel has forgotten
+/// one that has in truth left (`tcp_fin_timeout`), and nothing else would tell the two apart.
+const HALF_CLOSED_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why an exchange ended early.
 #[derive(Debug, Error)]
@@ -77,12 +84,17 @@ pub struct Exchange<'a> {
     /// Interim answers on their way to the client.
     interim: Option<Relay>,
     outcome: Option<Outcome>,
+    /// Runs once the client has ended its half.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RequestState {
     UnderWay,
     Sent,
+    /// The client has ended its half after the request, and so the upstream's half is ended.
+    HalfClosing,
+    HalfClosed,
     /// The upstream stopped reading; an answer may still come.
     Stopped,
 }
@@ -103,6 +115,7 @@ impl<'a> Exchange<'a> {
             answer: None,
             interim: None,
             outcome: None,
+            patience: None,
         }
     }
 
@@ -158,6 +171,7 @@ impl<'a> Exchange<'a> {
         let (client, client_buffer) = client;
         let (upstream, upstream_buffer) = upstream;
         self.poll_request(cx, (client, client_buffer), upstream)?;
+        self.poll_client(cx, (client, client_buffer), upstream)?;
         if self.answer.is_none() {
             ready!(self.poll_answer_head(cx, (upstream, upstream_buffer), client))?;
         }
@@ -195,6 +209,44 @@ impl<'a> Exchange<'a> {
             Poll::Ready(Err(RelayError::Source(error))) => Err(ExchangeError::Client(error)),
             Poll::Ready(Err(error @ RelayError::Body(_))) => Err(ExchangeError::ClientBody(error)),
         }
+    }
+
+    /// Listens to a client whose request has been sent: one that has left must not keep a server at work. One
+    /// that has ended its half may be there still: the server is told, and decides, as without a proxy.
+    fn poll_client<C, U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        (client, buffer): (&mut C, &mut ReadBuffer),
+        upstream: &mut U,
+    ) -> Result<(), ExchangeError>
+    where
+        C: AsyncRead + Unpin,
+        U: AsyncWrite + Unpin,
+    {
+        // Unread bytes are the next request: it waits, and keeps what comes after it from being seen.
+        if self.request_state == RequestState::Sent && buffer.unread().is_empty() {
+            match buffer.poll_fill(cx, client) {
+                Poll::Ready(Ok(0)) => {
+                    self.request_state = RequestState::HalfClosing;
+                    self.patience = Some(Box::pin(sleep(HALF_CLOSED_PATIENCE)));
+                }
+                Poll::Ready(Err(error)) => return Err(ExchangeError::Client(error)),
+                Poll::Ready(Ok(_)) | Poll::Pending => {}
+            }
+        }
+        if self.request_state == RequestState::HalfClosing {
+            // Should that fail, the connection's reading end tells.
+            if Pin::new(upstream).poll_shutdown(cx).is_ready() {
+                self.request_state = RequestState::HalfClosed;
+            }
+        }
+        if let Some(patience) = &mut self.patience
+            && self.answer.is_none()
+            && patience.as_mut().poll(cx).is_ready()
+        {
+            return Err(ExchangeError::Client(io::ErrorKind::TimedOut.into()));
+        }
+        Ok(())
     }
 
     /// Reads heads until the final one, passing interim ones on.

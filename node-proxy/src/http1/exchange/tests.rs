@@ -140,10 +140,30 @@ async fn an_ambiguous_answer_is_refused() {
 }
 
 #[tokio::test]
-async fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
+async fn a_switch_of_protocols_is_not_asked_for_and_refused() {
     let mut rig =
         start("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", b"");
     read_exactly(&mut rig.server, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     rig.server.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.expect("written");
     assert!(matches!(rig.proxy.await.expect("joined").0, Err(ExchangeError::SwitchedProtocols)));
+}
+
+#[tokio::test]
+async fn the_end_of_a_clients_half_is_passed_on_and_its_answer_comes() {
+    let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"");
+    rig.client.shutdown().await.expect("shut down");
+    let mut request = String::new();
+    rig.server.read_to_string(&mut request).await.expect("the request, and its end");
+    assert_eq!(request, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    rig.server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx").await.expect("written");
+    read_exactly(&mut rig.client, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx").await;
+    let outcome = rig.proxy.await.expect("joined").0.expect("complete");
+    assert_eq!((outcome.client, outcome.upstream), (Persistence::Close, Persistence::Close));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_ended_its_half_is_not_waited_for_without_end() {
+    let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"");
+    rig.client.shutdown().await.expect("shut down");
+    assert!(matches!(rig.proxy.await.expect("joined").0, Err(ExchangeError::Client(_))));
 }

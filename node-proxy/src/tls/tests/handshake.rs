@@ -18,7 +18,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::{DB, Pki, Presented, WEB, id, uri};
 use crate::error::FailureReason;
 use crate::tls::verify::{ExpectedServer, MeshClients, Trust};
-use crate::tls::{CertError, HOP_ALPN, PeerError, PeerIdentity, explain};
+use crate::tls::{CertError, HOP_ALPN, PeerError, explain, peer_identity};
 
 /// What one side ends with: the other's identity.
 pub(super) type Outcome = io::Result<SpiffeId>;
@@ -37,14 +37,14 @@ pub(super) async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfi
         assert_eq!(connection.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
         let suite = connection.negotiated_cipher_suite().unwrap().suite();
         assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
-        Ok(PeerIdentity::of(connection).unwrap().id().clone())
+        Ok(peer_identity(connection.peer_certificates().unwrap()).unwrap())
     };
     let accept = async move {
         let mut stream = TlsAcceptor::from(server).accept(far).await?;
         stream.write_all(b"x").await?;
         stream.read_u8().await?;
         assert_eq!(stream.get_ref().1.server_name(), None, "no name travels in the clear");
-        Ok(PeerIdentity::of(stream.get_ref().1).unwrap().id().clone())
+        Ok(peer_identity(stream.get_ref().1.peer_certificates().unwrap()).unwrap())
     };
     tokio::join!(connect, accept)
 }
@@ -237,7 +237,7 @@ async fn an_openssl_client_that_has_a_certificate_and_the_alpn_completes_a_hop()
         .unwrap();
     let (tcp, _) = listener.accept().await.unwrap();
     let mut stream = TlsAcceptor::from(pki.workload(WEB).server_config()).accept(tcp).await.unwrap();
-    assert_eq!(*PeerIdentity::of(stream.get_ref().1).unwrap().id(), id(DB));
+    assert_eq!(peer_identity(stream.get_ref().1.peer_certificates().unwrap()).unwrap(), id(DB));
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(HOP_ALPN));
     stream.write_all(b"through the hop\n").await.unwrap();
     stream.shutdown().await.unwrap();
