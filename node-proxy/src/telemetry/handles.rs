@@ -13,7 +13,7 @@ use prometheus::{Histogram, IntCounter};
 
 use super::Metrics;
 use super::access::{ConnectionRecord, Hop, ProtocolLabel, RequestRecord};
-use super::line::{direction_label, kind_label};
+use super::line::direction_label;
 use crate::error::FailureReason;
 use crate::pod::Direction;
 use crate::route::RouteRef;
@@ -285,7 +285,7 @@ fn resolve_request(metrics: &Metrics, view: &RequestView<'_>) -> RequestHandles 
         || [const { String::new() }; 4],
         |rule| {
             [
-                kind_label(rule.route.kind).to_owned(),
+                rule.route.kind.as_label().to_owned(),
                 rule.route.key.namespace.to_string(),
                 rule.route.key.name.to_string(),
                 rule.name.map_or_else(|| rule.index.to_string(), str::to_owned),

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::access::{ConnectionRecord, Hop, Journey, Peer, RequestRecord};
 use super::log::LogFormat;
 use crate::pod::Direction;
-use crate::route::{RouteKind, Rule};
+use crate::route::Rule;
 
 /// Longer values are cut here: a request line may be as long as a whole head.
 const LONGEST_VALUE: usize = 2048;
@@ -219,16 +219,11 @@ pub(crate) const fn direction_label(direction: Direction) -> &'static str {
     }
 }
 
-/// The text of a route's kind in logs and labels.
-pub(crate) const fn kind_label(kind: RouteKind) -> &'static str {
-    kind.as_label()
-}
-
 struct RouteText<'a>(&'a Rule);
 
 impl Display for RouteText<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", kind_label(self.0.route.kind), self.0.route.key)?;
+        write!(f, "{}/{}", self.0.route.kind.as_label(), self.0.route.key)?;
         match &self.0.name {
             Some(name) => write!(f, "/{name}"),
             None => write!(f, "/{}", self.0.index),
