@@ -150,10 +150,13 @@ fn what_a_killed_demo_left_is_swept_when_the_next_world_is_made() {
     let (mut demo, prefix) = half_a_demo();
     demo.kill().unwrap();
     demo.wait().unwrap();
+    // And one that was killed while it took its world down.
+    let half_removed = std::path::Path::new("/tmp/gammarus-worlds/gmr1-0");
+    std::fs::create_dir_all(half_removed.join("node-a")).unwrap();
     // A command that the demo was starting when it was killed holds its claim until it has started.
     let swept = || {
         drop(World::builder().without_mesh().start().unwrap());
-        remains(&prefix).is_empty()
+        remains(&prefix).is_empty() && !half_removed.exists()
     };
     assert!(until(Duration::from_secs(10), swept), "{:?}", remains(&prefix));
 }

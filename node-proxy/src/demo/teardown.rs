@@ -6,6 +6,7 @@
 //! Only processes found inside the world's own namespaces are ended, by their ids.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -92,8 +93,7 @@ fn live() -> std::sync::MutexGuard<'static, Vec<Arc<Claim>>> {
 /// Removes the worlds whose owner is gone.
 fn sweep() -> Result<(), DemoError> {
     for entry in fs::read_dir(WORLDS).map_err(DemoError::file(WORLDS))?.flatten() {
-        let Ok(lock) = File::open(entry.path().join("lock")) else { continue };
-        if lock.try_lock().is_ok() {
+        if entry.path().is_dir() && is_dead(&entry.path()) {
             clear(&format!("{}-", entry.file_name().to_string_lossy()), &entry.path());
         }
     }
@@ -104,6 +104,14 @@ fn sweep() -> Result<(), DemoError> {
         }
     }
     Ok(())
+}
+
+/// Whether nobody owns a world's folder. A world is made behind the gate, so one without a lock is half removed.
+fn is_dead(dir: &Path) -> bool {
+    match File::open(dir.join("lock")) {
+        Ok(lock) => lock.try_lock().is_ok(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
 }
 
 /// The name of the world that a namespace is of, `gmrPID-NUMBER`, if its name is of that form.
