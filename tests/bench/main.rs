@@ -34,7 +34,7 @@ struct Arguments {
     /// Seconds of load in each round and work, for each contender.
     #[arg(long, default_value_t = 5)]
     seconds: u32,
-    /// Few and short rounds: shows that everything runs, and nothing else.
+    /// One short round of the smaller works: shows that everything runs, and nothing else.
     #[arg(long)]
     quick: bool,
     /// Only works whose name contains this.
@@ -50,11 +50,14 @@ struct Arguments {
 
 fn main() {
     let arguments = Arguments::parse();
-    let (rounds, seconds) = if arguments.quick { (2, 1) } else { (arguments.rounds, arguments.seconds) };
+    let (rounds, seconds) = if arguments.quick { (1, 2) } else { (arguments.rounds, arguments.seconds) };
     let stage = Stage::set();
     let mut table = Table::new(stage.describe(rounds, seconds));
     for work in WORKS {
-        if arguments.only.as_ref().is_some_and(|only| !work.name.contains(only.as_str())) {
+        let is_asked_for = arguments.only.as_ref().is_none_or(|only| work.name.contains(only.as_str()));
+        // A debug build may need longer for its handshakes than a short round lasts.
+        let is_short_enough = !arguments.quick || work.connections <= 32;
+        if !is_asked_for || !is_short_enough {
             continue;
         }
         for round in 1..=rounds {
