@@ -40,8 +40,8 @@ struct Arguments {
     /// Only works whose name contains this.
     #[arg(long)]
     only: Option<String>,
-    /// Where the tables go.
-    #[arg(long, default_value = "target/bench")]
+    /// Where the tables go. From the root of the repository: cargo runs this somewhere else.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     out: PathBuf,
     /// What cargo adds.
     #[arg(long, hide = true)]
