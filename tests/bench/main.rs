@@ -34,7 +34,7 @@ struct Arguments {
     /// Seconds of load in each round and work, for each contender.
     #[arg(long, default_value_t = 5)]
     seconds: u32,
-    /// One short round of the smaller works: shows that everything runs, and nothing else.
+    /// Two short rounds of the smaller works: shows that everything runs, and nothing else.
     #[arg(long)]
     quick: bool,
     /// Only works whose name contains this.
@@ -50,7 +50,7 @@ struct Arguments {
 
 fn main() {
     let arguments = Arguments::parse();
-    let (rounds, seconds) = if arguments.quick { (1, 2) } else { (arguments.rounds, arguments.seconds) };
+    let (rounds, seconds) = if arguments.quick { (2, 2) } else { (arguments.rounds, arguments.seconds) };
     let stage = Stage::set();
     let mut table = Table::new(stage.describe(rounds, seconds));
     for work in WORKS {
