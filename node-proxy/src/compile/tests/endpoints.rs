@@ -107,6 +107,16 @@ fn without_slices_a_selector_finds_the_pods_that_are_ready() {
 }
 
 #[test]
+fn without_slices_a_pod_whose_address_is_anothers_by_now_is_no_endpoint() {
+    let born = |year: u32| format!(", creationTimestamp: '{year}-01-01T00:00:00Z'");
+    let old = pod("old", &born(2025), "", "podIP: 10.0.0.1");
+    let new = pod("new", &born(2026), "", "podIP: 10.0.0.1").replace("app: s", "app: other");
+    check(&[&service(", selector: {app: s}"), &old], &["10.0.0.1:8080"]);
+    check(&[&service(", selector: {app: s}"), &old, &new], &[]);
+    check(&[&service(", selector: {app: other}"), &old, &new], &["10.0.0.1:8080"]);
+}
+
+#[test]
 fn without_slices_a_leaving_pod_is_taken_only_when_no_other_is_left() {
     let s = service(", selector: {app: s}");
     let leaving = pod("p", ", deletionTimestamp: '2026-01-01T00:00:00Z'", "", "podIP: 10.0.0.1");
