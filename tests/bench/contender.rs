@@ -44,6 +44,7 @@ impl Contender {
 
     /// Resident memory of its processes, in MiB.
     pub(crate) fn resident_mib(&self) -> f64 {
+        // The sum of no floats is -0.0, which a table would show.
         self.processes.iter().map(|process| resident_kib(*process) / 1024.0).sum::<f64>() + 0.0
     }
 }

@@ -6,7 +6,7 @@ use super::Session;
 use crate::balance::InFlight;
 use crate::connect::hops::{HopKey, IdleHop, Repeatable};
 use crate::connect::{self, ConnectError, Destination, Dialled};
-use crate::error::FailureReason;
+use crate::error::{FailureReason, with_causes};
 use crate::http1::ReadBuffer;
 use crate::snapshot::service::{Endpoint, EndpointSet};
 use crate::telemetry::{Journey, Peer};
@@ -102,7 +102,7 @@ pub(super) async fn try_endpoints<T>(
         }
     }
     let (reason, error) = match last {
-        Some(error) => (error.reason(), chain(&error)),
+        Some(error) => (error.reason(), with_causes(&error)),
         None => (FailureReason::NoEndpoint, "the service has no endpoint that is ready".to_owned()),
     };
     journey.fail(reason, error);
@@ -133,16 +133,4 @@ pub(super) fn note_destination(journey: &mut Journey, endpoint: &Endpoint) {
         pod: endpoint.workload.as_ref().map(|workload| workload.pod.clone()),
         identity: endpoint.workload.as_ref().map(|workload| workload.identity.clone()),
     };
-}
-
-/// An error with all its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

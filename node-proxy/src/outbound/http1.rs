@@ -14,7 +14,7 @@ use super::{Session, http_label};
 use crate::balance::{self, InFlight};
 use crate::connect::Destination;
 use crate::connect::hops::{HopKey, Repeatable};
-use crate::error::{FailureReason, REASON_HEADER};
+use crate::error::{FailureReason, REASON_HEADER, with_causes};
 use crate::forward::Socket;
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, Version};
@@ -184,7 +184,7 @@ impl Connection {
                     reuse = Reuse::Never;
                 }
                 Err(error) => {
-                    record.journey.fail(error.reason(), dial::chain(&error));
+                    record.journey.fail(error.reason(), with_causes(&error));
                     // Whatever the endpoint has of the request, it must not take it for the whole.
                     chosen.dialled.transport.tcp().reset();
                     if answered || matches!(error, ExchangeError::Client(_)) {

@@ -23,7 +23,7 @@ use crate::accept::rewind::Rewind;
 use crate::balance::{self, InFlight};
 use crate::connect::Destination;
 use crate::connect::streams::{self, Stream};
-use crate::error::{FailureReason, REASON_HEADER};
+use crate::error::{FailureReason, REASON_HEADER, with_causes};
 use crate::forward::Socket;
 use crate::http1::{FIELD_LIMIT, ReadBuffer};
 use crate::http2::{CountedBody, LocalExecutor, MAX_HEAD, RequestHead2};
@@ -87,7 +87,7 @@ impl Body for AnswerBody {
             Some(Ok(frame)) => {
                 open.journey.bytes_received += frame.data_ref().map_or(0, |data| data.remaining() as u64);
             }
-            Some(Err(error)) => open.journey.fail(FailureReason::UpstreamReset, dial::chain(error)),
+            Some(Err(error)) => open.journey.fail(FailureReason::UpstreamReset, with_causes(error)),
             None => {}
         }
         // hyper does not ask again after the last frame of a stream.
@@ -199,7 +199,7 @@ async fn forward(
                 request = again;
             }
             _ => {
-                record.journey.fail(FailureReason::UpstreamReset, dial::chain(unsent.error()));
+                record.journey.fail(FailureReason::UpstreamReset, with_causes(unsent.error()));
                 return failure(record, FailureReason::UpstreamReset, grpc);
             }
         }

@@ -3,7 +3,7 @@
 use super::Session;
 use super::dial::{self, Chosen};
 use crate::connect::{self, Destination, Dialled};
-use crate::error::FailureReason;
+use crate::error::{FailureReason, with_causes};
 use crate::forward::copy::Copied;
 use crate::forward::{CopyError, Socket, copy_both};
 use crate::http1::ReadBuffer;
@@ -56,7 +56,7 @@ pub(super) async fn serve_address(session: &Session, stream: Socket, destination
             copy(record, (stream, ReadBuffer::default()), (dialled, ReadBuffer::default())).await;
         }
         Err(error) => {
-            record.journey.fail(error.reason(), dial::chain(&error));
+            record.journey.fail(error.reason(), with_causes(&error));
             record.finish();
             stream.reset();
         }
@@ -106,7 +106,7 @@ pub(super) fn break_off(
         CopyError::Client(_) => FailureReason::ClientClosed,
         CopyError::Server(_) => FailureReason::UpstreamReset,
     };
-    record.journey.fail(reason, dial::chain(error));
+    record.journey.fail(reason, with_causes(error));
     client.reset();
     dialled.transport.tcp().reset();
     record.finish();

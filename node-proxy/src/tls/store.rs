@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::certs::{CertError, WorkloadCert};
+use crate::error::with_causes;
 
 /// The pause after a first failure; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -159,17 +160,6 @@ async fn keep_new(
             }
         }
     }
-}
-
-/// An error and what is behind it, in one line.
-fn with_causes(error: &CertError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Sleeps until the wall clock says `deadline`.
