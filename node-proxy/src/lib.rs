@@ -1,8 +1,8 @@
 //! Gammarus' node proxy: how a connection travels, folder by folder.
 //!
 //! A pod joins in [`pod`]: its network namespace gets redirect rules and listening sockets. From then on a
-//! connection that the pod opens goes `accept → outbound → route → balance → connect → forward`, and one
-//! that reaches the pod goes `accept → inbound → forward`. What these stages read is one immutable
+//! connection that the pod opens goes `accept → outbound → route → balance → connect → hop`, and one
+//! that reaches the pod goes `accept → inbound → hop → forward`. What these stages read is one immutable
 //! [`snapshot`], made from what the cluster says by `cluster → attach → compile`.
 //!
 //! | folder | stage |
@@ -14,7 +14,8 @@
 //! | [`http1`], [`http2`] | the two HTTP wires |
 //! | [`route`] | pure: which rule matches a request |
 //! | [`balance`] | which endpoint takes it |
-//! | [`connect`] | dial, the mTLS hop, the pool of hops |
+//! | [`connect`] | dial; the pools of hops and of idle connections |
+//! | [`hop`] | many streams on one mTLS connection between two pods |
 //! | [`tls`] | certificates of local identities, verification of SPIFFE peers |
 //! | [`forward`] | copying bytes both ways, ends kept as ends |
 //! | [`cluster`] | what the cluster says: objects from a directory of YAML |
@@ -44,6 +45,7 @@ pub mod connect;
 pub mod demo;
 pub mod error;
 pub mod forward;
+pub mod hop;
 pub mod http1;
 pub mod http2;
 pub mod inbound;

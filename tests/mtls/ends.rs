@@ -1,4 +1,4 @@
-//! Ends stay ends through the hop: FIN and close_notify, half-closes, resets; and a truncated hop is a reset,
+//! Ends stay ends through the hop: FINs, half-closes, resets; and a truncated hop is a reset,
 //! so that nobody takes a part for the whole.
 
 use std::io::{Read, Write};
@@ -51,9 +51,12 @@ fn inbound_ends_are_passed_on_as_they_are() {
     drop(client);
 
     let (mut client, mut app) = open();
-    client.conn.send_close_notify();
-    client.flush().unwrap();
-    assert_eq!(read_to_end(&mut app), (String::new(), End::Clean), "close_notify");
+    close_notify(&mut client);
+    assert_eq!(read_to_end(&mut app), (String::new(), End::Broken), "a hop that ends before its stream");
+
+    let (mut client, mut app) = open();
+    client.end();
+    assert_eq!(read_to_end(&mut app), (String::new(), End::Clean), "the stream's end");
     app.write_all(b"bye").unwrap();
     drop(app);
     assert_eq!(read_to_end(&mut client), ("bye".to_owned(), End::Clean), "after a half-close");
@@ -151,19 +154,25 @@ fn a_truncated_hop_is_a_reset_and_no_complete_answer() {
         server.write_all(until_close.as_bytes()).unwrap();
         close_notify(&mut server);
         let (text, end) = read_to_end(&mut client);
+        assert_eq!(end, End::Broken, "port {port}: the hop ended before its stream, after {text:?}");
+
+        let (mut client, mut server) = joined(&world, &peer, port, &leaf);
+        server.write_all(until_close.as_bytes()).unwrap();
+        server.end();
+        let (text, end) = read_to_end(&mut client);
         assert!(text.ends_with("\r\n\r\na part") && end == End::Clean, "port {port}: {end:?} {text:?}");
     }
     // Half of a body of known length, ended properly: that is no whole one, either.
     let (mut client, mut server) = joined(&world, &peer, 80, &leaf);
     server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").unwrap();
-    close_notify(&mut server);
+    server.end();
     assert_eq!(read_to_end(&mut client).1, End::Broken);
-    // The client's half-close reaches the peer as close_notify, and the other way goes on.
+    // The client's half-close reaches the peer as the stream's end, and the other way goes on.
     let (mut client, mut server) = joined(&world, &peer, 82, &leaf);
     client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(server.read(&mut [0]).unwrap(), 0, "close_notify");
+    assert_eq!(server.read(&mut [0]).unwrap(), 0, "the stream's end");
     server.write_all(b"after the end").unwrap();
-    close_notify(&mut server);
+    server.end();
     assert_eq!(read_to_end(&mut client), ("after the end".to_owned(), End::Clean));
 }
 

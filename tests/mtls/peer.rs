@@ -1,7 +1,9 @@
 //! A peer of the test's own making: any certificate, any protocol, and ends as a test wants them.
 
-use std::io::{Read, Write};
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::DerefMut;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use gammarus_ca::TrustDomain;
 use gammarus_ca::root::Root;
 use node_proxy::demo::world::World;
+use node_proxy::hop::frame::{FrameHead, HEAD_LENGTH, Kind, MAX_PAYLOAD};
 use rcgen::string::Ia5String;
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -19,8 +22,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection,
-    SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, ConnectionCommon, DigitallySignedStruct, Error, ServerConfig,
+    ServerConnection, SideData, SignatureScheme, Stream,
 };
 use time::OffsetDateTime;
 
@@ -145,10 +148,104 @@ impl ServerCertVerifier for AnyServer {
     }
 }
 
+/// One end of a hop, with one stream on it.
+pub(crate) struct Peer<C> {
+    pub(crate) conn: C,
+    pub(crate) sock: TcpStream,
+    /// The stream's number, once it is open.
+    stream: Option<u32>,
+    unread: VecDeque<u8>,
+    has_ended: bool,
+}
+
 /// A client's end of a hop.
-pub(crate) type Client = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Client = Peer<ClientConnection>;
 /// A server's end of a hop.
-pub(crate) type Server = StreamOwned<ServerConnection, TcpStream>;
+pub(crate) type Server = Peer<ServerConnection>;
+
+impl<C, S> Peer<C>
+where
+    C: DerefMut<Target = ConnectionCommon<S>>,
+    S: SideData,
+{
+    const fn new(conn: C, sock: TcpStream) -> Self {
+        Self { conn, sock, stream: None, unread: VecDeque::new(), has_ended: false }
+    }
+
+    fn send(&mut self, head: FrameHead, bytes: &[u8]) -> std::io::Result<()> {
+        let mut tls = Stream::new(&mut self.conn, &mut self.sock);
+        tls.write_all(&[&head.encode(), bytes].concat())?;
+        tls.flush()
+    }
+
+    /// The stream's number. The client's side opens it with its first word.
+    fn stream(&mut self) -> std::io::Result<u32> {
+        if let Some(stream) = self.stream {
+            return Ok(stream);
+        }
+        self.stream = Some(1);
+        self.send(FrameHead::new(1, Kind::Open), b"").map(|()| 1)
+    }
+
+    /// Says that nothing more comes on the stream.
+    #[track_caller]
+    pub(crate) fn end(&mut self) {
+        let stream = self.stream().unwrap();
+        self.send(FrameHead::new(stream, Kind::End), b"").unwrap();
+    }
+
+    fn read_frame(&mut self) -> std::io::Result<()> {
+        let mut head = [0; HEAD_LENGTH];
+        Stream::new(&mut self.conn, &mut self.sock).read_exact(&mut head)?;
+        let head = FrameHead::decode(head).unwrap();
+        match head.kind {
+            Kind::Open => {
+                self.stream = Some(head.stream);
+                self.send(FrameHead::new(head.stream, Kind::Accept), b"")?;
+            }
+            Kind::Data => {
+                let mut bytes = vec![0; usize::try_from(head.length).unwrap()];
+                Stream::new(&mut self.conn, &mut self.sock).read_exact(&mut bytes)?;
+                self.unread.extend(bytes);
+            }
+            Kind::End => self.has_ended = true,
+            Kind::Refuse => return Err(ErrorKind::ConnectionRefused.into()),
+            Kind::Reset => return Err(ErrorKind::ConnectionReset.into()),
+            Kind::Accept | Kind::Window | Kind::Starved => {}
+        }
+        Ok(())
+    }
+}
+
+impl<C, S> Read for Peer<C>
+where
+    C: DerefMut<Target = ConnectionCommon<S>>,
+    S: SideData,
+{
+    fn read(&mut self, space: &mut [u8]) -> std::io::Result<usize> {
+        while self.unread.is_empty() && !self.has_ended {
+            self.read_frame()?;
+        }
+        self.unread.read(space)
+    }
+}
+
+impl<C, S> Write for Peer<C>
+where
+    C: DerefMut<Target = ConnectionCommon<S>>,
+    S: SideData,
+{
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let stream = self.stream()?;
+        let count = bytes.len().min(MAX_PAYLOAD);
+        let head = FrameHead::data(stream, u32::try_from(count).unwrap());
+        self.send(head, &bytes[..count]).map(|()| count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// A TLS client in the namespace `place`, with `leaf` or without a certificate. The handshake begins with the
 /// first byte that is written or read.
@@ -171,7 +268,7 @@ pub(crate) fn dial(
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     let name = ServerName::IpAddress(destination.ip().into());
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    StreamOwned::new(connection, connect(world, place, destination).unwrap())
+    Peer::new(connection, connect(world, place, destination).unwrap())
 }
 
 /// One HTTP request on a hop of the test's own.
@@ -192,18 +289,22 @@ pub(crate) fn serve(stream: TcpStream, leaf: &Leaf) -> std::io::Result<Server> {
         .with_no_client_auth()
         .with_cert_resolver(leaf.resolver());
     config.alpn_protocols = vec![HOP.as_bytes().to_vec()];
-    let mut server = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), stream);
+    let mut server = Peer::new(ServerConnection::new(Arc::new(config)).unwrap(), stream);
     while server.conn.is_handshaking() {
         server.conn.complete_io(&mut server.sock)?;
     }
     Ok(server)
 }
 
-/// Says that nothing more comes, properly.
-pub(crate) fn close_notify(server: &mut Server) {
-    server.conn.send_close_notify();
-    server.flush().unwrap();
-    server.sock.shutdown(std::net::Shutdown::Write).unwrap();
+/// Ends the hop in order, whatever became of its stream.
+pub(crate) fn close_notify<C, S>(peer: &mut Peer<C>)
+where
+    C: DerefMut<Target = ConnectionCommon<S>>,
+    S: SideData,
+{
+    peer.conn.send_close_notify();
+    peer.conn.write_tls(&mut peer.sock).unwrap();
+    peer.sock.shutdown(std::net::Shutdown::Write).unwrap();
 }
 
 /// Reads a request head to its empty line.

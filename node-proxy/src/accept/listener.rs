@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::{Incoming, JoinedPod, Seat, Worker};
 use crate::error::FailureReason;
-use crate::forward::Socket;
+use crate::forward::{Reset as _, Socket};
 use crate::pod::{Direction, PodListener};
 use crate::telemetry::{ConnectionRecord, Journey, Peer};
 

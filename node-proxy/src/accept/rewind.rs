@@ -21,6 +21,11 @@ impl<S> Rewind<S> {
         Self { buffer, stream }
     }
 
+    /// What was not read again, and the connection.
+    pub fn into_parts(self) -> (ReadBuffer, S) {
+        (self.buffer, self.stream)
+    }
+
     /// The connection.
     pub const fn stream(&self) -> &S {
         &self.stream

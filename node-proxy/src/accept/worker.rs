@@ -11,13 +11,14 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::{Incoming, JoinedPod, Mesh, listener};
-use crate::connect::hops::HopPool;
-use crate::connect::streams::StreamPool;
+use crate::connect::idle::IdlePool;
+use crate::connect::streams::Stream;
+use crate::connect::{PooledHop, SharedPool};
 use crate::forward::Socket;
 use crate::pod::{Direction, PodListener};
 use crate::{inbound, outbound};
 
-/// How often idle hops are looked through.
+/// How often what is kept open is looked through.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// What a thread is told.
@@ -40,10 +41,12 @@ struct Inbox {
 pub struct Worker {
     /// What all threads share.
     pub mesh: Arc<Mesh>,
-    /// Idle HTTP/1.1 hops.
-    pub hops: RefCell<HopPool>,
-    /// Open HTTP/2 hops.
-    pub streams: RefCell<StreamPool>,
+    /// Open hops.
+    pub hops: RefCell<SharedPool<PooledHop>>,
+    /// Idle HTTP/1.1 connections.
+    pub idle: RefCell<IdlePool>,
+    /// Open HTTP/2 connections.
+    pub streams: RefCell<SharedPool<Stream>>,
     inboxes: Arc<[Inbox]>,
     index: usize,
 }
@@ -67,19 +70,24 @@ impl Worker {
 
     fn serve(self: &Rc<Self>, incoming: Incoming) {
         let worker = Rc::clone(self);
+        let pod = Arc::clone(&incoming.pod);
+        self.run(&pod, async move {
+            match incoming.direction {
+                Direction::Inbound => Box::pin(inbound::serve(worker, incoming)).await,
+                Direction::Outbound => Box::pin(outbound::serve(worker, incoming)).await,
+            }
+        });
+    }
+
+    /// Runs what serves one connection of a pod on this thread, as long as the pod is there.
+    pub fn run(&self, pod: &JoinedPod, serving: impl Future<Output = ()> + 'static) {
         let connections = Arc::clone(&self.inboxes[self.index].connections);
         connections.fetch_add(1, Ordering::Relaxed);
+        let gone = pod.gone();
         tokio::task::spawn_local(async move {
-            let pod = Arc::clone(&incoming.pod);
-            let serving = async {
-                match incoming.direction {
-                    Direction::Inbound => Box::pin(inbound::serve(worker, incoming)).await,
-                    Direction::Outbound => Box::pin(outbound::serve(worker, incoming)).await,
-                }
-            };
             tokio::select! {
                 () = serving => {}
-                () = pod.gone() => {}
+                () = gone => {}
             }
             connections.fetch_sub(1, Ordering::Relaxed);
         });
@@ -91,8 +99,9 @@ impl Worker {
                 tokio::task::spawn_local(listener::run(Rc::clone(self), pod, listener));
             }
             Message::Forget(uid) => {
-                self.hops.borrow_mut().forget(&uid);
+                self.idle.borrow_mut().forget(&uid);
                 self.streams.borrow_mut().forget(&uid);
+                self.hops.borrow_mut().forget(&uid);
             }
             Message::Serve(incoming) => match incoming.try_map(Socket::from_std) {
                 Ok(incoming) => self.serve(incoming),
@@ -131,6 +140,7 @@ impl Workers {
                 let worker = Rc::new(Worker {
                     mesh,
                     hops: RefCell::default(),
+                    idle: RefCell::default(),
                     streams: RefCell::default(),
                     inboxes,
                     index,
@@ -167,8 +177,9 @@ async fn run(worker: Rc<Worker>, mut messages: mpsc::UnboundedReceiver<Message>)
                 None => return,
             },
             _ = sweep.tick() => {
-                worker.hops.borrow_mut().sweep();
+                worker.idle.borrow_mut().sweep();
                 worker.streams.borrow_mut().sweep();
+                worker.hops.borrow_mut().sweep();
             }
         }
     }

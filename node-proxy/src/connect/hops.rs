@@ -1,29 +1,37 @@
-//! Idle HTTP/1.1 connections to endpoints, used again by the pod they belong to.
+//! Hops to endpoints: dialled in the client pod's namespace, kept, and shared by all streams of the pod they
+//! belong to.
 //!
 //! A hop belongs to one client pod, its source address, and one endpoint's pod (design D2): a reused address
 //! is another endpoint, and no pod ever speaks on another pod's connection.
 
-use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::CertificateDer;
-use tokio::time::Instant;
+use gammarus_ca::SpiffeId;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
 
-use super::{Destination, Dialled};
-use crate::http1::ReadBuffer;
+use super::shared::{self, Shareable};
+use super::{ConnectError, Destination, Dialled, Transport, dial, find_certificate};
+use crate::accept::{JoinedPod, Worker};
+use crate::hop::switch::Side;
+use crate::hop::{self, OpenError};
 use crate::snapshot::workload::{Enrolment, MtlsMode};
-use crate::tls::{self, WorkloadCert};
+use crate::telemetry::Hop;
+use crate::tls::{self, WorkloadCert, verify};
 
-/// A hop is never older than this.
+/// A hop takes no new streams when it is older than this.
 pub const MAX_AGE: Duration = Duration::from_secs(600);
-/// How long an idle hop is kept unless its server says less.
-const MAX_IDLE: Duration = Duration::from_secs(15);
-/// A request that is not safe to repeat goes only on a hop that was idle for less than this.
-const FRESH: Duration = Duration::from_secs(1);
-/// How many idle hops one pod keeps to one endpoint.
-const MAX_IDLE_HOPS: usize = 256;
+/// How long a hop without streams is kept.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// Streams on one hop. More share records better; fewer spread better over the destination's threads.
+const MAX_STREAMS: usize = 256;
+/// How long the other side may take to connect the application to a stream. A hop that does not answer is not asked
+/// again.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Whose connection to whom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,8 +44,8 @@ pub struct HopKey {
     pub address: SocketAddr,
     /// The endpoint's pod uid.
     pub workload: Option<Arc<str>>,
-    /// How the endpoint was to be spoken with: its mark may come and go, and its namespace turn strict. A hop
-    /// in plain text is never used again once mTLS is due.
+    /// How the endpoint was to be spoken with: its mark may come and go, and its namespace turn strict. A
+    /// connection in plain text is never used again once mTLS is due.
     pub terms: Option<(Enrolment, MtlsMode)>,
 }
 
@@ -56,119 +64,112 @@ impl HopKey {
     }
 }
 
-/// An open HTTP/1.1 connection between requests.
-#[derive(Debug)]
-pub struct IdleHop {
-    /// The connection.
-    pub dialled: Dialled,
-    /// Its read buffer, empty.
-    pub buffer: ReadBuffer,
-    since: Instant,
-    until: Instant,
+/// A hop of the pool.
+#[derive(Clone, Debug)]
+pub struct PooledHop {
+    hop: hop::Hop,
+    usable_until: Instant,
 }
 
-impl IdleHop {
-    fn is_usable(&mut self, now: Instant) -> bool {
-        now < self.until && self.dialled.transport.is_quiet()
-    }
-}
-
-/// The idle hops of one thread.
-#[derive(Debug, Default)]
-pub struct HopPool {
-    idle: HashMap<HopKey, Vec<IdleHop>>,
-}
-
-impl HopPool {
-    /// The hop that was used last, if one may take a request. `repeatable` says whether the request may be
-    /// sent again should the hop turn out to be dead.
-    pub fn take(&mut self, key: &HopKey, repeatable: Repeatable) -> Option<IdleHop> {
-        let hops = self.idle.get_mut(key)?;
+impl Shareable for PooledHop {
+    fn is_usable(&self) -> bool {
         let now = Instant::now();
-        while let Some(mut hop) = hops.pop() {
-            if repeatable == Repeatable::No && now - hop.since >= FRESH {
-                hops.push(hop);
-                return None;
-            }
-            if hop.is_usable(now) {
-                return Some(hop);
-            }
-            hop.dialled.transport.close();
-        }
-        None
+        let is_idle = self.hop.idle_since().is_some_and(|since| now - since >= MAX_IDLE);
+        self.hop.is_open() && now < self.usable_until && !is_idle
     }
 
-    /// Keeps a hop after a complete exchange. `keep_alive_seconds` is what the server said.
-    pub fn put(
-        &mut self,
-        key: HopKey,
-        dialled: Dialled,
-        mut buffer: ReadBuffer,
-        keep_alive_seconds: Option<u64>,
-    ) {
-        // Unread bytes after a complete answer belong to nobody: such a connection is not used again.
-        if !buffer.unread().is_empty() {
-            return dialled.transport.close();
-        }
-        buffer.release();
-        let since = Instant::now();
-        // One second less than the server's own patience, so that a request does not meet its close.
-        let idle = keep_alive_seconds.map_or(MAX_IDLE, |seconds| {
-            MAX_IDLE.min(Duration::from_secs(seconds).saturating_sub(Duration::from_secs(1)))
-        });
-        let until = dialled.usable_until.min(since + idle);
-        let hops = self.idle.entry(key).or_default();
-        if hops.len() < MAX_IDLE_HOPS {
-            hops.push(IdleHop { dialled, buffer, since, until });
-        } else {
-            dialled.transport.close();
-        }
+    fn has_room(&self) -> bool {
+        self.is_usable() && self.hop.streams() < MAX_STREAMS && !self.hop.is_crowded()
     }
 
-    /// Closes hops whose time is over or whose server has ended them.
-    pub fn sweep(&mut self) {
-        let now = Instant::now();
-        self.idle.retain(|_, hops| {
-            for hop in hops.extract_if(.., |hop| !hop.is_usable(now)) {
-                hop.dialled.transport.close();
-            }
-            !hops.is_empty()
-        });
+    fn retire(&self) {
+        self.hop.close();
     }
 
-    /// Closes every hop of a pod that has left, by resets: an end that waits for its acknowledgement would keep
-    /// the pod's namespace alive.
-    pub fn forget(&mut self, client: &str) {
-        for (_, hops) in self.idle.extract_if(|key, _| &*key.client == client) {
-            hops.iter().for_each(|hop| hop.dialled.transport.tcp().reset());
-        }
-    }
-
-    /// How many hops are idle.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.idle.values().map(Vec::len).sum()
-    }
-
-    /// Whether no hop is idle.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.idle.is_empty()
+    fn reset(&self) {
+        self.hop.reset();
     }
 }
 
-/// Whether a request may be sent twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeatable {
-    /// It may not.
-    No,
-    /// It is idempotent and nothing of it would be lost.
-    Yes,
+/// Opens a stream to a pod of the mesh, on a hop that is there or on a new one.
+///
+/// # Errors
+/// When there is no hop, or the application does not take the connection.
+pub(super) async fn open(
+    worker: &Worker,
+    pod: &JoinedPod,
+    source: IpAddr,
+    (destination, peer): (&Destination, &SpiffeId),
+) -> Result<Dialled, ConnectError> {
+    let address = destination.address;
+    let key = HopKey::new(&pod.pod.uid, source, destination);
+    loop {
+        let mut is_new = false;
+        let dialling = async || {
+            is_new = true;
+            handshake(worker, pod, source, (address, peer)).await
+        };
+        let PooledHop { hop, usable_until } = shared::open(&worker.hops, &key, dialling).await?;
+        match timeout(OPEN_TIMEOUT, hop.open()).await {
+            Ok(Ok(stream)) => {
+                return Ok(Dialled { transport: Transport::Hop(stream), hop: Hop::Mutual, usable_until });
+            }
+            Ok(Err(refused @ OpenError::Refused)) => {
+                let source = Arc::new(io::Error::new(io::ErrorKind::ConnectionRefused, refused));
+                return Err(ConnectError::Dial { address, source });
+            }
+            Ok(Err(ended @ OpenError::Ended(_))) if is_new => {
+                let reason = crate::error::FailureReason::HandshakeFailed;
+                return Err(ConnectError::Handshake { address, reason, text: ended.to_string() });
+            }
+            // It ended just as it was chosen: nothing was said on it.
+            Ok(Err(OpenError::Ended(_))) => {}
+            Err(_) => {
+                hop.close();
+                return Err(ConnectError::Timeout(address));
+            }
+        }
+    }
+}
+
+async fn handshake(
+    worker: &Worker,
+    pod: &JoinedPod,
+    source: IpAddr,
+    (address, peer): (SocketAddr, &SpiffeId),
+) -> Result<PooledHop, ConnectError> {
+    let no_certificate = || ConnectError::NoCertificate(pod.pod.identity.clone());
+    let certificate = find_certificate(&worker.mesh, pod).await.ok_or_else(no_certificate)?;
+    let config = certificate.client_config(peer).map_err(|error| {
+        tracing::error!(error = &error as &dyn std::error::Error, "a certificate cannot be used");
+        no_certificate()
+    })?;
+    let connector = TlsConnector::from(config);
+    let stream = dial(pod, source, address).await?;
+    let handshake = connector.connect(ServerName::IpAddress(address.ip().into()), stream);
+    let stream = Box::pin(handshake).await.map_err(|error| {
+        let (reason, text) = verify::explain(&error);
+        ConnectError::Handshake { address, reason, text }
+    })?;
+    let (socket, connection) = stream.into_inner();
+    let usable_until = usable_until(&certificate, connection.peer_certificates());
+    let (hop, driver) = hop::Hop::new(Side::Client, socket, connection.into());
+    let gone = pod.gone();
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            ended = driver.run() => if let Err(error) = ended {
+                tracing::debug!(%error, %address, "a hop has ended");
+            },
+            // Taking leave of a peer that does not listen would keep the pod's namespace alive.
+            () = gone => {}
+        }
+    });
+    Ok(PooledHop { hop, usable_until })
 }
 
 /// Until when a new hop may be used: ten minutes, or less when either leaf ends sooner.
 #[must_use]
-pub fn usable_until(own: &WorkloadCert, peer: Option<&[CertificateDer<'_>]>) -> Instant {
+fn usable_until(own: &WorkloadCert, peer: Option<&[CertificateDer<'_>]>) -> Instant {
     let left = |end: SystemTime| end.duration_since(SystemTime::now()).unwrap_or_default();
     let peer_left = peer.and_then(<[_]>::first).and_then(tls::certs::not_after).map_or(Duration::ZERO, left);
     Instant::now() + MAX_AGE.min(left(own.not_after())).min(peer_left)

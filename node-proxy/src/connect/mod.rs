@@ -4,6 +4,8 @@
 //! What this stage must never do: fall back to plain text where mTLS is due. A failed handshake is the end.
 
 pub mod hops;
+pub mod idle;
+mod shared;
 pub mod streams;
 pub mod transport;
 
@@ -13,17 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gammarus_ca::SpiffeId;
-use rustls::pki_types::ServerName;
 use thiserror::Error;
-use tokio_rustls::TlsConnector;
 
-use crate::accept::{JoinedPod, Mesh};
+use crate::accept::{JoinedPod, Mesh, Worker};
 use crate::error::FailureReason;
 use crate::forward::Socket;
 use crate::snapshot::service::Endpoint;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::telemetry::{Hop, PlaintextReason};
-use crate::tls::{WorkloadCert, verify};
+use crate::tls::WorkloadCert;
+pub use hops::{HopKey, PooledHop};
+pub use shared::SharedPool;
 pub use transport::Transport;
 
 /// How long a dial may take, with its handshake. Long enough for two lost SYNs.
@@ -140,7 +142,7 @@ fn find_way(pod: &JoinedPod, destination: &Destination) -> Way {
 /// # Errors
 /// When there is no connection, or none that may be used.
 pub async fn open(
-    mesh: &Mesh,
+    worker: &Worker,
     pod: &JoinedPod,
     source: IpAddr,
     destination: &Destination,
@@ -148,7 +150,7 @@ pub async fn open(
     let address = destination.address;
     let opening = async {
         match find_way(pod, destination) {
-            Way::Mtls(peer) => open_hop(mesh, pod, source, (address, &peer)).await,
+            Way::Mtls(peer) => hops::open(worker, pod, source, (destination, &peer)).await,
             Way::Plain(reason) => {
                 let stream = dial(pod, source, address).await?;
                 let usable_until = tokio::time::Instant::now() + hops::MAX_AGE;
@@ -161,29 +163,6 @@ pub async fn open(
         Ok(outcome) => outcome,
         Err(_) => Err(ConnectError::Timeout(address)),
     }
-}
-
-async fn open_hop(
-    mesh: &Mesh,
-    pod: &JoinedPod,
-    source: IpAddr,
-    (address, peer): (SocketAddr, &SpiffeId),
-) -> Result<Dialled, ConnectError> {
-    let no_certificate = || ConnectError::NoCertificate(pod.pod.identity.clone());
-    let certificate = find_certificate(mesh, pod).await.ok_or_else(no_certificate)?;
-    let config = certificate.client_config(peer).map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "a certificate cannot be used");
-        no_certificate()
-    })?;
-    let connector = TlsConnector::from(config);
-    let stream = dial(pod, source, address).await?;
-    let handshake = connector.connect(ServerName::IpAddress(address.ip().into()), stream);
-    let stream = Box::pin(handshake).await.map_err(|error| {
-        let (reason, text) = verify::explain(&error);
-        ConnectError::Handshake { address, reason, text }
-    })?;
-    let usable_until = hops::usable_until(&certificate, stream.get_ref().1.peer_certificates());
-    Ok(Dialled { transport: Transport::Mtls(Box::new(stream)), hop: Hop::Mutual, usable_until })
 }
 
 /// The pod's certificate. A pod that has just started may call before the CA has answered: it waits a moment.

@@ -1,7 +1,5 @@
 //! Open HTTP/2 connections to endpoints, shared by all requests of the pod they belong to.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,9 +7,9 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::hops::HopKey;
-use super::{ConnectError, Destination, Dialled};
-use crate::accept::{JoinedPod, Mesh};
+use super::shared::{self, Shareable};
+use super::{ConnectError, Destination, Dialled, HopKey};
+use crate::accept::{JoinedPod, Worker};
 use crate::http2::{CountedBody, LocalExecutor, MAX_HEAD};
 use crate::telemetry::Hop;
 
@@ -35,113 +33,37 @@ pub struct Stream {
     usable_until: Instant,
 }
 
-impl Stream {
+impl Shareable for Stream {
     fn is_usable(&self) -> bool {
         !self.sender.is_closed() && Instant::now() < self.usable_until
     }
 
-    fn is_free(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.is_usable() && Rc::strong_count(&self.under_way) <= MAX_REQUESTS
     }
+
+    /// hyper ends a connection that nobody can send on any more.
+    fn retire(&self) {}
+
+    /// Its task ends with the pod.
+    fn reset(&self) {}
 }
 
-/// The connections to one endpoint.
-#[derive(Debug, Default)]
-struct Place {
-    open: RefCell<Vec<Stream>>,
-    /// Whoever dials holds it, and the others wait for that one dial.
-    dialling: tokio::sync::Mutex<()>,
-    /// How many dials have failed, and how the last one did.
-    failures: RefCell<(u64, Option<ConnectError>)>,
-}
-
-impl Place {
-    fn find_free(&self) -> Option<Stream> {
-        self.open.borrow().iter().find(|stream| stream.is_free()).cloned()
-    }
-
-    fn failures(&self) -> u64 {
-        self.failures.borrow().0
-    }
-
-    /// How the dial failed that this request has waited for, if it did.
-    fn failure_since(&self, failures: u64) -> Option<ConnectError> {
-        let (count, last) = &*self.failures.borrow();
-        last.clone().filter(|_| *count > failures)
-    }
-
-    fn keep(&self, outcome: &Result<Stream, ConnectError>) {
-        match outcome {
-            Ok(stream) => self.open.borrow_mut().push(stream.clone()),
-            Err(error) => {
-                let (count, last) = &mut *self.failures.borrow_mut();
-                *count += 1;
-                *last = Some(error.clone());
-            }
-        }
-    }
-}
-
-/// The HTTP/2 connections of one thread.
-#[derive(Debug, Default)]
-pub struct StreamPool {
-    places: HashMap<HopKey, Rc<Place>>,
-}
-
-impl StreamPool {
-    fn place(&mut self, key: &HopKey) -> Rc<Place> {
-        if let Some(place) = self.places.get(key) {
-            return Rc::clone(place);
-        }
-        let place = Rc::<Place>::default();
-        self.places.insert(key.clone(), Rc::clone(&place));
-        place
-    }
-
-    /// Closes connections that have ended or are too old; those with requests under way end after them.
-    pub fn sweep(&mut self) {
-        self.places.retain(|_, place| {
-            let mut open = place.open.borrow_mut();
-            open.retain(Stream::is_usable);
-            !open.is_empty() || Rc::strong_count(place) > 1
-        });
-    }
-
-    /// Closes every connection of a pod that has left.
-    pub fn forget(&mut self, client: &str) {
-        self.places.retain(|key, _| &*key.client != client);
-    }
-}
-
-/// An open connection for `key` that takes one more request, dialled now if there is none. A request that has
-/// waited for a dial in vain fails as that dial did: one by one, each would wait longer than the one before.
+/// An open connection for `key` that takes one more request, dialled now if there is none.
 ///
 /// # Errors
 /// When the endpoint cannot be reached.
 pub async fn open(
-    pool: &RefCell<StreamPool>,
-    (mesh, pod): (&Mesh, &JoinedPod),
+    worker: &Worker,
+    pod: &JoinedPod,
     key: &HopKey,
     destination: &Destination,
 ) -> Result<Stream, ConnectError> {
-    let place = pool.borrow_mut().place(key);
-    if let Some(open) = place.find_free() {
-        return Ok(open);
-    }
-    let failures = place.failures();
-    let _dialling = place.dialling.lock().await;
-    if let Some(open) = place.find_free() {
-        return Ok(open);
-    }
-    if let Some(error) = place.failure_since(failures) {
-        return Err(error);
-    }
-    let outcome = match super::open(mesh, pod, key.source, destination).await {
-        Ok(dialled) => handshake(dialled, pod, destination).await,
-        Err(error) => Err(error),
+    let dial = async || {
+        let dialled = super::open(worker, pod, key.source, destination).await?;
+        handshake(dialled, pod, destination).await
     };
-    place.keep(&outcome);
-    outcome
+    shared::open(&worker.streams, key, dial).await
 }
 
 async fn handshake(

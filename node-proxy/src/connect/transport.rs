@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio_rustls::client;
 
-use crate::forward::Socket;
+use crate::forward::{Reset, Socket};
+use crate::hop::HopStream;
 
 /// How long the other side of an ended connection has for its own end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -20,23 +20,14 @@ const FAREWELL_READS: usize = 64;
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub enum Transport {
-    /// The mTLS hop (design D2).
-    Mtls(Box<client::TlsStream<Socket>>),
+    /// Over the mTLS hop (design D2).
+    Hop(HopStream),
     /// Plain text.
     Plain(Socket),
 }
 
 impl Transport {
-    /// The TCP connection below.
-    #[must_use]
-    pub fn tcp(&self) -> &Socket {
-        match self {
-            Self::Mtls(stream) => stream.get_ref().0,
-            Self::Plain(stream) => stream,
-        }
-    }
-
-    /// Ends a connection in good order, in the background: the end is said (close_notify, FIN) and the other
+    /// Ends a connection in good order, in the background: the end is said and the other
     /// side's is waited for, since closing before it has come would turn it into a reset.
     ///
     /// Only within a data path thread. One whose last message is not whole must be reset instead.
@@ -66,6 +57,15 @@ impl Transport {
     }
 }
 
+impl Reset for Transport {
+    fn reset(&self) {
+        match self {
+            Self::Hop(stream) => stream.reset(),
+            Self::Plain(stream) => stream.reset(),
+        }
+    }
+}
+
 impl AsyncRead for Transport {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -73,7 +73,7 @@ impl AsyncRead for Transport {
         space: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Mtls(stream) => Pin::new(stream).poll_read(cx, space),
+            Self::Hop(stream) => Pin::new(stream).poll_read(cx, space),
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, space),
         }
     }
@@ -82,21 +82,21 @@ impl AsyncRead for Transport {
 impl AsyncWrite for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Mtls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Hop(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Mtls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Hop(stream) => Pin::new(stream).poll_flush(cx),
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Mtls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Hop(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -4,4 +4,4 @@ pub mod copy;
 pub mod socket;
 
 pub use copy::{CopyError, copy_both};
-pub use socket::Socket;
+pub use socket::{Reset, Socket};

@@ -59,9 +59,16 @@ impl Socket {
             None => Ok(self),
         }
     }
+}
 
-    /// Makes the closing of the connection a reset, also when this side has ended: something was wrong after all.
-    pub fn reset(&self) {
+/// A connection that can be broken off.
+pub trait Reset {
+    /// Makes the end of the connection a reset, also when this side has ended: something was wrong after all.
+    fn reset(&self);
+}
+
+impl Reset for Socket {
+    fn reset(&self) {
         // Only a socket that is gone already can refuse.
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }

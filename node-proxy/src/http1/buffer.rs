@@ -1,50 +1,55 @@
 //! Bytes that were read from a connection and not yet used.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::pin;
+use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::HEAD_LIMIT;
+use crate::hop::frame::MAX_PAYLOAD;
 
-/// What one read asks for; also the size of a TLS record's content.
-const READ_SIZE: usize = 16 * 1024;
+/// What a first read asks for: as much as goes on in one piece.
+const READ_SIZE: usize = MAX_PAYLOAD;
+/// What reads ask for that have always found more.
+const LARGE_READ_SIZE: usize = 4 * READ_SIZE;
 
 /// A growing buffer in front of a reader. It never holds more than one head's limit and one read.
 #[derive(Debug, Default)]
 pub struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
-    end: usize,
 }
 
 impl ReadBuffer {
     /// A buffer that starts with bytes already read.
     #[must_use]
-    pub fn with_bytes(bytes: Vec<u8>) -> Self {
-        let end = bytes.len();
-        Self { bytes, start: 0, end }
+    pub const fn with_bytes(bytes: Vec<u8>) -> Self {
+        Self { bytes, start: 0 }
     }
 
     /// What has been read and not yet consumed.
     #[must_use]
     pub fn unread(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
+        &self.bytes[self.start..]
     }
 
-    /// Drops the first `count` unread bytes. Gives the memory back when the buffer is empty and large.
+    /// Drops the first `count` unread bytes.
     pub fn consume(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.end);
-        if self.start == self.end {
+        self.start = (self.start + count).min(self.bytes.len());
+        if self.start == self.bytes.len() {
             self.start = 0;
-            self.end = 0;
+            let was_full = self.bytes.len() == self.bytes.capacity();
+            self.bytes.clear();
+            if was_full && self.bytes.capacity() < LARGE_READ_SIZE {
+                self.bytes.reserve_exact(LARGE_READ_SIZE);
+            }
         }
     }
 
     /// Gives the memory of an empty buffer back: an idle connection should cost little.
     pub fn release(&mut self) {
-        if self.start == self.end {
+        if self.unread().is_empty() {
             *self = Self::default();
         }
     }
@@ -59,11 +64,8 @@ impl ReadBuffer {
         reader: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<usize>> {
         self.make_room()?;
-        let mut space = ReadBuf::new(&mut self.bytes[self.end..]);
-        ready!(Pin::new(reader).poll_read(cx, &mut space))?;
-        let count = space.filled().len();
-        self.end += count;
-        Poll::Ready(Ok(count))
+        // The future keeps nothing between polls.
+        pin!(reader.read_buf(&mut self.bytes)).poll(cx)
     }
 
     /// Reads once, as a future.
@@ -75,19 +77,18 @@ impl ReadBuffer {
     }
 
     fn make_room(&mut self) -> io::Result<()> {
-        if self.end < self.bytes.len() {
+        if self.bytes.len() < self.bytes.capacity() {
             return Ok(());
         }
         if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
+            self.bytes.drain(..self.start);
             self.start = 0;
             return Ok(());
         }
-        if self.end >= HEAD_LIMIT + READ_SIZE {
+        if self.bytes.len() >= HEAD_LIMIT + READ_SIZE {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        self.bytes.resize(self.end + READ_SIZE, 0);
+        self.bytes.reserve_exact(READ_SIZE);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! From a peer to a pod: handshake → authorize → local connect → copy.
+//! From a peer to a pod: handshake → authorize → streams of the hop, each with a local connection → copy.
 //!
 //! The destination's side of the hop decrypts and passes on, for HTTP as for anything else: routes were applied
 //! at the client's side. In permissive mode the first speaker decides between mTLS and plain text; in strict mode
@@ -6,6 +6,7 @@
 
 mod local;
 mod peer;
+mod streams;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +16,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::accept::orig_dst::original_destination;
 use crate::accept::rewind::Rewind;
@@ -23,7 +23,7 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::connect::find_certificate;
 use crate::error::FailureReason;
 use crate::forward::copy::Copied;
-use crate::forward::{CopyError, Socket, copy_both};
+use crate::forward::{CopyError, Reset, Socket, copy_both};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
@@ -167,7 +167,7 @@ impl Session {
             self.worker.mesh.telemetry.metrics().stale_peer();
         }
         self.record.journey.hop = Some(Hop::Plain(reason));
-        copy(self.record, (stream, buffer), server, |stream| stream).await;
+        copy(self.record, (stream, buffer), server).await;
     }
 
     /// The mesh's own: the handshake, and then the bytes inside.
@@ -198,22 +198,13 @@ impl Session {
                 return self.refuse(stream, FailureReason::PeerIdentityRefused, error.to_string());
             }
         }
-        self.record.journey.hop = Some(Hop::Mutual);
-        let server = match dialled {
-            Some(server) => Ok(server),
-            None => local::connect(&self.pod, self.client, self.destination)
-                .await
-                .map(|server| (server, ReadBuffer::default())),
-        };
-        match server {
-            Ok(server) => copy(self.record, (tls, ReadBuffer::default()), server, tcp_of).await,
-            Err(error) => self.refuse(tcp_of(&tls), FailureReason::ConnectFailed, error.to_string()),
+        let (rewind, connection) = tls.into_inner();
+        let (unread, socket) = rewind.into_parts();
+        if !unread.unread().is_empty() {
+            return self.refuse(&socket, FailureReason::HandshakeFailed, "bytes before the handshake's end");
         }
+        streams::serve(self, socket, connection, dialled).await;
     }
-}
-
-fn tcp_of(tls: &TlsStream<Rewind<Socket>>) -> &Socket {
-    tls.get_ref().0.stream()
 }
 
 /// Reads until it is clear how the client begins.
@@ -236,9 +227,8 @@ async fn copy<C>(
     mut record: Recording<ConnectionRecord>,
     (mut client, mut client_buffer): (C, ReadBuffer),
     (mut server, mut server_buffer): (Socket, ReadBuffer),
-    tcp: impl Fn(&C) -> &Socket,
 ) where
-    C: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Reset + Unpin,
 {
     record.opened();
     let mut copied = Copied::default();
@@ -252,7 +242,7 @@ async fn copy<C>(
             CopyError::Server(_) => FailureReason::UpstreamReset,
         };
         record.journey.fail(reason, error.to_string());
-        tcp(&client).reset();
+        client.reset();
         server.reset();
     }
     record.finish();

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use super::Session;
 use crate::balance::InFlight;
-use crate::connect::hops::{HopKey, IdleHop, Repeatable};
-use crate::connect::{self, ConnectError, Destination, Dialled};
+use crate::connect::idle::{IdleConnection, Repeatable};
+use crate::connect::{self, ConnectError, Destination, Dialled, HopKey};
 use crate::error::{FailureReason, with_causes};
 use crate::http1::ReadBuffer;
 use crate::snapshot::service::{Endpoint, EndpointSet};
@@ -43,7 +43,7 @@ pub(super) enum Origin {
 /// How a request may use the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
-    /// Pooled hops are fine, as far as the request allows.
+    /// Pooled connections are fine, as far as the request allows.
     Pooled(Repeatable),
     /// A new connection only.
     Never,
@@ -116,12 +116,12 @@ async fn find_connection(
     reuse: Reuse,
 ) -> Result<Chosen, ConnectError> {
     if let Reuse::Pooled(repeatable) = reuse {
-        let pooled = session.worker.hops.borrow_mut().take(&key, repeatable);
-        if let Some(IdleHop { dialled, buffer, .. }) = pooled {
+        let pooled = session.worker.idle.borrow_mut().take(&key, repeatable);
+        if let Some(IdleConnection { dialled, buffer, .. }) = pooled {
             return Ok(Chosen { dialled, buffer, key, origin: Origin::Pooled, is_bound: false, load: None });
         }
     }
-    let dialled = connect::open(&session.worker.mesh, &session.pod, key.source, destination).await?;
+    let dialled = connect::open(&session.worker, &session.pod, key.source, destination).await?;
     let (buffer, origin) = (ReadBuffer::default(), Origin::Fresh);
     Ok(Chosen { dialled, buffer, key, origin, is_bound: false, load: None })
 }

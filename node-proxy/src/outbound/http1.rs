@@ -12,10 +12,10 @@ use super::dial::{self, Chosen, Origin, Reuse};
 use super::plan::{RequestPlan, plan};
 use super::{Session, http_label};
 use crate::balance::{self, InFlight};
-use crate::connect::Destination;
-use crate::connect::hops::{HopKey, Repeatable};
+use crate::connect::idle::Repeatable;
+use crate::connect::{Destination, HopKey};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
-use crate::forward::Socket;
+use crate::forward::{Reset as _, Socket};
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, Version};
 use crate::http1::{
@@ -176,7 +176,7 @@ impl Connection {
             let answered = exchange.has_answered();
             match outcome {
                 Ok(outcome) => return self.conclude(record, chosen, outcome),
-                // The server closed a pooled hop just as it was taken. Nothing of an answer has come, and
+                // The server closed a pooled connection just as it was taken. Nothing of an answer has come, and
                 // sending this request again can do no harm.
                 Err(ExchangeError::NoAnswer(_))
                     if chosen.origin == Origin::Pooled && repeatable == Repeatable::Yes && !answered =>
@@ -186,7 +186,7 @@ impl Connection {
                 Err(error) => {
                     record.journey.fail(error.reason(), with_causes(&error));
                     // Whatever the endpoint has of the request, it must not take it for the whole.
-                    chosen.dialled.transport.tcp().reset();
+                    chosen.dialled.transport.reset();
                     if answered || matches!(error, ExchangeError::Client(_)) {
                         record.finish();
                         return Next::Reset;
@@ -240,8 +240,8 @@ impl Connection {
                 self.own = Some(Chosen { origin: Origin::Pooled, load: None, ..chosen });
             } else {
                 let Chosen { dialled, buffer, key, .. } = chosen;
-                let mut hops = self.session.worker.hops.borrow_mut();
-                hops.put(key, dialled, buffer, outcome.keep_alive_seconds);
+                let mut idle = self.session.worker.idle.borrow_mut();
+                idle.put(key, dialled, buffer, outcome.keep_alive_seconds);
             }
         } else {
             chosen.dialled.transport.close();

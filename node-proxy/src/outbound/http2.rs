@@ -214,8 +214,7 @@ async fn find_stream(
     record: &mut Recording<RequestRecord>,
 ) -> Result<(Stream, InFlight), FailureReason> {
     let connect = async |key, destination: &Destination| {
-        let context = (&*session.worker.mesh, &*session.pod);
-        streams::open(&session.worker.streams, context, &key, destination).await
+        streams::open(&session.worker, &session.pod, &key, destination).await
     };
     dial::try_endpoints((session, &port.endpoints), tried, &mut record.journey, connect).await
 }

@@ -24,7 +24,7 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::balance::{self, AddressFamilies};
 use crate::connect::Destination;
 use crate::error::FailureReason;
-use crate::forward::{CopyError, Socket};
+use crate::forward::{CopyError, Reset as _, Socket};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};

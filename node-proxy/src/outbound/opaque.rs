@@ -5,7 +5,7 @@ use super::dial::{self, Chosen};
 use crate::connect::{self, Destination, Dialled};
 use crate::error::{FailureReason, with_causes};
 use crate::forward::copy::Copied;
-use crate::forward::{CopyError, Socket, copy_both};
+use crate::forward::{CopyError, Reset as _, Socket, copy_both};
 use crate::http1::ReadBuffer;
 use crate::snapshot::service::ServicePort;
 use crate::telemetry::{ConnectionRecord, Peer, ProtocolLabel, Recording};
@@ -49,8 +49,7 @@ pub(super) async fn serve_address(session: &Session, stream: Socket, destination
             identity: Some(workload.identity.clone()),
         };
     }
-    let mesh = &session.worker.mesh;
-    match connect::open(mesh, &session.pod, session.client.ip(), &destination).await {
+    match connect::open(&session.worker, &session.pod, session.client.ip(), &destination).await {
         Ok(dialled) => {
             record.journey.hop = Some(dialled.hop);
             copy(record, (stream, ReadBuffer::default()), (dialled, ReadBuffer::default())).await;
@@ -108,6 +107,6 @@ pub(super) fn break_off(
     };
     record.journey.fail(reason, with_causes(error));
     client.reset();
-    dialled.transport.tcp().reset();
+    dialled.transport.reset();
     record.finish();
 }

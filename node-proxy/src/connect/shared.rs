@@ -1,0 +1,137 @@
+//! Connections that many share: one dial for all who wait, and several connections where one is full.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::{ConnectError, HopKey};
+
+/// A connection to an endpoint that carries more than one thing at a time. Clones are the same connection.
+pub trait Shareable: Clone {
+    /// Whether it is still good for anything new.
+    fn is_usable(&self) -> bool;
+
+    /// Whether it takes one more now.
+    fn has_room(&self) -> bool;
+
+    /// Ends it after what it still carries.
+    fn retire(&self);
+
+    /// Ends it now.
+    fn reset(&self);
+}
+
+/// The connections to one endpoint.
+#[derive(Debug)]
+struct Place<C> {
+    open: RefCell<Vec<C>>,
+    /// Whoever dials holds it, and the others wait for that one dial.
+    dialling: tokio::sync::Mutex<()>,
+    /// How many dials have failed, and how the last one did.
+    failures: RefCell<(u64, Option<ConnectError>)>,
+}
+
+impl<C> Default for Place<C> {
+    fn default() -> Self {
+        Self {
+            open: RefCell::default(),
+            dialling: tokio::sync::Mutex::default(),
+            failures: RefCell::default(),
+        }
+    }
+}
+
+impl<C: Shareable> Place<C> {
+    fn find_free(&self) -> Option<C> {
+        self.open.borrow().iter().find(|connection| connection.has_room()).cloned()
+    }
+
+    fn failures(&self) -> u64 {
+        self.failures.borrow().0
+    }
+
+    /// How the dial failed that this caller has waited for, if it did.
+    fn failure_since(&self, failures: u64) -> Option<ConnectError> {
+        let (count, last) = &*self.failures.borrow();
+        last.clone().filter(|_| *count > failures)
+    }
+
+    fn keep(&self, outcome: &Result<C, ConnectError>) {
+        match outcome {
+            Ok(connection) => self.open.borrow_mut().push(connection.clone()),
+            Err(error) => {
+                let (count, last) = &mut *self.failures.borrow_mut();
+                *count += 1;
+                *last = Some(error.clone());
+            }
+        }
+    }
+}
+
+/// The shared connections of one thread.
+#[derive(Debug)]
+pub struct SharedPool<C> {
+    places: HashMap<HopKey, Rc<Place<C>>>,
+}
+
+impl<C> Default for SharedPool<C> {
+    fn default() -> Self {
+        Self { places: HashMap::new() }
+    }
+}
+
+impl<C: Shareable> SharedPool<C> {
+    fn place(&mut self, key: &HopKey) -> Rc<Place<C>> {
+        if let Some(place) = self.places.get(key) {
+            return Rc::clone(place);
+        }
+        let place = Rc::<Place<C>>::default();
+        self.places.insert(key.clone(), Rc::clone(&place));
+        place
+    }
+
+    /// Lets go of connections that have ended or are too old; those in use end after their last use.
+    pub fn sweep(&mut self) {
+        self.places.retain(|_, place| {
+            let mut open = place.open.borrow_mut();
+            open.extract_if(.., |connection| !connection.is_usable())
+                .for_each(|connection| connection.retire());
+            !open.is_empty() || Rc::strong_count(place) > 1
+        });
+    }
+
+    /// Ends every connection of a pod that has left: an end that waits for its acknowledgement would keep the
+    /// pod's namespace alive.
+    pub fn forget(&mut self, client: &str) {
+        for (_, place) in self.places.extract_if(|key, _| &*key.client == client) {
+            place.open.borrow().iter().for_each(Shareable::reset);
+        }
+    }
+}
+
+/// A connection for `key` that has room, dialled now if there is none. Whoever has waited for a dial in vain fails
+/// as that dial did: one by one, each would wait longer than the one before.
+///
+/// # Errors
+/// When the endpoint cannot be reached.
+pub(super) async fn open<C: Shareable>(
+    pool: &RefCell<SharedPool<C>>,
+    key: &HopKey,
+    dial: impl AsyncFnOnce() -> Result<C, ConnectError>,
+) -> Result<C, ConnectError> {
+    let place = pool.borrow_mut().place(key);
+    if let Some(open) = place.find_free() {
+        return Ok(open);
+    }
+    let failures = place.failures();
+    let _dialling = place.dialling.lock().await;
+    if let Some(open) = place.find_free() {
+        return Ok(open);
+    }
+    if let Some(error) = place.failure_since(failures) {
+        return Err(error);
+    }
+    let outcome = dial().await;
+    place.keep(&outcome);
+    outcome
+}

@@ -1,0 +1,467 @@
+//! A hop's connection: the streams' frames through TLS and the socket, by one task of the data path's thread.
+//!
+//! What streams have to say is queued and leaves when every task that is ready has had its turn, so that streams
+//! which speak at the same moment share records and system calls.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, BufRead as _, IoSlice, Write};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use rustls::Connection;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::frame::{FrameHead, Kind, MAX_PAYLOAD};
+use super::lane::wake;
+use super::stream::{Arrival, HopStream, OpenError};
+use super::switch::{SharedLane, Side, Switch};
+use crate::forward::{Reset as _, Socket};
+
+/// What one read asks the socket for. The buffer is the thread's, not the connection's.
+const READ_SIZE: usize = 64 * 1024;
+/// Streams wait while more than this is on its way to the socket, in bytes.
+const BACKLOG: usize = 256 * 1024;
+/// Payloads of at least this go through TLS from where they are, not by way of the outbox.
+const DIRECT: usize = 4 * 1024;
+/// How long the other side of an ended hop has for its own end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into());
+}
+
+/// Where a hop is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// It takes new streams.
+    Open,
+    /// It ends in order after its last stream.
+    Closing,
+    /// It has ended.
+    Over(io::ErrorKind),
+}
+
+/// What is behind a hop.
+#[derive(Debug)]
+pub(super) struct Core {
+    /// Gone as soon as the hop is over: streams may be held for longer, and an open socket keeps its pod's
+    /// namespace alive.
+    socket: Option<Socket>,
+    tls: Connection,
+    switch: Switch,
+    life: Life,
+    /// Encrypted bytes that the socket has not taken.
+    unsent: usize,
+    /// Streams that wait for room.
+    crowd: Vec<SharedLane>,
+    driver: Option<Waker>,
+    /// What has ended it, when it was not in order.
+    why: Option<Arc<str>>,
+}
+
+/// A hop, seen from the data path. Clones are the same hop.
+#[derive(Clone, Debug)]
+pub struct Hop(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    core: RefCell<Core>,
+    idle_since: Cell<Instant>,
+}
+
+impl Hop {
+    /// A hop over a connection whose handshake is done, and what moves it: to be run as a task of the same thread.
+    #[must_use]
+    pub fn new(side: Side, socket: Socket, mut tls: Connection) -> (Self, Driver) {
+        // What may wait is limited here, stream by stream.
+        tls.set_buffer_limit(None);
+        let core = Core {
+            socket: Some(socket),
+            tls,
+            switch: Switch::new(side),
+            life: Life::Open,
+            unsent: 0,
+            crowd: Vec::new(),
+            driver: None,
+            why: None,
+        };
+        let hop = Self(Rc::new(Shared { core: RefCell::new(core), idle_since: Cell::new(Instant::now()) }));
+        (hop.clone(), Driver(hop))
+    }
+
+    /// How many streams it carries.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.0.core.borrow().switch.len()
+    }
+
+    /// Whether it takes new streams.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let core = self.0.core.borrow();
+        core.life == Life::Open && !core.switch.is_used_up()
+    }
+
+    /// Whether its socket takes no more at the moment.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.0.core.borrow().backlog() >= BACKLOG
+    }
+
+    /// Since when it has had no stream; `None` while it has one.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Instant> {
+        (self.streams() == 0).then(|| self.0.idle_since.get())
+    }
+
+    /// Opens a stream, and waits until the application behind the other side has taken it.
+    ///
+    /// # Errors
+    /// When it has not, or the hop has ended.
+    pub async fn open(&self) -> Result<HopStream, OpenError> {
+        let lane = {
+            let mut core = self.0.core.borrow_mut();
+            if core.life != Life::Open {
+                return Err(core.ended());
+            }
+            core.wake_driver();
+            core.switch.open()
+        };
+        let stream = HopStream::new(self.clone(), lane);
+        std::future::poll_fn(|cx| stream.poll_opening(cx)).await?;
+        Ok(stream)
+    }
+
+    /// The next stream that the other side opens. `None` when there will be none.
+    pub async fn arrival(&self) -> Option<Arrival> {
+        std::future::poll_fn(|cx| {
+            let mut core = self.0.core.borrow_mut();
+            if let Some(lane) = core.switch.arrival() {
+                return Poll::Ready(Some(Arrival::new(HopStream::new(self.clone(), lane))));
+            }
+            if matches!(core.life, Life::Over(_)) {
+                return Poll::Ready(None);
+            }
+            core.switch.await_arrival(cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Ends the hop in order after its last stream; it takes no new ones.
+    pub fn close(&self) {
+        let mut core = self.0.core.borrow_mut();
+        if core.life == Life::Open {
+            core.life = Life::Closing;
+            core.wake_driver();
+        }
+    }
+
+    /// Ends it now, with a reset, and its streams with it.
+    pub fn reset(&self) {
+        self.0.core.borrow_mut().fail(io::ErrorKind::ConnectionAborted);
+    }
+
+    /// Queues bytes of a stream, as many as there is credit and room for.
+    pub(super) fn poll_send(
+        &self,
+        cx: &Context<'_>,
+        lane: &SharedLane,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let core = &mut *self.0.core.borrow_mut();
+        let mut state = lane.borrow_mut();
+        if state.credit == 0 {
+            if !state.starved {
+                state.starved = true;
+                core.queue(FrameHead::new(state.id, Kind::Starved));
+            }
+            state.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if core.backlog() >= BACKLOG {
+            state.writer = Some(cx.waker().clone());
+            core.crowd.push(Rc::clone(lane));
+            return Poll::Pending;
+        }
+        let count = bytes.len().min(MAX_PAYLOAD);
+        let length = u32::try_from(count).unwrap_or(u32::MAX).min(state.credit);
+        let bytes = &bytes[..usize::try_from(length).unwrap_or(count)];
+        state.credit -= length;
+        Poll::Ready(core.queue_data(FrameHead::data(state.id, length), bytes).map(|()| bytes.len()))
+    }
+
+    /// Why there are no streams any more.
+    pub(super) fn ended(&self) -> OpenError {
+        self.0.core.borrow().ended()
+    }
+
+    /// Queues a frame without a payload.
+    pub(super) fn queue(&self, head: FrameHead) {
+        self.0.core.borrow_mut().queue(head);
+    }
+
+    /// Forgets a stream.
+    pub(super) fn let_go(&self, lane: &SharedLane) {
+        let mut core = self.0.core.borrow_mut();
+        core.switch.let_go(&lane.borrow());
+        core.wake_driver();
+        if core.switch.is_empty() {
+            self.0.idle_since.set(Instant::now());
+        }
+    }
+}
+
+impl Core {
+    fn ended(&self) -> OpenError {
+        OpenError::Ended(self.why.clone().unwrap_or_else(|| "in order".into()))
+    }
+
+    fn backlog(&self) -> usize {
+        self.switch.outbox().len() + self.unsent
+    }
+
+    fn wake_driver(&mut self) {
+        wake(&mut self.driver);
+    }
+
+    fn queue(&mut self, head: FrameHead) {
+        self.switch.send(head);
+        self.wake_driver();
+    }
+
+    fn queue_data(&mut self, head: FrameHead, bytes: &[u8]) -> io::Result<()> {
+        self.wake_driver();
+        if bytes.len() < DIRECT {
+            self.switch.send_data(head, bytes);
+            return Ok(());
+        }
+        self.encrypt_outbox()?;
+        let head = head.encode();
+        // Without a limit, all is taken.
+        self.unsent += self.tls.writer().write_vectored(&[IoSlice::new(&head), IoSlice::new(bytes)])?;
+        Ok(())
+    }
+
+    fn encrypt_outbox(&mut self) -> io::Result<()> {
+        let outbox = self.switch.outbox();
+        if !outbox.is_empty() {
+            self.tls.writer().write_all(outbox)?;
+            self.unsent += outbox.len();
+            self.switch.clear_outbox();
+        }
+        Ok(())
+    }
+
+    /// Ends everything at once.
+    fn fail(&mut self, kind: io::ErrorKind) {
+        self.life = Life::Over(kind);
+        if let Some(socket) = self.socket.take() {
+            socket.reset();
+        }
+        self.switch.break_off(kind);
+        self.crowd.clear();
+        self.wake_driver();
+    }
+
+    /// Reads and sends what can be. Ready when the hop has ended in order and only the farewell is left.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Life::Over(kind) = self.life {
+            return Poll::Ready(Err(kind.into()));
+        }
+        let ended = match self.poll_receive(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => false,
+        };
+        if ended && self.switch.is_in_use() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let sent = self.poll_transmit(cx)?;
+        if ended || (self.life == Life::Closing && self.switch.is_empty() && sent.is_ready()) {
+            return Poll::Ready(Ok(()));
+        }
+        // Only now: what was done here has woken nobody in vain.
+        self.driver = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ready when the other side has ended the hop.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                let mut space = ReadBuf::new(scratch);
+                let Some(socket) = &mut self.socket else { return Poll::Ready(Ok(())) };
+                ready!(Pin::new(socket).poll_read(cx, &mut space))?;
+                if space.filled().is_empty() {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                if self.decrypt(space.filled())? == Ended::Yes {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        })
+    }
+
+    /// Takes encrypted bytes, after what the handshake has left.
+    fn decrypt(&mut self, mut input: &[u8]) -> io::Result<Ended> {
+        loop {
+            if !input.is_empty() {
+                self.tls.read_tls(&mut input)?;
+            }
+            let state = match self.tls.process_new_packets() {
+                Ok(state) => state,
+                Err(error) => {
+                    // An alert says why, if it gets through at once.
+                    let _ = self.write_tls(&mut Context::from_waker(Waker::noop()));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            };
+            let mut left = state.plaintext_bytes_to_read();
+            while left > 0 {
+                let chunk = self.tls.reader().into_first_chunk()?;
+                let count = chunk.len();
+                self.switch.take(chunk).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                self.tls.reader().consume(count);
+                left -= count.min(left);
+            }
+            if state.peer_has_closed() {
+                return Ok(Ended::Yes);
+            }
+            if input.is_empty() {
+                return Ok(Ended::No);
+            }
+        }
+    }
+
+    /// Ready when everything was taken by the socket.
+    fn poll_transmit(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        self.encrypt_outbox()?;
+        while self.tls.wants_write() {
+            match self.write_tls(cx) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.unsent = self.unsent.saturating_sub(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.backlog() < BACKLOG / 2 {
+                        self.disperse();
+                    }
+                    return Ok(Poll::Pending);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.unsent = 0;
+        self.disperse();
+        Ok(Poll::Ready(()))
+    }
+
+    fn write_tls(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
+        let socket = self.socket.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        self.tls.write_tls(&mut Sink { socket, cx })
+    }
+
+    /// There is room again.
+    fn disperse(&mut self) {
+        for lane in self.crowd.drain(..) {
+            wake(&mut lane.borrow_mut().writer);
+        }
+    }
+
+    /// Says the end, and listens to the other side's.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_transmit(cx)?);
+        let socket = self.socket.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        ready!(Pin::new(&mut *socket).poll_shutdown(cx))?;
+        let mut rest = [0; 1024];
+        loop {
+            let mut space = ReadBuf::new(&mut rest);
+            ready!(Pin::new(&mut *socket).poll_read(cx, &mut space))?;
+            if space.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    No,
+    Yes,
+}
+
+/// The task behind a hop. Dropping it ends the hop with a reset.
+#[derive(Debug)]
+pub struct Driver(Hop);
+
+impl Driver {
+    /// Moves what streams say and hear until the hop has ended.
+    ///
+    /// # Errors
+    /// When it did not end in order.
+    pub async fn run(self) -> io::Result<()> {
+        let core = &self.0.0.core;
+        // The handshake may have read more than its own.
+        let handed_on = core.borrow_mut().decrypt(&[]);
+        let outcome = match handed_on {
+            Ok(_) => std::future::poll_fn(|cx| core.borrow_mut().poll(cx)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            let mut core = core.borrow_mut();
+            core.why = Some(error.to_string().into());
+            core.fail(io::ErrorKind::ConnectionReset);
+            return Err(error);
+        }
+        {
+            let mut core = core.borrow_mut();
+            core.life = Life::Over(io::ErrorKind::NotConnected);
+            core.switch.break_off(io::ErrorKind::ConnectionReset);
+            core.tls.send_close_notify();
+        }
+        let farewell = std::future::poll_fn(|cx| core.borrow_mut().poll_farewell(cx));
+        // However that ends, nothing is left to be said.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        core.borrow_mut().socket = None;
+        Ok(())
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let mut core = self.0.0.core.borrow_mut();
+        if core.socket.is_some() {
+            core.fail(io::ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+/// Writes to a socket as far as it goes at once.
+struct Sink<'a, 'b> {
+    socket: &'a mut Socket,
+    cx: &'a mut Context<'b>,
+}
+
+impl Write for Sink<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        at_once(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        at_once(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, pieces))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn at_once<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}

@@ -1,0 +1,233 @@
+//! One stream's state at one end: what has come and was not read, and what may still be sent.
+//!
+//! Each side grants the other credit, byte by byte, so that a reader that is slow holds back its own stream and
+//! nothing else. The credit grows for a stream that is read faster than it is granted, and only for such a one.
+
+use std::io;
+use std::task::Waker;
+
+use super::frame::WireError;
+
+/// What a stream may send before it is granted more, in bytes, each way.
+pub const INITIAL_WINDOW: u32 = 64 * 1024;
+/// What the credit may grow to: enough for 10 Gb/s over 3 ms.
+const MAX_WINDOW: u32 = 4 * 1024 * 1024;
+/// An empty buffer of more than this is given back.
+const KEPT: usize = 4 * 1024;
+
+/// Whether the other side has taken the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It has not said yet.
+    Asked,
+    /// It has.
+    Accepted,
+    /// It has not, and nothing was passed on.
+    Refused,
+}
+
+/// What one direction has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Bytes may come.
+    Open,
+    /// None will, in order.
+    Ended,
+    /// The stream was broken off.
+    Broken(io::ErrorKind),
+}
+
+/// A stream at one end.
+#[derive(Debug)]
+pub struct Lane {
+    /// Its number.
+    pub id: u32,
+    /// Whether the other side has taken it.
+    pub opening: Opening,
+    /// What comes in.
+    pub inbound: Way,
+    /// What goes out.
+    pub outbound: Way,
+    /// How many bytes may be sent.
+    pub credit: u32,
+    /// Whether the other side was told that this is too little.
+    pub starved: bool,
+    /// Whoever waits to read, or to be accepted.
+    pub reader: Option<Waker>,
+    /// Whoever waits to write.
+    pub writer: Option<Waker>,
+    received: Vec<u8>,
+    start: usize,
+    /// How many bytes may still come.
+    allowance: u32,
+    window: u32,
+    /// Bytes that were read and not yet granted again.
+    owed: u32,
+    wants_more: bool,
+}
+
+impl Lane {
+    /// A stream at its beginning.
+    #[must_use]
+    pub const fn new(id: u32, opening: Opening) -> Self {
+        Self {
+            id,
+            opening,
+            inbound: Way::Open,
+            outbound: Way::Open,
+            credit: INITIAL_WINDOW,
+            starved: false,
+            reader: None,
+            writer: None,
+            received: Vec::new(),
+            start: 0,
+            allowance: INITIAL_WINDOW,
+            window: INITIAL_WINDOW,
+            owed: 0,
+            wants_more: false,
+        }
+    }
+
+    /// What has come and was not read.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        &self.received[self.start..]
+    }
+
+    /// Takes bytes that have come.
+    ///
+    /// # Errors
+    /// When they are more than was granted.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.allowance = self.allowance.checked_sub(count).ok_or(WireError::BeyondWindow(self.id))?;
+        // After an end or a reset nobody reads.
+        if self.inbound == Way::Open {
+            if self.start > 0 && self.received.len() + bytes.len() > self.received.capacity() {
+                self.received.drain(..self.start);
+                self.start = 0;
+            }
+            self.received.extend_from_slice(bytes);
+            wake(&mut self.reader);
+        }
+        Ok(())
+    }
+
+    /// Drops the first `count` unread bytes. Gives the credit to grant for them, if it is time to.
+    #[must_use]
+    pub fn consume(&mut self, count: usize) -> Option<u32> {
+        self.start += count;
+        if self.start >= self.received.len() {
+            self.start = 0;
+            if self.received.capacity() > KEPT {
+                self.received = Vec::new();
+            } else {
+                self.received.clear();
+            }
+        }
+        self.owed += u32::try_from(count).unwrap_or(u32::MAX);
+        self.grant()
+    }
+
+    /// Notes that the other side would send more than it may. Gives the credit to grant at once.
+    #[must_use]
+    pub fn starve(&mut self) -> Option<u32> {
+        self.wants_more = true;
+        self.grant()
+    }
+
+    /// Whoever reads all there is, and is asked for more, keeps up: it may have more at a time.
+    fn grant(&mut self) -> Option<u32> {
+        if self.inbound != Way::Open {
+            return None;
+        }
+        let keeps_up = self.wants_more && self.unread().is_empty();
+        if !keeps_up && self.owed < self.window / 2 {
+            return None;
+        }
+        let growth = if keeps_up { self.window.min(MAX_WINDOW - self.window) } else { 0 };
+        let credit = self.owed + growth;
+        self.window += growth;
+        self.owed = 0;
+        self.wants_more &= !keeps_up;
+        self.allowance += credit;
+        (credit > 0).then_some(credit)
+    }
+
+    /// Takes credit that was granted.
+    pub fn credit(&mut self, bytes: u32) {
+        self.credit = self.credit.saturating_add(bytes);
+        self.starved = false;
+        wake(&mut self.writer);
+    }
+
+    /// Ends what comes in.
+    pub fn end(&mut self) {
+        if self.inbound == Way::Open {
+            self.inbound = Way::Ended;
+        }
+        wake(&mut self.reader);
+    }
+
+    /// Breaks off both ways. What has ended in order has ended.
+    pub fn break_off(&mut self, kind: io::ErrorKind) {
+        for way in [&mut self.inbound, &mut self.outbound] {
+            if *way == Way::Open {
+                *way = Way::Broken(kind);
+            }
+        }
+        wake(&mut self.reader);
+        wake(&mut self.writer);
+    }
+
+    /// Whether both ways have ended, one way or the other.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.inbound != Way::Open && self.outbound != Way::Open
+    }
+}
+
+/// Wakes whoever waits there.
+pub(super) fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credit_comes_back_in_halves_and_grows_only_for_a_reader_that_keeps_up() {
+        let mut lane = Lane::new(1, Opening::Accepted);
+        let half = INITIAL_WINDOW / 2;
+        let bytes = vec![0; usize::try_from(INITIAL_WINDOW).expect("small")];
+        lane.receive(&bytes).expect("within the window");
+        assert_eq!(lane.receive(b"x"), Err(WireError::BeyondWindow(1)));
+        assert_eq!(lane.consume(10), None);
+        assert_eq!(lane.consume(bytes.len() / 2), Some(half + 10));
+        // It is asked for more, and has not read all: no growth yet.
+        assert_eq!(lane.starve(), None);
+        let rest = lane.unread().len();
+        assert_eq!(lane.consume(rest), Some(half - 10 + INITIAL_WINDOW), "now it keeps up");
+        for _ in 0..10 {
+            let _ = lane.starve();
+        }
+        assert_eq!(lane.window, MAX_WINDOW);
+        assert_eq!(lane.allowance, MAX_WINDOW);
+        assert_eq!(lane.starve(), None, "as large as it gets");
+    }
+
+    #[test]
+    fn an_end_keeps_what_has_come_and_takes_nothing_more() {
+        let mut lane = Lane::new(1, Opening::Accepted);
+        lane.receive(b"part").expect("within the window");
+        lane.end();
+        lane.receive(b"late").expect("within the window");
+        assert_eq!(lane.unread(), b"part");
+        assert!(!lane.is_over());
+        lane.break_off(io::ErrorKind::ConnectionReset);
+        assert!(lane.is_over());
+    }
+}

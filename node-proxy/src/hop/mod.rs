@@ -1,0 +1,24 @@
+//! The hop: one mTLS connection between two pods that carries any number of TCP connections, its streams.
+//!
+//! The client's side opens a hop when it first needs one, and streams on it from then on: a stream costs neither a
+//! handshake nor a socket between the nodes, and what many streams have to say at one moment shares records and
+//! system calls. What is inside a stream is nobody's business here: HTTP and opaque bytes travel alike, and the
+//! destination's side only decrypts and passes on.
+//!
+//! Frames ([`frame`]) become streams in [`switch`], which does no I/O; [`connection`] moves them through TLS and the
+//! socket; [`stream`] is what the rest of the data path reads and writes.
+//!
+//! What this stage must never do: take the end of a hop for the end of a stream. A stream ends by its own frame, and
+//! whatever is cut off before is broken.
+
+pub mod connection;
+pub mod frame;
+pub mod lane;
+pub mod stream;
+pub mod switch;
+
+#[cfg(test)]
+mod tests;
+
+pub use connection::{Driver, Hop};
+pub use stream::{Arrival, HopStream, OpenError};

@@ -1,0 +1,153 @@
+//! A stream of a hop, as the rest of the data path sees it: a connection to the application behind the other side.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection::Hop;
+use super::frame::{FrameHead, Kind};
+use super::lane::{Opening, Way};
+use super::switch::SharedLane;
+use crate::forward::Reset;
+
+/// Why a stream was not opened.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum OpenError {
+    /// The application has not taken the connection; nothing was passed on.
+    #[error("the application behind the peer's proxy refuses the connection")]
+    Refused,
+    /// The hop has ended, before or meanwhile.
+    #[error("the hop has ended: {0}")]
+    Ended(Arc<str>),
+}
+
+/// A stream. Dropping it before both of its ways have ended breaks it off: nobody takes a part for the whole.
+#[derive(Debug)]
+pub struct HopStream {
+    hop: Hop,
+    lane: SharedLane,
+}
+
+impl HopStream {
+    pub(super) const fn new(hop: Hop, lane: SharedLane) -> Self {
+        Self { hop, lane }
+    }
+
+    pub(super) fn poll_opening(&self, cx: &Context<'_>) -> Poll<Result<(), OpenError>> {
+        let mut lane = self.lane.borrow_mut();
+        match lane.opening {
+            Opening::Accepted => Poll::Ready(Ok(())),
+            Opening::Refused => Poll::Ready(Err(OpenError::Refused)),
+            Opening::Asked if lane.inbound != Way::Open => Poll::Ready(Err(self.hop.ended())),
+            Opening::Asked => {
+                lane.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Reset for HopStream {
+    fn reset(&self) {
+        let mut lane = self.lane.borrow_mut();
+        if !lane.is_over() {
+            self.hop.queue(FrameHead::new(lane.id, Kind::Reset));
+            lane.break_off(io::ErrorKind::ConnectionAborted);
+        }
+    }
+}
+
+impl Drop for HopStream {
+    fn drop(&mut self) {
+        self.hop.let_go(&self.lane);
+    }
+}
+
+impl AsyncRead for HopStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut lane = self.lane.borrow_mut();
+        let unread = lane.unread();
+        if unread.is_empty() {
+            return match lane.inbound {
+                Way::Ended => Poll::Ready(Ok(())),
+                Way::Broken(kind) => Poll::Ready(Err(kind.into())),
+                Way::Open => {
+                    lane.reader = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            };
+        }
+        let count = unread.len().min(space.remaining());
+        space.put_slice(&unread[..count]);
+        if let Some(credit) = lane.consume(count) {
+            self.hop.queue(FrameHead::window(lane.id, credit));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for HopStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outbound = self.lane.borrow().outbound;
+        match outbound {
+            Way::Open if bytes.is_empty() => Poll::Ready(Ok(0)),
+            Way::Open => self.hop.poll_send(cx, &self.lane, bytes),
+            Way::Ended => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Way::Broken(kind) => Poll::Ready(Err(kind.into())),
+        }
+    }
+
+    /// What was written leaves by itself.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut lane = self.lane.borrow_mut();
+        match lane.outbound {
+            Way::Open => {
+                lane.outbound = Way::Ended;
+                self.hop.queue(FrameHead::new(lane.id, Kind::End));
+                Poll::Ready(Ok(()))
+            }
+            Way::Ended => Poll::Ready(Ok(())),
+            Way::Broken(kind) => Poll::Ready(Err(kind.into())),
+        }
+    }
+}
+
+/// A stream that the other side has opened. Dropping it breaks it off.
+#[derive(Debug)]
+pub struct Arrival(HopStream);
+
+impl Arrival {
+    pub(super) const fn new(stream: HopStream) -> Self {
+        Self(stream)
+    }
+
+    /// Takes the stream: the application has taken the connection.
+    #[must_use]
+    pub fn accept(self) -> HopStream {
+        let Self(stream) = self;
+        stream.hop.queue(FrameHead::new(stream.lane.borrow().id, Kind::Accept));
+        stream.lane.borrow_mut().opening = Opening::Accepted;
+        stream
+    }
+
+    /// Says that the application has not taken the connection.
+    pub fn refuse(self) {
+        let mut lane = self.0.lane.borrow_mut();
+        if !lane.is_over() {
+            self.0.hop.queue(FrameHead::new(lane.id, Kind::Refuse));
+            lane.break_off(io::ErrorKind::ConnectionRefused);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The streams of a hop that has arrived at a pod: each becomes a connection of its own to the application.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gammarus_ca::SpiffeId;
+use rustls::ServerConnection;
+
+use super::{Session, copy, local};
+use crate::accept::{JoinedPod, Seat, Worker};
+use crate::error::FailureReason;
+use crate::forward::Socket;
+use crate::hop::switch::Side;
+use crate::hop::{self, Arrival};
+use crate::http1::ReadBuffer;
+use crate::pod::Direction;
+use crate::telemetry::{ConnectionRecord, Hop, Journey, Peer, Recording};
+
+/// What all streams of one hop have in common.
+struct Peers {
+    worker: Rc<Worker>,
+    pod: Arc<JoinedPod>,
+    client: SocketAddr,
+    destination: SocketAddr,
+    source: Peer,
+}
+
+/// Serves the streams of a hop whose peer is authorized. A connection to the application that was dialled before
+/// is the first stream's.
+pub(super) async fn serve(
+    session: Session,
+    socket: Socket,
+    connection: ServerConnection,
+    mut dialled: Option<(Socket, ReadBuffer)>,
+) {
+    let Session { worker, pod, client, destination, record } = session;
+    let source = record.journey.source.clone();
+    // What is told are the streams: they are what applications know as connections.
+    record.dismiss();
+    let (hop, driver) = hop::Hop::new(Side::Server, socket, connection.into());
+    let peers = Rc::new(Peers { worker, pod, client, destination, source });
+    let accepting = async {
+        while let Some(arrival) = hop.arrival().await {
+            let serving = Rc::clone(&peers).serve_stream(arrival, dialled.take());
+            peers.worker.run(&peers.pod, serving);
+        }
+    };
+    let (ended, ()) = tokio::join!(driver.run(), accepting);
+    if let Err(error) = ended {
+        let identity = peers.source.identity.as_ref().map(SpiffeId::to_string);
+        tracing::debug!(%error, %client, identity, "a hop has ended");
+    }
+}
+
+impl Peers {
+    fn record(&self) -> Recording<ConnectionRecord> {
+        let own = self.pod.as_peer(self.destination);
+        let mut journey = Journey::new(Direction::Inbound, self.source.clone(), own);
+        journey.hop = Some(Hop::Mutual);
+        self.worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None })
+    }
+
+    async fn serve_stream(self: Rc<Self>, arrival: Arrival, dialled: Option<(Socket, ReadBuffer)>) {
+        let mut record = self.record();
+        let Some(_seat) = Seat::take(&self.pod, self.worker.mesh.max_connections_per_pod) else {
+            record.journey.fail(FailureReason::PodLimit, "the pod has as many connections open as it may");
+            arrival.refuse();
+            return record.finish();
+        };
+        let server = match dialled {
+            Some(server) => Ok(server),
+            None => local::connect(&self.pod, self.client, self.destination)
+                .await
+                .map(|server| (server, ReadBuffer::default())),
+        };
+        match server {
+            Ok(server) => copy(record, (arrival.accept(), ReadBuffer::default()), server).await,
+            Err(error) => {
+                record.journey.fail(FailureReason::ConnectFailed, error.to_string());
+                arrival.refuse();
+                record.finish();
+            }
+        }
+    }
+}
