@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"flag"
 	"fmt"
@@ -17,6 +18,40 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
+
+// Kinds of frames on the hop.
+const (
+	data  = 0
+	open  = 1
+	end   = 4
+	reset = 5
+)
+
+// What is said to us on the one stream.
+type stream struct {
+	frames io.Reader
+	left   int
+}
+
+func (s *stream) Read(space []byte) (int, error) {
+	for s.left == 0 {
+		var head [8]byte
+		if _, err := io.ReadFull(s.frames, head[:]); err != nil {
+			return 0, err
+		}
+		switch head[4] {
+		case data:
+			s.left = int(head[5])<<16 | int(head[6])<<8 | int(head[7])
+		case end:
+			return 0, io.EOF
+		case reset:
+			return 0, fmt.Errorf("the stream was reset")
+		}
+	}
+	count, err := s.frames.Read(space[:min(len(space), s.left)])
+	s.left -= count
+	return count, err
+}
 
 func main() {
 	log.SetFlags(0)
@@ -62,10 +97,16 @@ func main() {
 		log.Fatal(err)
 	}
 	request.Close = true
-	if err := request.Write(connection); err != nil {
+	var text bytes.Buffer
+	if err := request.Write(&text); err != nil {
 		log.Fatal(err)
 	}
-	response, err := http.ReadResponse(bufio.NewReader(connection), request)
+	// Stream 1 is opened, and the request said on it: a frame's head is the stream, its kind and a length.
+	frames := append([]byte{0, 0, 0, 1, open, 0, 0, 0}, 0, 0, 0, 1, data, 0, byte(text.Len()>>8), byte(text.Len()))
+	if _, err := connection.Write(append(frames, text.Bytes()...)); err != nil {
+		log.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(&stream{frames: connection}), request)
 	if err != nil {
 		log.Fatal(err)
 	}
