@@ -48,11 +48,18 @@ pub enum SpiffeError {
 pub struct TrustDomain(Arc<str>);
 
 /// `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT` (SPIFFE-ID section 2).
+///
+/// Cheap to clone, and written down once: every access line has two.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpiffeId {
+pub struct SpiffeId(Arc<Parts>);
+
+/// Compared by the text first, from which the others follow.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Parts {
+    text: Box<str>,
     trust_domain: TrustDomain,
-    namespace: Arc<str>,
-    service_account: Arc<str>,
+    namespace: Box<str>,
+    service_account: Box<str>,
 }
 
 impl TrustDomain {
@@ -91,31 +98,39 @@ impl SpiffeId {
         if !is_dns_name(service_account, MAX_SERVICE_ACCOUNT) {
             return Err(SpiffeError::BadServiceAccount(excerpt(service_account)));
         }
-        Ok(Self { trust_domain, namespace: namespace.into(), service_account: service_account.into() })
+        let text = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").into();
+        let (namespace, service_account) = (namespace.into(), service_account.into());
+        Ok(Self(Arc::new(Parts { text, trust_domain, namespace, service_account })))
+    }
+
+    /// The whole identity, as certificates have it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0.text
     }
 
     /// The identity's trust domain.
     #[must_use]
-    pub const fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.0.trust_domain
     }
 
     /// The namespace of the service account.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// The name of the service account.
     #[must_use]
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        &self.0.service_account
     }
 }
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain.0, self.namespace, self.service_account)
+        f.write_str(self.as_str())
     }
 }
 

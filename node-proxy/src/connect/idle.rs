@@ -38,7 +38,7 @@ impl IdleConnection {
 /// The idle connections of one thread.
 #[derive(Debug, Default)]
 pub struct IdlePool {
-    idle: HashMap<HopKey, Vec<IdleConnection>>,
+    idle: HashMap<HopKey, Vec<IdleConnection>, foldhash::fast::RandomState>,
 }
 
 impl IdlePool {

@@ -71,12 +71,12 @@ impl<C: Shareable> Place<C> {
 /// The shared connections of one thread.
 #[derive(Debug)]
 pub struct SharedPool<C> {
-    places: HashMap<HopKey, Rc<Place<C>>>,
+    places: HashMap<HopKey, Rc<Place<C>>, foldhash::fast::RandomState>,
 }
 
 impl<C> Default for SharedPool<C> {
     fn default() -> Self {
-        Self { places: HashMap::new() }
+        Self { places: HashMap::default() }
     }
 }
 

@@ -30,7 +30,7 @@ pub type SharedLane = Rc<RefCell<Lane>>;
 #[derive(Debug)]
 pub struct Switch {
     side: Side,
-    lanes: HashMap<u32, SharedLane>,
+    lanes: HashMap<u32, SharedLane, foldhash::fast::RandomState>,
     /// The number of the next stream to be opened, here or by the other side.
     next: u32,
     frames: FrameReader,
@@ -47,7 +47,7 @@ impl Switch {
     pub fn new(side: Side) -> Self {
         Self {
             side,
-            lanes: HashMap::new(),
+            lanes: HashMap::default(),
             next: 1,
             frames: FrameReader::default(),
             outbox: Vec::new(),

@@ -6,7 +6,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
 
 use prometheus::{Histogram, IntCounter};
@@ -167,13 +167,14 @@ struct ConnectionHandles {
 /// Handles by the hash of their view; what shares a hash is told apart by its key.
 struct Shelf<K, H> {
     owner: u64,
-    slots: HashMap<u64, Vec<(K, H)>>,
+    hasher: foldhash::fast::RandomState,
+    slots: HashMap<u64, Vec<(K, H)>, foldhash::fast::RandomState>,
     len: usize,
 }
 
 impl<K, H> Default for Shelf<K, H> {
     fn default() -> Self {
-        Self { owner: 0, slots: HashMap::new(), len: 0 }
+        Self { owner: 0, hasher: Default::default(), slots: HashMap::default(), len: 0 }
     }
 }
 
@@ -190,9 +191,7 @@ impl<K, H> Shelf<K, H> {
             self.owner = owner;
             self.len = 0;
         }
-        let mut hasher = DefaultHasher::new();
-        view.hash(&mut hasher);
-        let slot = self.slots.entry(hasher.finish()).or_default();
+        let slot = self.slots.entry(self.hasher.hash_one(view)).or_default();
         let place = slot.iter().position(|(key, _)| is_same(key)).unwrap_or_else(|| {
             slot.push(make());
             self.len += 1;

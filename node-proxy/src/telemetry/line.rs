@@ -3,15 +3,12 @@
 //! Bytes from the network end up here, so this file decides that no line can forge another: control characters,
 //! quotes, bidirectional overrides and bytes that are not UTF-8 never appear as they are.
 
-use std::fmt::Display;
-use std::io::Write;
-
-use time::OffsetDateTime;
+use std::time::SystemTime;
 
 use super::access::{ConnectionRecord, Hop, Journey, Peer, RequestRecord};
 use super::log::LogFormat;
+use super::text::{push_address, push_display, push_milliseconds, push_number, push_time};
 use crate::pod::Direction;
-use crate::route::Rule;
 
 /// Longer values are cut here: a request line may be as long as a whole head.
 const LONGEST_VALUE: usize = 2048;
@@ -63,16 +60,20 @@ impl<'a> Line<'a> {
     }
 
     /// A value of this program's own making that needs no escaping.
-    fn plain(&mut self, key: &'static str, value: impl Display) {
+    fn plain(&mut self, key: &'static str, push: impl FnOnce(&mut Vec<u8>)) {
         self.key(key);
         self.quote_json();
-        write_display(self.bytes, value);
+        push(self.bytes);
         self.quote_json();
     }
 
-    fn number(&mut self, key: &'static str, value: impl Display) {
+    fn label(&mut self, key: &'static str, label: &'static str) {
+        self.plain(key, |bytes| bytes.extend_from_slice(label.as_bytes()));
+    }
+
+    fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        write_display(self.bytes, value);
+        push_number(self.bytes, value);
     }
 
     /// A value from outside.
@@ -103,11 +104,11 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Something displayed that holds names from outside.
-    fn named(&mut self, key: &'static str, value: impl Display) {
+    /// Names from outside, put together.
+    fn named(&mut self, key: &'static str, names: &[&str]) {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        write_display(&mut scratch, value);
+        names.iter().for_each(|name| scratch.extend_from_slice(name.as_bytes()));
         self.escaped(key, &scratch);
         self.scratch = scratch;
     }
@@ -123,17 +124,25 @@ impl<'a> Line<'a> {
 pub(crate) fn request(line: &mut Line<'_>, record: &RequestRecord) {
     let server_error = record.status.is_some_and(|status| status.is_server_error());
     head(line, &record.journey, server_error);
-    line.plain("protocol", record.protocol.as_label());
+    line.label("protocol", record.protocol.as_label());
     line.escaped("method", &record.method);
     line.escaped("path", &record.path);
     if let Some(status) = record.status {
-        line.number("status", status.as_u16());
+        line.number("status", u64::from(status.as_u16()));
     }
     if let Some(rule) = &record.rule {
-        line.named("route", RouteText(rule));
+        let mut index = itoa::Buffer::new();
+        let rule_name = rule.name.as_deref().unwrap_or_else(|| index.format(rule.index));
+        let key = &rule.route.key;
+        line.named(
+            "route",
+            &[rule.route.kind.as_label(), "/", &key.namespace, "/", &key.name, "/", rule_name],
+        );
     }
     if let Some(backend) = &record.backend {
-        line.named("backend", format_args!("{}:{}", backend.service, backend.port));
+        let mut port = itoa::Buffer::new();
+        let service = &backend.service;
+        line.named("backend", &[&service.namespace, "/", &service.name, ":", port.format(backend.port)]);
     }
     tail(line, &record.journey);
 }
@@ -142,43 +151,30 @@ pub(crate) fn request(line: &mut Line<'_>, record: &RequestRecord) {
 pub(crate) fn connection(line: &mut Line<'_>, record: &ConnectionRecord) {
     head(line, &record.journey, false);
     if let Some(protocol) = record.protocol {
-        line.plain("protocol", protocol.as_label());
+        line.label("protocol", protocol.as_label());
     }
     tail(line, &record.journey);
 }
 
 fn head(line: &mut Line<'_>, journey: &Journey, server_error: bool) {
-    let now = OffsetDateTime::now_utc();
-    line.plain(
-        "time",
-        format_args!(
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            now.year(),
-            u8::from(now.month()),
-            now.day(),
-            now.hour(),
-            now.minute(),
-            now.second(),
-            now.millisecond()
-        ),
-    );
-    line.plain("level", if server_error || journey.reason.is_some() { "WARN" } else { "INFO" });
-    line.plain("target", "access");
-    line.plain("direction", direction_label(journey.direction));
+    line.plain("time", |bytes| push_time(bytes, SystemTime::now()));
+    line.label("level", if server_error || journey.reason.is_some() { "WARN" } else { "INFO" });
+    line.label("target", "access");
+    line.label("direction", direction_label(journey.direction));
     let proven = journey.hop == Some(Hop::Mutual);
     let source = ["src.addr", "src.workload", "src.namespace", "src.identity"];
     peer(line, source, &journey.source, proven);
     let destination = ["dst.addr", "dst.workload", "dst.namespace", "dst.identity"];
     peer(line, destination, &journey.destination, proven);
     if let Some(service) = &journey.service {
-        line.named("dst.service", &service.service);
-        line.number("dst.port", service.port);
+        line.named("dst.service", &[&service.service.namespace, "/", &service.service.name]);
+        line.number("dst.port", u64::from(service.port));
     }
     match journey.hop {
-        Some(Hop::Mutual) => line.plain("mtls", "yes"),
+        Some(Hop::Mutual) => line.label("mtls", "yes"),
         Some(Hop::Plain(reason)) => {
-            line.plain("mtls", "no");
-            line.plain("plaintext_reason", reason.as_label());
+            line.label("mtls", "no");
+            line.label("plaintext_reason", reason.as_label());
         }
         None => {}
     }
@@ -187,25 +183,25 @@ fn head(line: &mut Line<'_>, journey: &Journey, server_error: bool) {
 fn peer(line: &mut Line<'_>, keys: [&'static str; 4], peer: &Peer, proven: bool) {
     let [address, workload, namespace, identity] = keys;
     if let Some(value) = peer.address {
-        line.plain(address, value);
+        line.plain(address, |bytes| push_address(bytes, value));
     }
     if let Some(pod) = &peer.pod {
         line.escaped(workload, pod.name.as_bytes());
         line.escaped(namespace, pod.namespace.as_bytes());
     }
     if let Some(value) = peer.identity.as_ref().filter(|_| proven) {
-        line.named(identity, value);
+        line.escaped(identity, value.as_str().as_bytes());
     }
 }
 
 fn tail(line: &mut Line<'_>, journey: &Journey) {
     if let Some(reason) = journey.reason {
-        line.plain("reason", reason.as_label());
+        line.label("reason", reason.as_label());
     }
     line.number("bytes_sent", journey.bytes_sent);
     line.number("bytes_recv", journey.bytes_received);
-    let micros = journey.duration().as_micros();
-    line.number("duration_ms", format_args!("{}.{:03}", micros / 1000, micros % 1000));
+    line.key("duration_ms");
+    push_milliseconds(line.bytes, journey.duration());
     if let Some(error) = &journey.error {
         line.escaped("error", error.as_bytes());
     }
@@ -217,23 +213,6 @@ pub(crate) const fn direction_label(direction: Direction) -> &'static str {
         Direction::Inbound => "inbound",
         Direction::Outbound => "outbound",
     }
-}
-
-struct RouteText<'a>(&'a Rule);
-
-impl Display for RouteText<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.0.route.kind.as_label(), self.0.route.key)?;
-        match &self.0.name {
-            Some(name) => write!(f, "/{name}"),
-            None => write!(f, "/{}", self.0.index),
-        }
-    }
-}
-
-fn write_display(bytes: &mut Vec<u8>, value: impl Display) {
-    // Writing to a Vec cannot fail, and a Display that fails has nothing to say.
-    let _ = write!(bytes, "{value}");
 }
 
 /// Whether a text value can stand without quotes.
@@ -256,7 +235,7 @@ fn escape_json(bytes: &mut Vec<u8>, value: &[u8]) {
                 '\\' => bytes.extend_from_slice(b"\\\\"),
                 // All hostile characters are of the basic plane: four digits hold them.
                 hostile if is_hostile(hostile) => {
-                    write_display(bytes, format_args!("\\u{:04x}", u32::from(hostile)));
+                    push_display(bytes, format_args!("\\u{:04x}", u32::from(hostile)));
                 }
                 harmless => bytes.extend_from_slice(harmless.encode_utf8(&mut [0; 4]).as_bytes()),
             }
@@ -278,13 +257,13 @@ fn escape_text(bytes: &mut Vec<u8>, value: &[u8]) {
                 '\r' => bytes.extend_from_slice(b"\\r"),
                 '\t' => bytes.extend_from_slice(b"\\t"),
                 hostile if is_hostile(hostile) => {
-                    write_display(bytes, format_args!("\\u{{{:x}}}", u32::from(hostile)));
+                    push_display(bytes, format_args!("\\u{{{:x}}}", u32::from(hostile)));
                 }
                 harmless => bytes.extend_from_slice(harmless.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
         for byte in chunk.invalid() {
-            write_display(bytes, format_args!("\\x{byte:02x}"));
+            push_display(bytes, format_args!("\\x{byte:02x}"));
         }
     }
 }

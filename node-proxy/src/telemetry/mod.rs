@@ -9,6 +9,7 @@ mod handles;
 mod line;
 pub mod log;
 pub mod metrics;
+mod text;
 mod writer;
 
 #[cfg(test)]
