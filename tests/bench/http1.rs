@@ -74,14 +74,17 @@ impl Load for Requests {
         argv.push(&url);
         let (said, cpu_seconds) = way.load(&argv)?;
         let said = wrk::read_good(&said)?;
-        Ok(Figures::new([
+        let mut figures = vec![
             (Measure::CpuPerAnswer, cpu_seconds * 1e6 / said.answers),
-            (Measure::ConnectionsPerCpuSecond, said.answers / cpu_seconds),
             (Measure::PerSecond, said.per_second),
             (Measure::P50, said.p50_us),
             (Measure::P99, said.p99_us),
             way.resident(),
-        ]))
+        ];
+        if self.reuse == Reuse::Close {
+            figures.push((Measure::ConnectionsPerCpuSecond, said.answers / cpu_seconds));
+        }
+        Ok(Figures::new(figures))
     }
 }
 

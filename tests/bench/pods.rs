@@ -49,9 +49,9 @@ pub(crate) fn run(plan: &Plan, table: &mut Table) {
         let (work, services) =
             if plan.is_quick { ("memory-100-routes", 50) } else { ("memory-10000-routes", 5_000) };
         let mut world = empty_world();
-        fs::write(world.objects_dir().join("many.yaml"), many(services)).unwrap();
         let generation = || metric(&world, "gammarus_snapshot_generation");
         let before = generation();
+        fs::write(world.objects_dir().join("many.yaml"), many(services)).unwrap();
         assert!(until(PATIENCE, || generation() > before), "the proxy has not seen {work}");
         let figures = Figures::new([(Measure::OneResident, resident(&mut world))]);
         table.add((&SECTION, work), (Contender::OURS, Logs::On), Ok(figures));

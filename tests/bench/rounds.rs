@@ -35,6 +35,9 @@ fn one_round(plan: &Plan, stages: &[Stage; 2], work: &Work, table: &mut Table) {
     let [with_logs, without_logs] = stages;
     for (contender, same) in with_logs.contenders.iter().zip(&without_logs.contenders) {
         for (stage, contender) in [(with_logs, contender), (without_logs, same)] {
+            if stage.bare.logs == Logs::Off && !work.load.has_round_without_logs() {
+                continue;
+            }
             if let Some(outcome) = stage.measure(contender, work.load.as_ref(), plan.seconds) {
                 table.add((work.section, work.name), (contender.name, stage.bare.logs), outcome);
             }

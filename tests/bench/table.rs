@@ -116,16 +116,22 @@ impl Table {
         for row in &self.rows {
             if section != Some(row.section) {
                 section = Some(row.section);
-                text += &heading(row.section);
+                text += &heading(row.section, self.has_column_without_logs(row.section));
             }
             writeln!(text, "| {} | {} | {} |", row.work, row.contender, self.cells(row)).unwrap();
         }
         text + &targets::as_markdown(self)
     }
 
+    /// Some works are done with logs only.
+    fn has_column_without_logs(&self, section: &Section) -> bool {
+        self.rows.iter().any(|row| row.section == section && !row.without_logs.is_empty())
+    }
+
     fn cells(&self, row: &Row) -> String {
         let first = row.section.measures[0];
-        let width = row.section.measures.len() + 4;
+        let has_second = self.has_column_without_logs(row.section);
+        let width = row.section.measures.len() + if has_second { 4 } else { 2 };
         let nothing = |why: &str| format!("{why}{}", " |".repeat(width - 1));
         if let Some(reason) = row.absent {
             return nothing(&format!("not run: {reason}"));
@@ -136,7 +142,8 @@ impl Table {
         let ours =
             self.rows.iter().find(|other| other.work == row.work && other.contender == Contender::OURS);
         let mut cells = Vec::new();
-        for column in [|row: &Row| row.with_logs.clone(), |row: &Row| row.without_logs.clone()] {
+        let columns = [|row: &Row| row.with_logs.clone(), |row: &Row| row.without_logs.clone()];
+        for column in &columns[..if has_second { 2 } else { 1 }] {
             let own = spread(&column(row), first);
             cells.push(own.map_or_else(String::new, |own| {
                 let [median, least, most] =
@@ -182,12 +189,15 @@ impl Table {
     }
 }
 
-fn heading(section: &Section) -> String {
+fn heading(section: &Section, has_second: bool) -> String {
     let first = section.measures[0].title();
     let own = [format!("{first} (spread)"), format!("{first}, logs off (spread)")];
-    let mut columns = vec!["work", "contender", &own[0], "times ours", &own[1], "times ours"];
+    let mut columns = vec!["work", "contender", &own[0], "times ours"];
+    if has_second {
+        columns.extend([own[1].as_str(), "times ours"]);
+    }
     columns.extend(section.measures[1..].iter().map(|measure| measure.title()));
-    columns.push("rounds, with logs + without");
+    columns.push("rounds (with logs + without)");
     format!("\n## {}\n\n| {} |\n|{}\n", section.title, columns.join(" | "), "---|".repeat(columns.len()))
 }
 

@@ -19,6 +19,11 @@ pub(crate) trait Load {
     /// What a contender has to carry to take part.
     fn entry(&self) -> Entry;
 
+    /// Whether it is done without logs, too.
+    fn has_round_without_logs(&self) -> bool {
+        true
+    }
+
     /// Whether the contender does the work at all: the right answer to one request.
     ///
     /// # Errors
