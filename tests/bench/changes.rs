@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use node_proxy::demo::command::until;
+use node_proxy::demo::fault::DemoError;
 
 use crate::bare::{BACKEND_PORT, Bare, Logs, OTHER_PORT};
 use crate::contender::Contender;
@@ -34,7 +35,7 @@ pub(crate) fn run(plan: &Plan, table: &mut Table) {
 }
 
 fn measure(bare: &mut Bare) -> Result<Figures, String> {
-    let failed = |error: node_proxy::demo::fault::DemoError| error.to_string();
+    let failed = |error: DemoError| error.to_string();
     let argv =
         ["taskset", "-c", LOAD_CORE, "wrk", "-t1", "-c32", "-d", SECONDS, "--latency", "http://server/100"];
     let mut load = bare.world.spawn("client", "wrk", &argv).map_err(failed)?;

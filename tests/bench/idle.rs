@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use node_proxy::demo::fault::DemoError;
+
 use crate::bare::Logs;
 use crate::contender::{Contender, Entry};
 use crate::hold::HOLDING;
@@ -49,7 +51,7 @@ fn measure(stage: &Stage, contender: &Contender, address: &str, count: u32) -> R
     let before = contender.resident_mib();
     let (own, connections) = (stage.bare.own_program(), count.to_string());
     let argv = [&own, "hold", "--address", address, "--connections", &connections];
-    let failed = |error: node_proxy::demo::fault::DemoError| error.to_string();
+    let failed = |error: DemoError| error.to_string();
     let name = format!("hold-{}", contender.name);
     let mut holder = stage.bare.world.spawn(contender.client, &name, &argv).map_err(failed)?;
     let log = holder.log_path().to_owned();

@@ -86,22 +86,25 @@ fn main() {
     match &arguments.client {
         Some(Client::Pace(args)) => pace::run(args).unwrap(),
         Some(Client::Hold(args)) => hold::run(args).unwrap(),
-        None => compare(arguments),
+        None => compare(&arguments),
     }
 }
 
-fn compare(arguments: Arguments) {
+fn compare(arguments: &Arguments) {
     let (rounds, seconds) = if arguments.quick { (1, 1) } else { (arguments.rounds, arguments.seconds) };
-    let plan = Plan { rounds, seconds, is_quick: arguments.quick, only: arguments.only };
+    let plan = Plan { rounds, seconds, is_quick: arguments.quick, only: arguments.only.clone() };
     let peers = Peers::new(&arguments.peers);
     let mut table = Table::default();
     table.describe([format!("{rounds} rounds of {seconds} s each, every contender in every round")]);
+    // What is there is written after each part: a run may be ended in the middle.
+    let save = |table: &Table| table.write(&arguments.out).unwrap();
     rounds::run(&plan, &peers, &mut table);
+    save(&table);
     changes::run(&plan, &mut table);
     idle::run(&plan, &peers, &mut table);
+    save(&table);
     pods::run(&plan, &mut table);
-    let markdown = table.write(&arguments.out).unwrap();
-    println!("\n{markdown}");
+    println!("\n{}", save(&table));
     // A run in which ours could not do a work shows nothing.
     let undone = table.works_ours_could_not_do();
     assert!(undone.is_empty(), "works of ours without a round that counts: {undone:?}");

@@ -1,5 +1,11 @@
 //! The innocent neighbour: the same even requests without and with a flood through the same proxies.
 
+use std::thread;
+use std::time::Duration;
+
+use node_proxy::demo::command::{Process, until};
+use node_proxy::demo::fault::DemoError;
+
 use crate::contender::Entry;
 use crate::http1::{SMALL, probe};
 use crate::measure::{Figures, Measure};
@@ -41,37 +47,14 @@ impl Load for Neighbour {
 
     fn run(&self, way: &Way<'_>, seconds: u32) -> Result<Figures, String> {
         let (alone, _) = INNOCENT.go(way, seconds)?;
-        let url = format!("http://{}{}", way.address, SMALL.0);
-        let duration = format!("{}s", seconds + 2 * MARGIN);
-        let argv = [
-            "taskset",
-            "-c",
-            LOAD_CORE,
-            "nice",
-            "-n",
-            "19",
-            "wrk",
-            "-t1",
-            "-c256",
-            "-d",
-            &duration,
-            "--latency",
-            &url,
-        ];
-        let flooder = way.contender.flooder;
-        let failed = |error: node_proxy::demo::fault::DemoError| error.to_string();
-        let mut flood = way.bare.world.spawn(flooder, "flood", &argv).map_err(failed)?;
-        std::thread::sleep(std::time::Duration::from_secs(MARGIN.into()));
-        let before = flood.log().len();
+        let mut flood = flood(way, seconds + 2 * MARGIN).map_err(|error| error.to_string())?;
+        thread::sleep(Duration::from_secs(MARGIN.into()));
         let flooded = INNOCENT.go(way, seconds);
-        let patience = std::time::Duration::from_secs(20);
-        let _ended = node_proxy::demo::command::until(patience, || !flood.is_running());
-        // Its log holds what earlier rounds have said, too.
-        let log = flood.log();
-        let start = log.rfind("Running ").unwrap_or(before);
+        let _shown_by_its_log = until(Duration::from_secs(20), || !flood.is_running());
         let (flooded, _) = flooded?;
-        // What becomes of the flood's own requests is not the matter.
-        let flood = wrk::read(&log[start..])?;
+        // Its log begins with what earlier rounds have said. What becomes of its own requests is not the matter.
+        let log = flood.log();
+        let flood = wrk::read(log.rsplit("Running ").next().unwrap_or_default())?;
         Ok(Figures::new([
             (Measure::TimesAlone, flooded.p99_us / alone.p99_us),
             (Measure::AloneP99, alone.p99_us),
@@ -79,4 +62,13 @@ impl Load for Neighbour {
             (Measure::FloodPerSecond, flood.per_second),
         ]))
     }
+}
+
+/// Starts it in the flooder's pod, behind everything else on the core of loads.
+fn flood(way: &Way<'_>, seconds: u32) -> Result<Process, DemoError> {
+    let url = format!("http://{}{}", way.address, SMALL.0);
+    let duration = format!("{seconds}s");
+    let pinned = ["taskset", "-c", LOAD_CORE, "nice", "-n", "19"];
+    let load = ["wrk", "-t1", "-c256", "-d", &duration, "--latency", &url];
+    way.bare.world.spawn(way.contender.flooder, "flood", &[&pinned[..], &load].concat())
 }

@@ -32,24 +32,10 @@ impl Paced {
         let numbers = [self.per_second, self.connections, seconds].map(|number| number.to_string());
         let [per_second, connections, seconds] = &numbers;
         let own = way.bare.own_program();
-        let argv = [
-            // Ahead of what floods, on the same core.
-            "nice",
-            "-n",
-            "-10",
-            &own,
-            "pace",
-            "--address",
-            way.address,
-            "--path",
-            SMALL.0,
-            "--per-second",
-            per_second,
-            "--connections",
-            connections,
-            "--seconds",
-            seconds,
-        ];
+        // Ahead of what floods, on the same core.
+        let program = ["nice", "-n", "-10", &own, "pace", "--address", way.address, "--path", SMALL.0];
+        let pace = ["--per-second", per_second, "--connections", connections, "--seconds", seconds];
+        let argv = [&program[..], &pace].concat();
         let (said, cpu_seconds) = way.load(&argv)?;
         let said = serde_json::from_str(&said).map_err(|error| format!("{error}: {said}"))?;
         Ok((said, cpu_seconds))

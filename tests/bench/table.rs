@@ -167,6 +167,13 @@ impl Table {
         cells.join(" | ")
     }
 
+    /// The ratio to ours of what counts, with logs.
+    fn times_ours(&self, row: &Row) -> Option<f64> {
+        let measure = row.section.measures[0];
+        let ours = self.median(row.work, Contender::OURS, measure)?;
+        Some(self.median(row.work, row.contender, measure)? / ours)
+    }
+
     fn as_json(&self) -> Value {
         let rounds = |figures: &Vec<Figures>| {
             let each = figures.iter().map(|figures| {
@@ -181,6 +188,9 @@ impl Table {
                 json!({
                     "section": row.section.title, "work": row.work, "contender": row.contender,
                     "with_logs": rounds(&row.with_logs), "without_logs": rounds(&row.without_logs),
+                    "medians_with_logs": medians(&row.with_logs),
+                    "medians_without_logs": medians(&row.without_logs),
+                    "times_ours": self.times_ours(row),
                     "refused": row.refused, "not_run": row.absent,
                 })
             })
@@ -199,6 +209,16 @@ fn heading(section: &Section, has_second: bool) -> String {
     columns.extend(section.measures[1..].iter().map(|measure| measure.title()));
     columns.push("rounds (with logs + without)");
     format!("\n## {}\n\n| {} |\n|{}\n", section.title, columns.join(" | "), "---|".repeat(columns.len()))
+}
+
+/// The spreads of all measures of some rounds, by name.
+fn medians(rounds: &[Figures]) -> Map<String, Value> {
+    let measures = rounds.iter().flat_map(Figures::each).map(|(measure, _)| measure);
+    let each = measures.filter_map(|measure| {
+        let Spread { median, least, most } = spread(rounds, measure)?;
+        Some((measure.key(), json!({"median": median, "least": least, "most": most})))
+    });
+    each.collect()
 }
 
 fn spread(rounds: &[Figures], measure: Measure) -> Option<Spread> {
