@@ -96,6 +96,9 @@ fn compare(arguments: &Arguments) {
     let peers = Peers::new(&arguments.peers);
     let mut table = Table::default();
     table.describe([format!("{rounds} rounds of {seconds} s each, every contender in every round")]);
+    if plan.is_quick {
+        table.describe(["the quick form, on a debug build: no figure counts".to_owned()]);
+    }
     // What is there is written after each part: a run may be ended in the middle.
     let save = |table: &Table| table.write(&arguments.out).unwrap();
     rounds::run(&plan, &peers, &mut table);
