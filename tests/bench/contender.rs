@@ -1,5 +1,7 @@
 //! Who takes part: where its client asks, and whose CPU and memory count.
 
+use std::time::Duration;
+
 use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 use node_proxy::demo::command::Process;
@@ -76,15 +78,16 @@ impl Contender {
 }
 
 /// The same time as in `/proc/PID/stat` in nanoseconds: at a thousand requests per second a tick of that is much.
+/// A process that is gone has none.
 fn cpu_seconds(process: u32) -> f64 {
-    let clock: ClockId = clock_getcpuclockid(Pid::from_raw(process.cast_signed())).unwrap();
-    let now = clock.now().unwrap();
-    std::time::Duration::from(now).as_secs_f64()
+    let clock: Result<ClockId, _> = clock_getcpuclockid(Pid::from_raw(process.cast_signed()));
+    let now = clock.and_then(ClockId::now);
+    now.map_or(f64::NAN, |now| Duration::from(now).as_secs_f64())
 }
 
-/// `VmRSS` of a process.
+/// `VmRSS` of a process; one that is gone has none.
 pub(crate) fn resident_mib(process: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<f64>().map_or(f64::NAN, |kib| kib / 1024.0)
 }

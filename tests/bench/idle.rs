@@ -34,6 +34,7 @@ pub(crate) fn run(plan: &Plan, peers: &Peers, table: &mut Table) {
             continue;
         }
         let stage = Stage::set(Logs::On, peers);
+        table.describe(stage.describe());
         // They have just been started: no request says when they are ready, as it would be the first to cost memory.
         thread::sleep(Duration::from_secs(2));
         for contender in stage.contenders.iter().filter(|contender| !contender.processes.is_empty()) {

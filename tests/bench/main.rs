@@ -51,7 +51,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of load in each round and work, for each contender.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     seconds: u32,
     /// One short round of one work of each kind: shows that everything runs, and nothing else.
     #[arg(long)]

@@ -34,9 +34,11 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Adds lines to what stands above the tables.
+    /// Adds lines to what stands above the tables, each once.
     pub(crate) fn describe(&mut self, lines: impl IntoIterator<Item = String>) {
-        self.description.extend(lines);
+        let new = lines.into_iter().filter(|line| !self.description.contains(line));
+        let new: Vec<_> = new.collect();
+        self.description.extend(new);
     }
 
     fn row(&mut self, section: &'static Section, work: &'static str, contender: &'static str) -> &mut Row {
