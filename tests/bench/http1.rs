@@ -65,14 +65,19 @@ impl Load for Requests {
 
     fn run(&self, way: &Way<'_>, seconds: u32) -> Result<Figures, String> {
         let url = format!("http://{}{}", way.address, self.answer.0);
-        let (connections, duration) = (self.connections.to_string(), format!("{seconds}s"));
-        let mut argv = vec!["wrk", "-t1", "-c", &connections, "-d", &duration];
-        argv.extend(["--latency", "-H", "version: new"]);
-        if self.reuse == Reuse::Close {
-            argv.extend(["-H", "Connection: close"]);
-        }
-        argv.push(&url);
-        let (said, cpu_seconds) = way.load(&argv)?;
+        let connections = self.connections.to_string();
+        let load = |seconds: u32| {
+            let duration = format!("{seconds}s");
+            let mut argv = vec!["wrk", "-t1", "-c", &connections, "-d", &duration];
+            argv.extend(["--latency", "-H", "version: new"]);
+            if self.reuse == Reuse::Close {
+                argv.extend(["-H", "Connection: close"]);
+            }
+            argv.push(&url);
+            way.load(&argv)
+        };
+        way.warm_up(seconds, load)?;
+        let (said, cpu_seconds) = load(seconds)?;
         let said = wrk::read_good(&said)?;
         let mut figures = vec![
             (Measure::CpuPerAnswer, cpu_seconds * 1e6 / said.answers),

@@ -74,14 +74,18 @@ impl Load for Streams {
         let (path, says) = self.request(&body);
         let url = format!("http://{}{path}", way.address);
         let log = way.bare.file("h2load.log");
-        let (connections, duration, log_option) =
-            (self.connections.to_string(), seconds.to_string(), format!("--log-file={log}"));
-        let mut argv = vec!["h2load", "-c", &connections, "-m", STREAMS, "-D", &duration, &log_option];
-        argv.extend(says);
-        argv.push(&url);
-        // It appends to a log that is there.
-        let _there_was_none = fs::remove_file(&log);
-        let (said, cpu_seconds) = way.load(&argv)?;
+        let (connections, log_option) = (self.connections.to_string(), format!("--log-file={log}"));
+        let load = |seconds: u32| {
+            let duration = seconds.to_string();
+            let mut argv = vec!["h2load", "-c", &connections, "-m", STREAMS, "-D", &duration, &log_option];
+            argv.extend(&says);
+            argv.push(&url);
+            // It appends to a log that is there.
+            let _there_was_none = fs::remove_file(&log);
+            way.load(&argv)
+        };
+        way.warm_up(seconds, load)?;
+        let (said, cpu_seconds) = load(seconds)?;
         let said = h2load::read(&said, &fs::read_to_string(&log).map_err(|error| error.to_string())?)?;
         Ok(Figures::new([
             (Measure::CpuPerAnswer, cpu_seconds * 1e6 / said.answers),

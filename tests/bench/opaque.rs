@@ -91,7 +91,9 @@ impl Load for Bulk {
 
     fn probe(&self, way: &Way<'_>) -> Result<(), String> {
         const LITTLE: f64 = 100_000.0;
-        let received = read_received(&way.ask(&self.argv(way, "1", ["-n", &LITTLE.to_string()]))?)?;
+        // Down in either case: of what goes up, iperf3 does not wait for the end.
+        let down = Self { direction: Direction::Down, ..*self };
+        let received = read_received(&way.ask(&down.argv(way, "1", ["-n", &LITTLE.to_string()]))?)?;
         if received >= LITTLE { Ok(()) } else { Err(format!("{received} of {LITTLE} bytes came")) }
     }
 

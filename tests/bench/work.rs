@@ -85,6 +85,19 @@ impl Way<'_> {
         Ok((said, self.contender.cpu_seconds() - before))
     }
 
+    /// A second of the load that is not counted, so that pools between proxies are there. A round of one second
+    /// shows nothing, and needs none.
+    ///
+    /// # Errors
+    /// When the load fails.
+    pub(crate) fn warm_up<T>(
+        &self,
+        seconds: u32,
+        load: impl FnOnce(u32) -> Result<T, String>,
+    ) -> Result<(), String> {
+        if seconds > 1 { load(1).map(drop) } else { Ok(()) }
+    }
+
     /// Memory of both ends now, in MiB.
     pub(crate) fn resident(&self) -> (Measure, f64) {
         // The sum of no floats is -0.0, which a table would show.
