@@ -3,47 +3,34 @@
 use node_proxy::demo::command::Process;
 use serde_json::{Value, json};
 
-use crate::contender::{Contender, HopVersion};
-use crate::stage::{BACKEND_PORT, Bare, Stage};
+use crate::bare::{BACKEND_PORT, Bare, HTTP2_PORT, Logs, PEER_CLIENT, PEER_SERVER};
+use crate::contender::{Contender, Entry, HopVersion};
 
 /// Requests and connections at a time: more than any work has.
 const MOST: u32 = 100_000;
 
+/// Ports of the client's side and of the server's, the one behind, and what goes there.
+type Line = (u16, u16, u16, Entry);
+
 /// A pair that routes by header on the client's side and checks the SPIFFE ID of its peer, as the mesh does.
 pub(crate) fn contend(bare: &Bare, program: &str, version: HopVersion) -> Contender {
-    let (name, client_port, server_port, base) = match version {
-        HopVersion::Http1 => ("envoy-h1", 9004, 9444, 10),
-        HopVersion::Http2 => ("envoy-h2", 9005, 9445, 20),
+    let (name, base, lines): (_, _, &[Line]) = match version {
+        HopVersion::Http1 => ("envoy-h1", 10, &[(9004, 9444, BACKEND_PORT, Entry::Http1)]),
+        HopVersion::Http2 => (
+            "envoy-h2",
+            20,
+            &[(9005, 9445, BACKEND_PORT, Entry::Http1), (9015, 9455, HTTP2_PORT, Entry::Http2)],
+        ),
     };
-    let hop = |cluster: &str| {
-        let place = (bare.server_address().to_string(), server_port);
-        with(
-            self::cluster(cluster, place, version),
-            "transport_socket",
-            &tls(bare, ("client", "Upstream"), version),
-        )
-    };
-    let routes = json!([
-        {"match": {"prefix": "/", "headers": [{"name": "version", "string_match": {"exact": "new"}}]},
-         "route": {"cluster": "new", "timeout": "0s"}},
-        {"match": {"prefix": "/"}, "route": {"cluster": "old", "timeout": "0s"}},
-    ]);
-    let client = json!({"static_resources": {
-        "listeners": [listener(bare, (name, "client"), ("127.0.0.1", client_port), (&routes, None))],
-        "clusters": [hop("old"), hop("new")],
-    }});
-    let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "app", "timeout": "0s"}}]);
-    let own = tls(bare, ("server", "Downstream"), version);
-    let server = json!({"static_resources": {
-        "listeners": [listener(bare, (name, "server"), ("0.0.0.0", server_port), (&routes, Some(&own)))],
-        "clusters": [cluster("app", ("127.0.0.1".to_owned(), BACKEND_PORT), HopVersion::Http1)],
-    }});
-    let mut running = Vec::new();
-    for (pod, side, config, id) in
-        [(Stage::PEER_SERVER, "server", server, base), (Stage::PEER_CLIENT, "client", client, base + 1)]
-    {
+    // Envoys of one machine are told apart by a number.
+    let base = if bare.logs == Logs::On { base } else { base + 100 };
+    let sides = [
+        (PEER_SERVER, "server", server(bare, name, lines, version), base),
+        (PEER_CLIENT, "client", client(bare, name, lines, version), base + 1),
+    ];
+    let running = sides.map(|(pod, side, config, id)| {
         let name = format!("{name}-{side}");
-        let config = bare.write(&format!("{name}.json"), &config.to_string());
+        let config = bare.write(&format!("{name}.json"), config.to_string());
         let id = id.to_string();
         let argv = [
             program,
@@ -57,16 +44,54 @@ pub(crate) fn contend(bare: &Bare, program: &str, version: HopVersion) -> Conten
             "-l",
             "warn",
         ];
-        running.push(bare.world.spawn(pod, &name, &argv).unwrap());
-    }
+        bare.world.spawn(pod, &name, &argv).unwrap()
+    });
+    let mut entries: Vec<_> =
+        lines.iter().map(|(port, .., entry)| (*entry, format!("127.0.0.1:{port}"))).collect();
+    // What takes HTTP/2 takes gRPC.
+    let calls = entries.iter().find(|(entry, _)| *entry == Entry::Http2).cloned();
+    entries.extend(calls.map(|(_, address)| (Entry::Grpc, address)));
     Contender {
         name,
         version: bare.version(&[program, "--version"]),
-        client: Stage::PEER_CLIENT,
-        origin: format!("http://127.0.0.1:{client_port}"),
-        processes: running.iter().map(Process::id).collect(),
-        _running: running,
+        client: PEER_CLIENT,
+        flooder: PEER_CLIENT,
+        entries,
+        processes: running.iter().rev().map(Process::id).collect(),
+        _running: running.into(),
     }
+}
+
+fn client(bare: &Bare, name: &str, lines: &[Line], version: HopVersion) -> Value {
+    let (mut listeners, mut clusters) = (Vec::new(), Vec::new());
+    for (client_port, server_port, ..) in lines {
+        let [old, new] = ["old", "new"].map(|name| format!("{name}-{client_port}"));
+        let routes = json!([
+            {"match": {"prefix": "/", "headers": [{"name": "version", "string_match": {"exact": "new"}}]},
+             "route": {"cluster": new, "timeout": "0s"}},
+            {"match": {"prefix": "/"}, "route": {"cluster": old, "timeout": "0s"}},
+        ]);
+        listeners.push(listener(bare, (name, "client"), ("127.0.0.1", *client_port), (&routes, None)));
+        clusters.extend([old, new].map(|name| {
+            let place = (bare.server_address().to_string(), *server_port);
+            let tls = tls(bare, ("client", "Upstream"), version);
+            with(cluster(&name, place, version), "transport_socket", &tls)
+        }));
+    }
+    json!({"static_resources": {"listeners": listeners, "clusters": clusters}})
+}
+
+fn server(bare: &Bare, name: &str, lines: &[Line], version: HopVersion) -> Value {
+    let (mut listeners, mut clusters) = (Vec::new(), Vec::new());
+    let own = tls(bare, ("server", "Downstream"), version);
+    for (_, server_port, backend, entry) in lines {
+        let app = format!("app-{server_port}");
+        let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": app, "timeout": "0s"}}]);
+        listeners.push(listener(bare, (name, "server"), ("0.0.0.0", *server_port), (&routes, Some(&own))));
+        let spoken = if *entry == Entry::Http2 { HopVersion::Http2 } else { HopVersion::Http1 };
+        clusters.push(cluster(&app, ("127.0.0.1".to_owned(), *backend), spoken));
+    }
+    json!({"static_resources": {"listeners": listeners, "clusters": clusters}})
 }
 
 fn with(mut object: Value, field: &str, value: &Value) -> Value {
@@ -88,19 +113,21 @@ fn listener(
     place: (&str, u16),
     (routes, tls): (&Value, Option<&Value>),
 ) -> Value {
-    let log = bare.file(&format!("{name}-{side}.access"));
+    let file = bare.file(&format!("{name}-{side}.access"));
+    let log = json!([{"name": "file", "typed_config": {
+        "@type": extension("access_loggers.file.v3.FileAccessLog"), "path": file}}]);
+    let log = if bare.logs == Logs::On { log } else { json!([]) };
     let manager = json!({
         "@type": extension("filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": side, "codec_type": "AUTO", "generate_request_id": false,
-        "access_log": [{"name": "file", "typed_config": {
-            "@type": extension("access_loggers.file.v3.FileAccessLog"), "path": log}}],
+        "access_log": log,
         "http_filters": [{"name": "router", "typed_config": {
             "@type": extension("filters.http.router.v3.Router")}}],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
     });
     let chain = json!({"filters": [{"name": "http", "typed_config": manager}]});
     let chain = tls.map_or_else(|| chain.clone(), |tls| with(chain.clone(), "transport_socket", tls));
-    json!({"name": side, "address": address(place), "filter_chains": [chain]})
+    json!({"name": format!("{side}-{}", place.1), "address": address(place), "filter_chains": [chain]})
 }
 
 fn cluster(name: &str, (host, port): (String, u16), version: HopVersion) -> Value {

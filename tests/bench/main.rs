@@ -2,28 +2,47 @@
 //!
 //! Every contender stands in the same world of two nodes, with a client's pod on one and a server's on the other. In
 //! each round every contender does the same work, one after the other, so that what the machine does besides hits
-//! all alike; what counts is the ratio of medians. CPU is read from `/proc` around each round.
+//! all alike; what counts is the ratio of medians. CPU is read from each process's clock around each round.
 //!
 //! `tests/bench/run` installs what it needs and starts it. It writes `target/bench/table.md` and `table.json`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a program of this repository's own")]
 
+mod bare;
+mod changes;
 mod contender;
 mod envoy;
+mod h2load;
 mod haproxy;
+mod hold;
+mod http1;
+mod http2;
+mod idle;
+mod measure;
+mod neighbour;
 mod nginx;
+mod opaque;
+mod open_loop;
+mod pace;
+mod peers;
 mod pki;
+mod plan;
+mod pods;
+mod rounds;
 mod stage;
 mod table;
+mod targets;
 mod work;
+mod wrk;
+mod ztunnel;
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
-use stage::Stage;
+use peers::Peers;
+use plan::Plan;
 use table::Table;
-use work::WORKS;
 
 /// Ours beside others.
 #[derive(Debug, Parser)]
@@ -32,49 +51,64 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of load in each round and work, for each contender.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     seconds: u32,
-    /// Two short rounds of the smaller works: shows that everything runs, and nothing else.
+    /// One short round of one work of each kind: shows that everything runs, and nothing else.
     #[arg(long)]
     quick: bool,
     /// Only works whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// A contender that was built elsewhere, as NAME=PATH; once for each of ztunnel, linkerd2-proxy, agentgateway.
+    #[arg(long = "peer", value_parser = peers::parse)]
+    peers: Vec<(String, PathBuf)>,
     /// Where the tables go. From the root of the repository: cargo runs this somewhere else.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     out: PathBuf,
     /// What cargo adds.
     #[arg(long, hide = true)]
     bench: bool,
+    #[command(subcommand)]
+    client: Option<Client>,
+}
+
+/// What this program does inside a pod.
+#[derive(Debug, Subcommand)]
+enum Client {
+    #[command(hide = true)]
+    Pace(pace::PaceArgs),
+    #[command(hide = true)]
+    Hold(hold::HoldArgs),
 }
 
 fn main() {
     let arguments = Arguments::parse();
-    let (rounds, seconds) = if arguments.quick { (2, 2) } else { (arguments.rounds, arguments.seconds) };
-    let stage = Stage::set();
-    let mut table = Table::new(stage.describe(rounds, seconds));
-    for work in WORKS {
-        let is_asked_for = arguments.only.as_ref().is_none_or(|only| work.name.contains(only.as_str()));
-        // A debug build may need longer for its handshakes than a short round lasts.
-        let is_short_enough = !arguments.quick || work.connections <= 32;
-        if !is_asked_for || !is_short_enough {
-            continue;
-        }
-        for round in 1..=rounds {
-            for contender in &stage.contenders {
-                let outcome = stage.measure(contender, work, seconds);
-                match &outcome {
-                    Ok(figures) => println!("{} {round}/{rounds} {}: {figures}", work.name, contender.name),
-                    Err(why) => {
-                        println!("{} {round}/{rounds} {}: not counted: {why}", work.name, contender.name)
-                    }
-                }
-                table.add(work, contender, outcome);
-            }
-        }
+    match &arguments.client {
+        Some(Client::Pace(args)) => pace::run(args).unwrap(),
+        Some(Client::Hold(args)) => hold::run(args).unwrap(),
+        None => compare(&arguments),
     }
-    let markdown = table.write(&arguments.out).unwrap();
-    println!("\n{markdown}");
+}
+
+fn compare(arguments: &Arguments) {
+    let (rounds, seconds) = if arguments.quick { (1, 1) } else { (arguments.rounds, arguments.seconds) };
+    let plan = Plan { rounds, seconds, is_quick: arguments.quick, only: arguments.only.clone() };
+    let peers = Peers::new(&arguments.peers);
+    let mut table = Table::default();
+    table.describe([format!("{rounds} rounds of {seconds} s each, every contender in every round")]);
+    if plan.is_quick {
+        table.describe(["the quick form, on a debug build: no figure counts".to_owned()]);
+    }
+    // What is there is written after each part: a run may be ended in the middle.
+    let save = |table: &Table| table.write(&arguments.out).unwrap();
+    rounds::run(&plan, &peers, &mut table);
+    save(&table);
+    changes::run(&plan, &mut table);
+    idle::run(&plan, &peers, &mut table);
+    save(&table);
+    pods::run(&plan, &mut table);
+    println!("\n{}", save(&table));
     // A run in which ours could not do a work shows nothing.
-    assert!(table.has_ours_everywhere(), "a work of ours has no round that counts");
+    let undone = table.works_ours_could_not_do();
+    assert!(undone.is_empty(), "works of ours without a round that counts: {undone:?}");
 }

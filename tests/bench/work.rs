@@ -1,92 +1,106 @@
-//! What is asked of every contender.
+//! What is asked of every contender, round by round.
 
-use std::fmt;
+use crate::bare::Bare;
+use crate::contender::{Contender, Entry};
+use crate::measure::{Figures, Measure};
+use crate::stage::LOAD_CORE;
+use crate::{http1, http2, neighbour, opaque, open_loop};
+
+/// Works that are shown in one table.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
+    /// Its columns; the first is what counts, and is shown with its spread and its ratio to ours.
+    pub(crate) measures: &'static [Measure],
+}
 
 /// One kind of load.
-#[derive(Debug)]
+pub(crate) trait Load {
+    /// What a contender has to carry to take part.
+    fn entry(&self) -> Entry;
+
+    /// Whether it is done without logs, too.
+    fn has_round_without_logs(&self) -> bool {
+        true
+    }
+
+    /// Whether the contender does the work at all: the right answer to one request.
+    ///
+    /// # Errors
+    /// What was wrong.
+    fn probe(&self, way: &Way<'_>) -> Result<(), String>;
+
+    /// One round.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    fn run(&self, way: &Way<'_>, seconds: u32) -> Result<Figures, String>;
+}
+
+/// A load with its name.
 pub(crate) struct Work {
-    /// Its name in the table.
     pub(crate) name: &'static str,
-    /// The path that is asked for, and how many bytes it answers.
-    pub(crate) path: &'static str,
-    pub(crate) bytes: usize,
-    /// Connections at a time.
-    pub(crate) connections: u32,
-    /// How requests share connections.
-    pub(crate) keep_alive: bool,
+    pub(crate) section: &'static Section,
+    pub(crate) load: Box<dyn Load>,
+    /// Whether the quick form has it: one work of each kind.
+    pub(crate) in_quick: bool,
 }
 
-/// All works: HTTP/1.1, routed by a header, over mTLS between the nodes.
-pub(crate) const WORKS: &[Work] = &[
-    work("http1-1-100b", "/100", 100, 1, true),
-    work("http1-32-100b", "/100", 100, 32, true),
-    work("http1-256-100b", "/100", 100, 256, true),
-    work("http1-1-10kib", "/10k", 10_240, 1, true),
-    work("http1-32-10kib", "/10k", 10_240, 32, true),
-    work("http1-256-10kib", "/10k", 10_240, 256, true),
-    work("http1-32-100b-close", "/100", 100, 32, false),
-];
-
-const fn work(
-    name: &'static str,
-    path: &'static str,
-    bytes: usize,
-    connections: u32,
-    keep_alive: bool,
-) -> Work {
-    Work { name, path, bytes, connections, keep_alive }
+/// All works of the rounds.
+pub(crate) fn works() -> Vec<Work> {
+    [http1::works(), open_loop::works(), http2::works(), opaque::works(), neighbour::works()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
-/// What one round of a work gave.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Figures {
-    /// Answers per second.
-    pub(crate) per_second: f64,
-    /// CPU of the contender's processes for one answer, in microseconds.
-    pub(crate) cpu_us: f64,
-    /// Latency, in microseconds.
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    /// Memory after the round, of both ends, in MiB.
-    pub(crate) resident_mib: f64,
+/// One contender, asked for one thing.
+#[derive(Debug)]
+pub(crate) struct Way<'s> {
+    pub(crate) bare: &'s Bare,
+    pub(crate) contender: &'s Contender,
+    /// HOST:PORT.
+    pub(crate) address: &'s str,
 }
 
-impl fmt::Display for Figures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { per_second, cpu_us, p50_us, p99_us, resident_mib } = self;
-        write!(
-            f,
-            "{per_second:.0}/s, CPU {cpu_us:.1} us, p50 {p50_us:.0} us, p99 {p99_us:.0} us, {resident_mib:.0} MiB"
-        )
+impl Way<'_> {
+    /// What a program in the client's pod writes.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) fn ask(&self, argv: &[&str]) -> Result<String, String> {
+        let done = self.bare.world.exec(self.contender.client, argv).and_then(|done| done.checked());
+        done.map(|done| done.stdout).map_err(|error| error.to_string())
     }
-}
 
-/// What `wrk --latency` has said, as answers, answers per second, and two percentiles in microseconds.
-///
-/// # Errors
-/// When it was not only good answers, or nothing at all.
-pub(crate) fn read_wrk(text: &str) -> Result<(f64, f64, f64, f64), String> {
-    if let Some(bad) = text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors")) {
-        return Err(bad.trim().to_owned());
+    /// The same on the core of loads, and the CPU seconds that the contender spent meanwhile.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) fn load(&self, argv: &[&str]) -> Result<(String, f64), String> {
+        let pinned: Vec<&str> =
+            ["taskset", "-c", LOAD_CORE].into_iter().chain(argv.iter().copied()).collect();
+        let before = self.contender.cpu_seconds();
+        let said = self.ask(&pinned)?;
+        Ok((said, self.contender.cpu_seconds() - before))
     }
-    let find = |start: &str| text.lines().find_map(|line| line.trim().strip_prefix(start)).map(str::trim);
-    let answers = text.lines().find_map(|line| line.trim().split_once(" requests in "));
-    let answers = answers.and_then(|(count, _)| count.parse::<f64>().ok()).filter(|count| *count > 0.0);
-    let figures = || {
-        let per_second = find("Requests/sec:")?.parse().ok()?;
-        Some((answers?, per_second, microseconds(find("50%")?)?, microseconds(find("99%")?)?))
-    };
-    figures().ok_or_else(|| format!("wrk said: {text}"))
-}
 
-/// A duration as wrk writes it: `1.50ms`.
-fn microseconds(text: &str) -> Option<f64> {
-    let unit = text.find(|c: char| c.is_ascii_alphabetic())?;
-    let factor = match &text[unit..] {
-        "us" => 1.0,
-        "ms" => 1e3,
-        "s" => 1e6,
-        _ => return None,
-    };
-    Some(text[..unit].parse::<f64>().ok()? * factor)
+    /// A second of the load that is not counted, so that pools between proxies are there. A round of one second
+    /// shows nothing, and needs none.
+    ///
+    /// # Errors
+    /// When the load fails.
+    pub(crate) fn warm_up<T>(
+        &self,
+        seconds: u32,
+        load: impl FnOnce(u32) -> Result<T, String>,
+    ) -> Result<(), String> {
+        if seconds > 1 { load(1).map(drop) } else { Ok(()) }
+    }
+
+    /// Memory of both ends now, in MiB.
+    pub(crate) fn resident(&self) -> (Measure, f64) {
+        // The sum of no floats is -0.0, which a table would show.
+        (Measure::Resident, self.contender.resident_mib().into_iter().sum::<f64>() + 0.0)
+    }
 }

@@ -12,7 +12,7 @@ use super::address::Block;
 use super::command::{self, Process};
 use super::fault::DemoError;
 use super::objects::fresh_uid;
-use super::world::{World, binary};
+use super::world::{AccessLog, World, binary};
 
 /// Where a proxy's admin listener is, in its node's namespace.
 pub const ADMIN: &str = "127.0.0.1:15000";
@@ -122,6 +122,10 @@ pub(crate) fn restart_proxy(world: &mut World, name: &str) -> Result<(), DemoErr
     if !token.exists() {
         fs::write(&token, fresh_uid()?).map_err(DemoError::file(&token))?;
     }
+    let access_log = match world.access_log {
+        AccessLog::File => node.dir.join("access.log").display().to_string(),
+        AccessLog::Off => "off".to_owned(),
+    };
     let mut argv = vec![binary("node-proxy")?.display().to_string(), "mesh".to_owned()];
     argv.extend([
         format!("--node={name}"),
@@ -135,7 +139,7 @@ pub(crate) fn restart_proxy(world: &mut World, name: &str) -> Result<(), DemoErr
         format!("--admin-listen={ADMIN}"),
         "--health-listen=[::]:15021".to_owned(),
         "--workers=1".to_owned(),
-        format!("--access-log={}", node.dir.join("access.log").display()),
+        format!("--access-log={access_log}"),
         format!("--log-level={}", world.log_level),
     ]);
     argv.extend(world.proxy_arguments.iter().cloned());

@@ -253,12 +253,25 @@ impl World {
     }
 }
 
+/// The host number of a node's pod after so many: first up to the last that a block of IPv4 has, then the few below
+/// the first; none when all are taken.
+fn host_number(pods: u8) -> Option<u8> {
+    const LAST: u8 = 254;
+    let first = LAST - FIRST_POD + 1;
+    match pods.checked_sub(first) {
+        None => Some(FIRST_POD + pods),
+        // Host 1 is the node.
+        Some(more) => Some(2 + more).filter(|host| *host < FIRST_POD),
+    }
+}
+
 /// Makes the pod's namespace and its link to the node; returns its name, addresses and MAC address.
 fn plug(world: &mut World, name: &str, node: &str) -> Result<(String, Vec<IpAddr>, String), DemoError> {
     let families = world.families.each();
     let unknown = || DemoError::Unknown { kind: "node", name: node.to_owned() };
+    let full = || DemoError::Object { origin: format!("pod {name}"), problem: format!("{node} is full") };
     let place = world.nodes.get_mut(node).ok_or_else(unknown)?;
-    let (number, host) = (place.number, FIRST_POD + place.pods);
+    let (number, host) = (place.number, host_number(place.pods).ok_or_else(full)?);
     place.pods += 1;
     let (outside, veth) = (place.netns.clone(), format!("pod{host}"));
     let inside = world.make_netns(name)?;

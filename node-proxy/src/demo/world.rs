@@ -38,7 +38,15 @@ pub struct WorldBuilder {
     families: Families,
     mesh: MeshMode,
     log_level: String,
+    access_log: AccessLog,
     proxy_arguments: Vec<String>,
+}
+
+/// Whether the proxies write their access logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessLog {
+    File,
+    Off,
 }
 
 /// Whether the mesh's processes run.
@@ -70,6 +78,13 @@ impl WorldBuilder {
         self
     }
 
+    /// No access log of any proxy.
+    #[must_use]
+    pub const fn without_access_log(mut self) -> Self {
+        self.access_log = AccessLog::Off;
+        self
+    }
+
     /// More arguments for every `node-proxy mesh`.
     #[must_use]
     pub fn proxy_arguments(mut self, arguments: &[&str]) -> Self {
@@ -93,6 +108,7 @@ impl WorldBuilder {
             claim,
             families: self.families,
             log_level: self.log_level,
+            access_log: self.access_log,
             proxy_arguments: self.proxy_arguments,
             objects,
             nodes: BTreeMap::new(),
@@ -123,6 +139,7 @@ pub struct World {
     pub(crate) objects: ObjectFolder,
     pub(crate) families: Families,
     pub(crate) log_level: String,
+    pub(crate) access_log: AccessLog,
     pub(crate) proxy_arguments: Vec<String>,
     claim: Arc<Claim>,
 }
@@ -135,6 +152,7 @@ impl World {
             families: Families::Dual,
             mesh: MeshMode::Running,
             log_level: "info".to_owned(),
+            access_log: AccessLog::File,
             proxy_arguments: Vec::new(),
         }
     }
