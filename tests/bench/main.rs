@@ -62,12 +62,9 @@ struct Arguments {
     /// A contender that was built elsewhere, as NAME=PATH; once for each of ztunnel, linkerd2-proxy, agentgateway.
     #[arg(long = "peer", value_parser = peers::parse)]
     peers: Vec<(String, PathBuf)>,
-    /// Where the tables go. From the root of the repository: cargo runs this somewhere else.
+    /// Where the tables go.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     out: PathBuf,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
     #[command(subcommand)]
     client: Option<Client>,
 }
