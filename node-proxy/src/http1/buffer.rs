@@ -65,7 +65,12 @@ impl ReadBuffer {
     ) -> Poll<io::Result<usize>> {
         self.make_room()?;
         // The future keeps nothing between polls.
-        pin!(reader.read_buf(&mut self.bytes)).poll(cx)
+        let polled = pin!(reader.read_buf(&mut self.bytes)).poll(cx);
+        if polled.is_pending() {
+            // Nobody knows for how long: ten thousand idle connections should cost little.
+            self.release();
+        }
+        polled
     }
 
     /// Reads once, as a future.
