@@ -1,11 +1,12 @@
 //! Objects for tests, from YAML as a user writes it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cluster::objects::{Mark, ObjectKey, Objects};
+use crate::cluster::objects::{Change, Changed, Kind, Mark, Object, ObjectId, ObjectKey, Objects};
 
 /// The objects of a YAML text of several documents. Panics on a kind that it does not know.
 pub(crate) fn objects(yaml: &str) -> Objects {
@@ -22,6 +23,45 @@ pub(crate) fn mark(objects: &mut Objects, pod: &str, uid: &str, addresses: &[&st
     let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
     let (namespace, name) = pod.split_once('/').unwrap();
     objects.marks.insert(ObjectKey::new(namespace, name), Mark { uid: uid.to_owned(), addresses });
+}
+
+/// Has objects become others, and says what that touched.
+pub(crate) fn replace(objects: &mut Objects, others: Objects) -> Changed {
+    let mut changed = Changed::default();
+    for change in differences(objects, others) {
+        objects.apply(change, &mut changed);
+    }
+    changed
+}
+
+fn differences(from: &Objects, to: Objects) -> Vec<Change> {
+    let mut changes = Vec::new();
+    diff(
+        &mut changes,
+        (&from.endpoint_slices, to.endpoint_slices),
+        Kind::EndpointSlice,
+        Object::EndpointSlice,
+    );
+    diff(&mut changes, (&from.grpc_routes, to.grpc_routes), Kind::GrpcRoute, Object::GrpcRoute);
+    diff(&mut changes, (&from.http_routes, to.http_routes), Kind::HttpRoute, Object::HttpRoute);
+    diff(&mut changes, (&from.marks, to.marks), Kind::Mark, Object::Mark);
+    diff(&mut changes, (&from.namespaces, to.namespaces), Kind::Namespace, Object::Namespace);
+    diff(&mut changes, (&from.nodes, to.nodes), Kind::Node, Object::Node);
+    diff(&mut changes, (&from.pods, to.pods), Kind::Pod, Object::Pod);
+    diff(&mut changes, (&from.services, to.services), Kind::Service, Object::Service);
+    changes
+}
+
+fn diff<T: PartialEq>(
+    changes: &mut Vec<Change>,
+    (from, to): (&BTreeMap<ObjectKey, T>, BTreeMap<ObjectKey, T>),
+    kind: Kind,
+    wrap: fn(T) -> Object,
+) {
+    let gone = from.keys().filter(|key| !to.contains_key(*key));
+    changes.extend(gone.map(|key| Change::Deleted(ObjectId { kind, key: key.clone() })));
+    let new = to.into_iter().filter(|(key, object)| from.get(key) != Some(object));
+    changes.extend(new.map(|(key, object)| Change::Applied(key, wrap(object))));
 }
 
 fn add(objects: &mut Objects, document: Value) {

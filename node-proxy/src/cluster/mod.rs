@@ -10,6 +10,7 @@ pub mod directory;
 mod document;
 pub(crate) mod name;
 pub mod objects;
+pub mod relation;
 pub mod report;
 pub mod schema;
 pub mod source;

@@ -7,31 +7,30 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gammarus_ca::{SpiffeId, TrustDomain};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::attach::labels::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_ANNOTATION, parse_plaintext_ports};
 use crate::cluster::objects::{ObjectKey, Objects};
+use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
-use crate::snapshot::{AddressRange, NamespacePolicy, Snapshot};
+use crate::snapshot::{AddressRange, NamespacePolicy};
 
-/// Namespace name → settings.
-pub(super) fn compile_namespaces(objects: &Objects) -> HashMap<Arc<str>, NamespacePolicy> {
-    objects
-        .namespaces
-        .iter()
-        .map(|(key, namespace)| (Arc::clone(&key.name), compile_namespace(namespace)))
-        .collect()
-}
-
-fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
+pub(super) fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
     let label = |name| label_of(&namespace.metadata, name);
     let mtls = if label(MTLS_LABEL) == Some("strict") { MtlsMode::Strict } else { MtlsMode::Permissive };
     NamespacePolicy { enrolled: label(MESH_LABEL) == Some("enabled"), mtls }
 }
 
+/// Whether two states of a node are the same for whom it matters here.
+pub(super) fn is_same_node(one: &Node, other: &Node) -> bool {
+    let addresses = |node: &Node| node.status.as_ref().map(|status| status.addresses.clone());
+    let ranges = |node: &Node| node.spec.as_ref().map(|spec| (spec.pod_cidr.clone(), spec.pod_cidrs.clone()));
+    addresses(one) == addresses(other) && ranges(one) == ranges(other)
+}
+
 /// The ranges of `spec.podCIDRs` of all nodes, each once.
-pub(super) fn compile_pod_ranges(objects: &Objects) -> Vec<AddressRange> {
+pub(super) fn compile_pod_ranges(objects: &Objects) -> Arc<[AddressRange]> {
     let mut ranges = Vec::new();
     for spec in objects.nodes.values().filter_map(|node| node.spec.as_ref()) {
         let several = spec.pod_cidrs.iter().flatten();
@@ -41,7 +40,7 @@ pub(super) fn compile_pod_ranges(objects: &Objects) -> Vec<AddressRange> {
             }
         }
     }
-    ranges
+    ranges.into()
 }
 
 /// The nodes' own addresses, internal and external.
@@ -55,34 +54,59 @@ pub(super) fn compile_node_addresses(objects: &Objects) -> HashMap<IpAddr, Arc<s
     addresses
 }
 
-/// Pod address → workload. Where two pods claim an address, the one that is not being deleted has it, and
-/// of two such the younger.
-pub(super) fn compile_workloads(
-    objects: &Objects,
-    namespaces: &HashMap<Arc<str>, NamespacePolicy>,
-    previous: &Snapshot,
-    trust_domain: &TrustDomain,
-) -> HashMap<IpAddr, Arc<Workload>> {
-    let mut pods: Vec<(&ObjectKey, &Pod)> = objects
-        .pods
-        .iter()
-        .map(|(key, pod)| (key, pod.as_ref()))
-        .filter(|(_, pod)| owns_addresses(pod))
-        .collect();
-    pods.sort_by_key(|(_, pod)| {
-        let metadata = &pod.metadata;
-        (metadata.deletion_timestamp.is_none(), metadata.creation_timestamp.clone())
-    });
-    let mut workloads = HashMap::new();
-    for (key, pod) in pods {
-        let policy = namespaces.get(&key.namespace);
-        let Some(workload) = compile_pod(key, pod, policy, trust_domain) else { continue };
-        for (address, workload) in by_enrolment(objects, workload) {
-            let kept = previous.workloads.get(&address).filter(|old| **old == workload);
-            workloads.insert(address, kept.map_or(workload, Arc::clone));
-        }
+/// Compiles workloads one by one, each pod once.
+pub(super) struct Workloads<'a> {
+    pub(super) objects: &'a Objects,
+    pub(super) namespaces: &'a SharedMap<Arc<str>, NamespacePolicy>,
+    pub(super) trust_domain: &'a TrustDomain,
+    compiled: HashMap<ObjectKey, Option<Compiled>>,
+}
+
+/// A pod as a workload, with and without its mark.
+struct Compiled {
+    plain: Arc<Workload>,
+    marked: Arc<Workload>,
+}
+
+impl<'a> Workloads<'a> {
+    pub(super) fn new(
+        objects: &'a Objects,
+        namespaces: &'a SharedMap<Arc<str>, NamespacePolicy>,
+        trust_domain: &'a TrustDomain,
+    ) -> Self {
+        Self { objects, namespaces, trust_domain, compiled: HashMap::new() }
     }
-    workloads
+
+    /// The workload that has an address, of the pods that say it is theirs: of one that is not being deleted, and
+    /// of several such the youngest.
+    pub(super) fn find(
+        &mut self,
+        address: IpAddr,
+        owners: impl Iterator<Item = &'a ObjectKey>,
+    ) -> Option<Arc<Workload>> {
+        let mut pods: Vec<_> =
+            owners.filter_map(|key| Some((key, self.objects.pods.get(key)?.as_ref()))).collect();
+        pods.sort_by_key(|(_, pod)| {
+            let metadata = &pod.metadata;
+            (metadata.deletion_timestamp.is_none(), metadata.creation_timestamp.clone())
+        });
+        pods.into_iter().rev().find_map(|(key, pod)| self.compile(key, pod, address))
+    }
+
+    /// Marked where its mark names the address. A mark of another uid is another pod's, and is ignored; so is one
+    /// of a pod without a uid.
+    fn compile(&mut self, key: &ObjectKey, pod: &Pod, address: IpAddr) -> Option<Arc<Workload>> {
+        let compiled = self.compiled.entry(key.clone()).or_insert_with(|| {
+            let plain = compile_pod(key, pod, self.namespaces.get(&key.namespace), self.trust_domain)?;
+            let marked = Arc::new(Workload { enrolment: Enrolment::Marked, ..plain.clone() });
+            Some(Compiled { plain: Arc::new(plain), marked })
+        });
+        let compiled = compiled.as_ref()?;
+        let uid = &*compiled.plain.uid;
+        let mark = self.objects.marks.get(key).filter(|mark| mark.uid == uid && !uid.is_empty());
+        let is_marked = mark.is_some_and(|mark| mark.addresses.contains(&address));
+        Some(Arc::clone(if is_marked { &compiled.marked } else { &compiled.plain }))
+    }
 }
 
 /// Whether the pod runs and has a network of its own: a finished pod's addresses are free for others, and
@@ -163,18 +187,6 @@ fn compile_pod(
         mtls: policy.map_or(MtlsMode::Permissive, |policy| policy.mtls),
         plaintext_ports: plaintext.map(|text| parse_plaintext_ports(text).ports).unwrap_or_default(),
     })
-}
-
-/// The workload for each of its addresses: marked for those that its mark names. A mark of another uid is
-/// another pod's, and is ignored; so is one of a pod without a uid.
-fn by_enrolment(objects: &Objects, workload: Workload) -> Vec<(IpAddr, Arc<Workload>)> {
-    let mark =
-        objects.marks.get(&workload.pod).filter(|mark| *mark.uid == *workload.uid && !mark.uid.is_empty());
-    let marked = Arc::new(Workload { enrolment: Enrolment::Marked, ..workload.clone() });
-    let plain = Arc::new(workload);
-    let is_marked = |address: &IpAddr| mark.is_some_and(|mark| mark.addresses.contains(address));
-    let choose = |address: &IpAddr| Arc::clone(if is_marked(address) { &marked } else { &plain });
-    plain.addresses.iter().map(|address| (*address, choose(address))).collect()
 }
 
 fn label_of<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {

@@ -59,7 +59,7 @@ impl PodFacts for KnownPods {
     fn namespaces(&self) -> NamespaceStates {
         let snapshot = self.view.snapshot().load();
         let mut states = NamespaceStates::default();
-        for (name, policy) in &snapshot.namespaces {
+        for (name, policy) in snapshot.namespaces.iter() {
             let list = if policy.enrolled { &mut states.enrolled } else { &mut states.not_enrolled };
             list.insert(name.to_string());
         }

@@ -1,0 +1,58 @@
+//! What belongs to what, many to many: the indexes by which a change finds all that it touches.
+
+use std::collections::BTreeSet;
+
+/// Pairs that can be looked up by their first half.
+///
+/// The default of the second half must be the least value of its type: a lookup starts there.
+#[derive(Clone, Debug)]
+pub struct Relation<A, B>(BTreeSet<(A, B)>);
+
+impl<A: Ord + Clone, B: Ord + Default> Relation<A, B> {
+    /// Adds a pair; it may be there already.
+    pub fn insert(&mut self, one: A, other: B) {
+        self.0.insert((one, other));
+    }
+
+    /// Takes a pair away; it may not be there.
+    pub fn remove(&mut self, one: A, other: B) {
+        self.0.remove(&(one, other));
+    }
+
+    /// Everything that belongs to `one`, in order.
+    pub fn of<'a>(&'a self, one: &A) -> impl Iterator<Item = &'a B> + use<'a, A, B> {
+        let wanted = one.clone();
+        self.from(one).take_while(move |(found, _)| *found == wanted).map(|(_, other)| other)
+    }
+
+    /// Every pair from the first that belongs to `one`, in order.
+    pub fn from<'a>(&'a self, one: &A) -> impl Iterator<Item = &'a (A, B)> + use<'a, A, B> {
+        self.0.range((one.clone(), B::default())..)
+    }
+}
+
+impl<A, B> Default for Relation<A, B> {
+    fn default() -> Self {
+        Self(BTreeSet::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_found_by_their_first_half_alone() {
+        let mut relation = Relation::default();
+        for (one, other) in [("a", 2), ("b", 0), ("a", 1), ("a", 2), ("ab", 7)] {
+            relation.insert(one, other);
+        }
+        assert_eq!(relation.of(&"a").collect::<Vec<_>>(), [&1, &2]);
+        assert_eq!(relation.of(&"b").collect::<Vec<_>>(), [&0], "the least of its type is found, too");
+        assert_eq!(relation.of(&"c").count(), 0);
+        assert_eq!(relation.from(&"ab").collect::<Vec<_>>(), [&("ab", 7), &("b", 0)]);
+        relation.remove("a", 2);
+        relation.remove("a", 3);
+        assert_eq!(relation.of(&"a").collect::<Vec<_>>(), [&1]);
+    }
+}
