@@ -34,6 +34,11 @@ pub(crate) fn replace(objects: &mut Objects, others: Objects) -> Changed {
     changed
 }
 
+/// The changes by which the objects of a YAML text come to be there.
+pub(crate) fn applied(yaml: &str) -> Vec<Change> {
+    differences(&Objects::default(), objects(yaml))
+}
+
 fn differences(from: &Objects, to: Objects) -> Vec<Change> {
     let mut changes = Vec::new();
     diff(

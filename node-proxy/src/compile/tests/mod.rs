@@ -1,6 +1,7 @@
 //! Tests of compiling: YAML objects in, a snapshot out.
 
 mod endpoints;
+mod oracle;
 mod routes;
 mod services;
 mod workloads;
@@ -13,7 +14,7 @@ use gammarus_ca::TrustDomain;
 use super::{Compiler, Step, compile};
 use crate::attach::Attachments;
 use crate::attach::fixture::{mark, objects, replace};
-use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::objects::{Change, Changed, ObjectKey, Objects};
 use crate::snapshot::Snapshot;
 use crate::snapshot::service::{ServicePort, ServicePortKey};
 use crate::snapshot::workload::Workload;
@@ -33,7 +34,19 @@ impl Cluster {
 
     /// The snapshot once objects are these.
     fn become_these(&mut self, objects: Objects) -> Snapshot {
-        let changed = &replace(&mut self.objects, objects);
+        let changed = replace(&mut self.objects, objects);
+        self.update(&changed)
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) -> Snapshot {
+        let mut changed = Changed::default();
+        for change in changes {
+            self.objects.apply(change, &mut changed);
+        }
+        self.update(&changed)
+    }
+
+    fn update(&mut self, changed: &Changed) -> Snapshot {
         let groups = &self.attachments.update(&self.objects, changed).groups;
         let step = Step { objects: &self.objects, changed, attachments: &self.attachments, groups };
         self.compiler.update(&step)
