@@ -18,9 +18,9 @@ use crate::world::{World, pod, route, slice};
 const TIMES: usize = 200;
 
 /// A change of the object of a number, in one of two forms.
-type Step = fn(usize, bool) -> Change;
+type Touch = fn(usize, bool) -> Change;
 
-const STEPS: [(&str, Step); 3] = [
+const STEPS: [(&str, Touch); 3] = [
     ("one route", |at, odd| route(at, if odd { 80 } else { 90 })),
     ("one slice", |at, odd| slice(at / 2, !odd)),
     ("one pod", |at, odd| pod(at * 5, if odd { "False" } else { "True" })),
