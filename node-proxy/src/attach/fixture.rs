@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -80,15 +82,19 @@ fn add(objects: &mut Objects, document: Value) {
     };
     let key = ObjectKey::new(&namespace, &text("name"));
     match kind.as_str() {
-        "EndpointSlice" => drop(objects.endpoint_slices.insert(key, parse(document))),
+        "EndpointSlice" => drop(objects.endpoint_slices.insert(key, trim::<EndpointSlice, _>(document))),
         "GRPCRoute" => drop(objects.grpc_routes.insert(key, parse(document))),
         "HTTPRoute" => drop(objects.http_routes.insert(key, parse(document))),
         "Namespace" => drop(objects.namespaces.insert(key, parse(document))),
         "Node" => drop(objects.nodes.insert(key, parse(document))),
-        "Pod" => drop(objects.pods.insert(key, parse(document))),
+        "Pod" => drop(objects.pods.insert(key, trim::<Pod, _>(document))),
         "Service" => drop(objects.services.insert(key, parse(document))),
         other => panic!("no fixture of kind {other}"),
     }
+}
+
+fn trim<T: DeserializeOwned, U: for<'a> From<&'a T>>(document: Value) -> Arc<U> {
+    Arc::new(U::from(&*parse::<T>(document)))
 }
 
 fn parse<T: DeserializeOwned>(mut document: Value) -> Arc<T> {

@@ -1,10 +1,11 @@
 //! What objects other than routes ask for and is not done: said, so that nothing is ignored in silence.
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use serde::Serialize;
 
 use super::labels::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_ANNOTATION, parse_plaintext_ports};
 use crate::cluster::objects::{Kind, ObjectKey, Objects};
+use crate::cluster::trimmed::Pod;
 
 /// Something that an object asks for and that is not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,7 +74,7 @@ fn namespace_notices(key: &ObjectKey, namespace: &Namespace) -> Vec<Notice> {
 }
 
 fn pod_notice(key: &ObjectKey, pod: &Pod) -> Option<Notice> {
-    let text = pod.metadata.annotations.as_ref()?.get(PLAINTEXT_PORTS_ANNOTATION)?;
+    let text = pod.annotations.find(PLAINTEXT_PORTS_ANNOTATION)?;
     let refused = parse_plaintext_ports(text).refused;
     (!refused.is_empty()).then(|| Notice {
         kind: "Pod",

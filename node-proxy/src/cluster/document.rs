@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -218,13 +220,19 @@ impl Reader<'_> {
         }
         let object = match id.kind {
             Kind::ConfigMap => self.admit_core(draft).map(Object::ConfigMap),
-            Kind::EndpointSlice => self.admit_core(draft).map(Object::EndpointSlice),
+            Kind::EndpointSlice => {
+                let slice = self.admit_core::<EndpointSlice>(draft);
+                slice.map(|slice| Object::EndpointSlice(Arc::new(slice.as_ref().into())))
+            }
             Kind::GrpcRoute => self.admit_custom(draft, api_version).map(Object::GrpcRoute),
             Kind::HttpRoute => self.admit_custom(draft, api_version).map(Object::HttpRoute),
             Kind::Mark => None,
             Kind::Namespace => self.admit_core(draft).map(Object::Namespace),
             Kind::Node => self.admit_core(draft).map(Object::Node),
-            Kind::Pod => self.admit_core(draft).map(Object::Pod),
+            Kind::Pod => {
+                let pod = self.admit_core::<Pod>(draft);
+                pod.map(|pod| Object::Pod(Arc::new(pod.as_ref().into())))
+            }
             Kind::ReferenceGrant => self.admit_custom(draft, api_version).map(Object::ReferenceGrant),
             Kind::Secret => self.admit_core(draft).map(Object::Secret),
             Kind::Service => self.admit_core(draft).map(Object::Service),

@@ -14,6 +14,7 @@ pub mod relation;
 pub mod report;
 pub mod schema;
 pub mod source;
+pub mod trimmed;
 pub mod writer;
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use serde::{Deserialize, Serialize};
 
 use super::api::{GrpcRoute, HttpRoute, ReferenceGrant};
+use super::trimmed::{EndpointSlice, Pod};
 
 /// The namespace and name of an object; cluster-scoped kinds have an empty namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -293,11 +293,7 @@ mod tests {
     #[test]
     fn of_several_changes_of_an_object_the_first_says_what_was_before() {
         let key = ObjectKey::new("shop", "web");
-        let pod = |uid: &str| {
-            let mut pod = Pod::default();
-            pod.metadata.uid = Some(uid.to_owned());
-            Arc::new(pod)
-        };
+        let pod = |uid: &str| Arc::new(Pod { uid: Some(uid.into()), ..Pod::default() });
         let applied = |uid| Change::Applied(key.clone(), Object::Pod(pod(uid)));
         let deleted = || Change::Deleted(ObjectId { kind: Kind::Pod, key: key.clone() });
         let mut objects = Objects::default();

@@ -160,10 +160,10 @@ where
 mod tests {
     use std::path::PathBuf;
 
-    use k8s_openapi::api::core::v1::Pod;
     use tokio::sync::mpsc;
 
     use super::super::objects::{Kind, Object, ObjectId, ObjectKey};
+    use super::super::trimmed::Pod;
     use super::*;
 
     struct Script(mpsc::Receiver<Update>);

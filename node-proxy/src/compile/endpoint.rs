@@ -8,14 +8,14 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::index::Index;
-use super::workload::{is_running, owns_addresses, pod_addresses};
+use super::workload::owns_addresses;
 use crate::attach::cluster_addresses;
 use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::trimmed::{EndpointSlice, Pod, SliceEndpoint};
 use crate::snapshot::map::SharedMap;
 use crate::snapshot::service::{Endpoint, EndpointSet};
 use crate::snapshot::workload::Workload;
@@ -147,65 +147,43 @@ pub(super) fn compile_endpoints(
     EndpointSet { endpoints }
 }
 
-/// One slice's endpoints for a port. Slices of host names are none of ours.
+/// One slice's endpoints for a port.
 fn slice_candidates(sources: &Sources<'_>, slice: &EndpointSlice, port: &ServicePort) -> Vec<Candidate> {
     let name = port.name.as_deref().unwrap_or_default();
-    let is_port = |listed: &&k8s_openapi::api::discovery::v1::EndpointPort| {
-        listed.name.as_deref().unwrap_or_default() == name
-            && listed.protocol.as_deref().unwrap_or("TCP") == "TCP"
+    let Some((_, number)) = slice.ports.iter().find(|(listed, _)| **listed == *name) else {
+        return Vec::new();
     };
-    let listed = slice.ports.iter().flatten().find(is_port);
-    let Some(number) = listed.and_then(|listed| u16::try_from(listed.port?).ok()) else { return Vec::new() };
-    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-    slice
-        .endpoints
-        .iter()
-        .filter_map(|endpoint| slice_candidate(sources, namespace, endpoint, number))
-        .collect()
+    slice.endpoints.iter().filter_map(|endpoint| slice_candidate(sources, endpoint, *number)).collect()
 }
 
 /// `None` for a pod's endpoint whose Pod is not known with this address: it is used once it is, so that
 /// a marked pod is never dialled in plain text (design D7).
-fn slice_candidate(
-    sources: &Sources<'_>,
-    namespace: &str,
-    endpoint: &SliceEndpoint,
-    port: u16,
-) -> Option<Candidate> {
-    // "consumers SHOULD only use the first" of `addresses`.
-    let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
-    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-    let workload = match target {
+fn slice_candidate(sources: &Sources<'_>, endpoint: &SliceEndpoint, port: u16) -> Option<Candidate> {
+    let address = endpoint.address;
+    let workload = match &endpoint.pod {
         Some(target) => {
-            let namespace = target.namespace.as_deref().unwrap_or(namespace);
-            let key = ObjectKey::new(namespace, target.name.as_deref().unwrap_or_default());
-            let pod = sources.objects.pods.get(&key)?;
-            if !is_running(pod) || !pod_addresses(pod).contains(&address) {
+            let pod = sources.objects.pods.get(&target.key)?;
+            if pod.is_finished || !pod.addresses.contains(&address) {
                 return None;
             }
-            if target.uid.is_some() && target.uid != pod.metadata.uid {
+            if target.uid.is_some() && target.uid.as_deref() != pod.uid.as_deref() {
                 return None;
             }
             if owns_addresses(pod) {
-                Some(sources.workloads.get(&address).filter(|workload| workload.pod == key)?)
+                Some(sources.workloads.get(&address).filter(|workload| workload.pod == target.key)?)
             } else {
                 None
             }
         }
         None => sources.workloads.get(&address),
     };
-    let conditions = endpoint.conditions.as_ref();
-    // "A nil value should be interpreted as "true"", and of `serving` "should be interpreted as ready".
-    let is_ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-    let is_serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(is_ready);
-    let is_terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-    let workload_node = workload.and_then(|workload| workload.node.clone());
+    let workload_node = || workload.and_then(|workload| workload.node.clone());
     Some(Candidate {
         address: SocketAddr::new(address, port),
         workload: workload.cloned(),
-        node: endpoint.node_name.as_deref().map(Into::into).or(workload_node),
-        is_ready,
-        is_serving_terminating: is_serving && is_terminating,
+        node: endpoint.node.clone().or_else(workload_node),
+        is_ready: endpoint.is_ready,
+        is_serving_terminating: endpoint.is_serving_terminating,
     })
 }
 
@@ -219,13 +197,12 @@ fn pod_candidates(
     let publishes_all = spec.publish_not_ready_addresses == Some(true);
     let mut candidates = Vec::new();
     for (key, pod) in sources.index.selected(sources.objects, key, service) {
-        if !is_running(pod) {
+        if pod.is_finished {
             continue;
         }
         let Some(number) = find_target_port(pod, port) else { continue };
-        let is_up = publishes_all || is_ready(pod);
-        let is_terminating = pod.metadata.deletion_timestamp.is_some();
-        for address in pod_addresses(pod).into_iter().filter(|address| has_family(spec, *address)) {
+        let is_up = publishes_all || pod.is_ready;
+        for address in pod.addresses.iter().copied().filter(|address| has_family(spec, *address)) {
             // The address of a Pod that has long gone may be another's by now.
             let owner = sources.workloads.get(&address).filter(|workload| workload.pod == *key);
             let workload = match owner {
@@ -236,19 +213,13 @@ fn pod_candidates(
             candidates.push(Candidate {
                 address: SocketAddr::new(address, number),
                 workload: workload.cloned(),
-                node: pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).map(Into::into),
-                is_ready: is_up && (publishes_all || !is_terminating),
-                is_serving_terminating: is_up && is_terminating,
+                node: pod.node.clone(),
+                is_ready: is_up && (publishes_all || !pod.is_leaving),
+                is_serving_terminating: is_up && pod.is_leaving,
             });
         }
     }
     candidates
-}
-
-/// A pod without a Ready condition counts as ready: no kubelet says otherwise.
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ == "Ready").all(|condition| condition.status == "True")
 }
 
 /// `targetPort` on this pod: a number, a container port's name, or `port` itself when absent.
@@ -256,19 +227,11 @@ fn find_target_port(pod: &Pod, port: &ServicePort) -> Option<u16> {
     let number = match &port.target_port {
         None => port.port,
         Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(name)) => find_named_port(pod, name)?,
+        Some(IntOrString::String(name)) => {
+            pod.named_ports.iter().find(|(known, _)| **known == **name).map(|(_, number)| *number)?
+        }
     };
     u16::try_from(number).ok().filter(|number| *number != 0)
-}
-
-/// A TCP container port by its name; init containers that keep running (sidecars) count.
-fn find_named_port(pod: &Pod, name: &str) -> Option<i32> {
-    let spec = pod.spec.as_ref()?;
-    let sidecars =
-        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-    let mut tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-    tcp.find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port)
 }
 
 /// Whether the Service has addresses of this family: by `ipFamilies`, else by its clusterIPs; a Service

@@ -7,15 +7,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Service;
 
-use super::workload::{owns_addresses, pod_addresses};
+use super::workload::owns_addresses;
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::cluster::relation::Relation;
-
-/// The label that says whose slice it is.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+use crate::cluster::trimmed::{EndpointSlice, Pod};
 
 /// A label of a namespace's pods by its hash: what shares one by chance is told apart by looking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +34,7 @@ pub(super) struct Index {
 }
 
 impl Label {
-    fn new(namespace: &str, (name, value): (&String, &String)) -> Self {
+    fn new(namespace: &str, name: &str, value: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         (namespace, name, value).hash(&mut hasher);
         Self(hasher.finish())
@@ -52,13 +49,13 @@ impl Index {
         }
         for (key, before) in &changed.endpoint_slices {
             if let Some(slice) = before {
-                each_address(slice, |address| self.listing.remove(address, key.clone()));
+                addresses(slice).for_each(|address| self.listing.remove(address, key.clone()));
                 service_of(key, slice)
                     .into_iter()
                     .for_each(|service| self.slices.remove(service, key.clone()));
             }
             if let Some(slice) = objects.endpoint_slices.get(key) {
-                each_address(slice, |address| self.listing.insert(address, key.clone()));
+                addresses(slice).for_each(|address| self.listing.insert(address, key.clone()));
                 service_of(key, slice)
                     .into_iter()
                     .for_each(|service| self.slices.insert(service, key.clone()));
@@ -162,32 +159,29 @@ impl Index {
 /// Whether a Service with a selector selects a pod, namespaces aside.
 fn selects(service: &Service, pod: &Pod) -> bool {
     let selector = service.spec.iter().flat_map(|spec| spec.selector.iter().flatten());
-    let labels = pod.metadata.labels.as_ref();
-    let mut wanted = selector.map(|(name, value)| labels.and_then(|labels| labels.get(name)) == Some(value));
+    let mut wanted = selector.map(|(name, value)| pod.labels.find(name) == Some(value));
     wanted.all(|has| has)
 }
 
 fn first_label(key: &ObjectKey, service: &Service) -> Option<Label> {
     let selector = service.spec.as_ref()?.selector.as_ref()?;
-    selector.first_key_value().map(|label| Label::new(&key.namespace, label))
+    selector.first_key_value().map(|(name, value)| Label::new(&key.namespace, name, value))
 }
 
 fn labels<'a>(key: &'a ObjectKey, pod: &'a Pod) -> impl Iterator<Item = Label> + use<'a> {
-    pod.metadata.labels.iter().flatten().map(|label| Label::new(&key.namespace, label))
+    pod.labels.iter().map(|(name, value)| Label::new(&key.namespace, name, value))
 }
 
-fn own_addresses(pod: &Pod) -> Vec<IpAddr> {
-    if owns_addresses(pod) { pod_addresses(pod) } else { Vec::new() }
+fn own_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
+    pod.addresses.iter().copied().filter(|_| owns_addresses(pod))
 }
 
-/// The address of each endpoint: "consumers SHOULD only use the first" of `addresses`.
-fn each_address(slice: &EndpointSlice, mut take: impl FnMut(IpAddr)) {
-    let first = slice.endpoints.iter().filter_map(|endpoint| endpoint.addresses.first()?.parse().ok());
-    first.for_each(&mut take);
+fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+    slice.endpoints.iter().map(|endpoint| endpoint.address)
 }
 
 /// The Service that a slice is of, if it is of any.
 fn service_of(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
-    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
-    Some(ObjectKey::new(&key.namespace, service))
+    let name = slice.service.as_ref()?;
+    Some(ObjectKey { namespace: Arc::clone(&key.namespace), name: Arc::clone(name) })
 }

@@ -31,9 +31,7 @@ use endpoint::{KnownEndpoints, Sources, compile_endpoints};
 use frontend::{Frontends, Lead};
 use index::Index;
 use service::{Tables, compile_port, declared_ports, find_leads};
-use workload::{
-    Workloads, compile_namespace, compile_node_addresses, compile_pod_ranges, is_same_node, pod_addresses,
-};
+use workload::{Workloads, compile_namespace, compile_node_addresses, compile_pod_ranges, is_same_node};
 
 /// Makes one snapshot after another.
 #[derive(Debug)]
@@ -151,14 +149,14 @@ impl Compiler {
             let pods =
                 objects.pods.range(ObjectKey { namespace: Arc::clone(&key.name), ..ObjectKey::default() }..);
             for (_, pod) in pods.take_while(|(pod, _)| pod.namespace == key.name) {
-                addresses.extend(pod_addresses(pod));
+                addresses.extend(pod.addresses.iter());
             }
         }
         for (key, before) in &changed.pods {
-            addresses.extend(before.iter().chain(objects.pods.get(key)).flat_map(|pod| pod_addresses(pod)));
+            addresses.extend(before.iter().chain(objects.pods.get(key)).flat_map(|pod| pod.addresses.iter()));
         }
         for key in changed.marks.keys() {
-            addresses.extend(objects.pods.get(key).iter().flat_map(|pod| pod_addresses(pod)));
+            addresses.extend(objects.pods.get(key).iter().flat_map(|pod| pod.addresses.iter()));
         }
         addresses
     }

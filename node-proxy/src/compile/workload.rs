@@ -7,17 +7,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gammarus_ca::{SpiffeId, TrustDomain};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 
 use crate::attach::labels::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_ANNOTATION, parse_plaintext_ports};
 use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::trimmed::Pod;
 use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::snapshot::{AddressRange, NamespacePolicy};
 
 pub(super) fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
-    let label = |name| label_of(&namespace.metadata, name);
+    let labels = namespace.metadata.labels.as_ref();
+    let label = |name| labels.and_then(|labels| labels.get(name)).map(String::as_str);
     let mtls = if label(MTLS_LABEL) == Some("strict") { MtlsMode::Strict } else { MtlsMode::Permissive };
     NamespacePolicy { enrolled: label(MESH_LABEL) == Some("enabled"), mtls }
 }
@@ -62,10 +63,10 @@ pub(super) struct Workloads<'a> {
     compiled: HashMap<ObjectKey, Option<Compiled>>,
 }
 
-/// A pod as a workload, with and without its mark.
+/// A pod as a workload, with and without its mark, as far as anybody asked.
 struct Compiled {
     plain: Arc<Workload>,
-    marked: Arc<Workload>,
+    marked: Option<Arc<Workload>>,
 }
 
 impl<'a> Workloads<'a> {
@@ -86,10 +87,7 @@ impl<'a> Workloads<'a> {
     ) -> Option<Arc<Workload>> {
         let mut pods: Vec<_> =
             owners.filter_map(|key| Some((key, self.objects.pods.get(key)?.as_ref()))).collect();
-        pods.sort_by_key(|(_, pod)| {
-            let metadata = &pod.metadata;
-            (metadata.deletion_timestamp.is_none(), metadata.creation_timestamp.clone())
-        });
+        pods.sort_by_key(|(_, pod)| (!pod.is_leaving, pod.created));
         pods.into_iter().rev().find_map(|(key, pod)| self.compile(key, pod, address))
     }
 
@@ -98,31 +96,24 @@ impl<'a> Workloads<'a> {
     fn compile(&mut self, key: &ObjectKey, pod: &Pod, address: IpAddr) -> Option<Arc<Workload>> {
         let compiled = self.compiled.entry(key.clone()).or_insert_with(|| {
             let plain = compile_pod(key, pod, self.namespaces.get(&key.namespace), self.trust_domain)?;
-            let marked = Arc::new(Workload { enrolment: Enrolment::Marked, ..plain.clone() });
-            Some(Compiled { plain: Arc::new(plain), marked })
+            Some(Compiled { plain: Arc::new(plain), marked: None })
         });
-        let compiled = compiled.as_ref()?;
+        let compiled = compiled.as_mut()?;
         let uid = &*compiled.plain.uid;
         let mark = self.objects.marks.get(key).filter(|mark| mark.uid == uid && !uid.is_empty());
-        let is_marked = mark.is_some_and(|mark| mark.addresses.contains(&address));
-        Some(Arc::clone(if is_marked { &compiled.marked } else { &compiled.plain }))
+        if !mark.is_some_and(|mark| mark.addresses.contains(&address)) {
+            return Some(Arc::clone(&compiled.plain));
+        }
+        let marked =
+            || Arc::new(Workload { enrolment: Enrolment::Marked, ..Workload::clone(&compiled.plain) });
+        Some(Arc::clone(compiled.marked.get_or_insert_with(marked)))
     }
 }
 
 /// Whether the pod runs and has a network of its own: a finished pod's addresses are free for others, and
 /// a pod of the host's network shares the node's.
 pub(super) fn owns_addresses(pod: &Pod) -> bool {
-    is_running(pod) && !is_on_host_network(pod)
-}
-
-/// Whether the pod is not finished.
-pub(super) fn is_running(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    !matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn is_on_host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true)
+    !pod.is_finished && !pod.is_on_host_network
 }
 
 /// Whether a pod is to be in the mesh.
@@ -134,32 +125,19 @@ pub enum Membership {
     None,
 }
 
-/// Whether a pod is to be in the mesh; `None` as long as its namespace is not known.
+/// Whether a pod is to be in the mesh; `None` as long as it or its namespace is not known.
 #[must_use]
-pub fn find_membership(objects: &Objects, pod: &Pod, trust_domain: &TrustDomain) -> Option<Membership> {
-    let key = ObjectKey::new(pod.metadata.namespace.as_deref()?, pod.metadata.name.as_deref()?);
+pub fn find_membership(objects: &Objects, key: &ObjectKey, trust_domain: &TrustDomain) -> Option<Membership> {
+    let pod = objects.pods.get(key)?;
     let namespace = objects.namespaces.get(&ObjectKey::new("", &key.namespace))?;
     let policy = compile_namespace(namespace);
-    let workload = compile_pod(&key, pod, Some(&policy), trust_domain)?;
+    let workload = compile_pod(key, pod, Some(&policy), trust_domain)?;
     Some(match workload.enrolment {
-        Enrolment::Marked | Enrolment::Expected if !is_on_host_network(pod) => {
+        Enrolment::Marked | Enrolment::Expected if !pod.is_on_host_network => {
             Membership::Enrolled(workload.identity)
         }
         _ => Membership::None,
     })
-}
-
-/// All addresses of a pod: `status.podIPs`, or `status.podIP` where only that is there.
-pub(super) fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
-    let Some(status) = &pod.status else { return Vec::new() };
-    let several = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in several.chain(status.pod_ip.as_deref()).filter_map(|text| text.parse().ok()) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
 }
 
 /// A pod as a workload that is not marked; `None` if its names make no identity, which no API server lets
@@ -170,25 +148,19 @@ fn compile_pod(
     policy: Option<&NamespacePolicy>,
     trust_domain: &TrustDomain,
 ) -> Option<Workload> {
-    let spec = pod.spec.as_ref();
-    let account = spec.and_then(|spec| spec.service_account_name.as_deref()).filter(|name| !name.is_empty());
-    let opted_out = label_of(&pod.metadata, MESH_LABEL) == Some("disabled");
+    let account = pod.service_account.as_deref().filter(|name| !name.is_empty());
+    let opted_out = pod.labels.find(MESH_LABEL) == Some("disabled");
     let is_expected = policy.is_some_and(|policy| policy.enrolled) && !opted_out;
-    let annotations = pod.metadata.annotations.as_ref();
-    let plaintext = annotations.and_then(|annotations| annotations.get(PLAINTEXT_PORTS_ANNOTATION));
+    let plaintext = pod.annotations.find(PLAINTEXT_PORTS_ANNOTATION);
     let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, account.unwrap_or("default")).ok()?;
     Some(Workload {
-        uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+        uid: pod.uid.clone().unwrap_or_default(),
         pod: key.clone(),
         identity,
-        node: spec.and_then(|spec| spec.node_name.as_deref()).map(Into::into),
-        addresses: pod_addresses(pod),
+        node: pod.node.clone(),
+        addresses: pod.addresses.to_vec(),
         enrolment: if is_expected { Enrolment::Expected } else { Enrolment::None },
         mtls: policy.map_or(MtlsMode::Permissive, |policy| policy.mtls),
         plaintext_ports: plaintext.map(|text| parse_plaintext_ports(text).ports).unwrap_or_default(),
     })
-}
-
-fn label_of<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
-    metadata.labels.as_ref()?.get(name).map(String::as_str)
 }

@@ -125,7 +125,7 @@ pub(crate) fn pod(at: usize, ready: &str) -> Change {
             ..PodStatus::default()
         }),
     };
-    Change::Applied(ObjectKey::new(&namespace, &name), Object::Pod(Arc::new(object)))
+    Change::Applied(ObjectKey::new(&namespace, &name), Object::Pod(Arc::new((&object).into())))
 }
 
 /// The slice of a Service, with its last endpoint ready or not.
@@ -164,7 +164,7 @@ pub(crate) fn slice(at: usize, is_last_ready: bool) -> Change {
         metadata: metadata(&namespace, &name, &[("kubernetes.io/service-name", &service)]),
         ports: Some(vec![port]),
     };
-    Change::Applied(ObjectKey::new(&namespace, &name), Object::EndpointSlice(Arc::new(object)))
+    Change::Applied(ObjectKey::new(&namespace, &name), Object::EndpointSlice(Arc::new((&object).into())))
 }
 
 /// A route with a weight that goes to the next Service of the namespace.
