@@ -3,7 +3,7 @@
 //! A route is judged again when it changed itself, when a Service that it names did, or when a port that it asks for
 //! began or ceased to have GRPCRoutes. Judging everything is the same step with everything changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
@@ -19,8 +19,8 @@ use crate::snapshot::service::ServicePortKey;
 /// The judgement of everything that asks the mesh for something. Serialises for the admin's `/status`.
 #[derive(Clone, Debug, Default)]
 pub struct Attachments {
-    routes: BTreeMap<RouteRef, Judged>,
-    asked: BTreeMap<RouteRef, Asked>,
+    routes: HashMap<RouteRef, Judged>,
+    asked: HashMap<RouteRef, Asked>,
     notices: BTreeMap<(Kind, ObjectKey), Vec<Notice>>,
     /// Where routes would hold if there were none of other kinds.
     claims: Relation<PortGroup, RouteRef>,
@@ -43,8 +43,17 @@ struct Judged {
     attached: Arc<AttachedRoute>,
 }
 
+/// What an update did to the ports that routes ask for.
+#[derive(Default)]
+struct Touched {
+    /// Where routes have to be looked at again.
+    groups: BTreeSet<PortGroup>,
+    /// Where routes came or went, with the kind that held there.
+    led_before: BTreeMap<PortGroup, Option<RouteKind>>,
+}
+
 /// Where a route is entered in the indexes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Asked {
     claims: Box<[PortGroup]>,
     named: Box<[ObjectKey]>,
@@ -72,7 +81,9 @@ impl Attachments {
 
     /// Every route that names a Service as parent, in the order of kind, namespace and name.
     pub fn routes(&self) -> impl Iterator<Item = &RouteAttachment> {
-        self.routes.values().map(|judged| &judged.attachment)
+        let mut routes: Vec<_> = self.routes.iter().collect();
+        routes.sort_by_key(|(route, _)| *route);
+        routes.into_iter().map(|(_, judged)| &judged.attachment)
     }
 
     /// What objects other than routes ask for and is not done, by kind and name.
@@ -134,13 +145,17 @@ impl Attachments {
         lines: &mut (Lines, Lines),
     ) -> BTreeSet<PortGroup> {
         let mut pending: BTreeMap<RouteRef, Option<Pending>> = BTreeMap::new();
-        let mut led_before: BTreeMap<PortGroup, Option<RouteKind>> = BTreeMap::new();
+        let mut touched = Touched::default();
         for route in dirty {
             let judged = judge_alone(objects, route);
-            self.enter(route, judged.as_ref(), &mut led_before);
+            let now = judged.as_ref().map_or_else(Asked::default, |pending| Asked {
+                claims: pending.claims().into_iter().collect(),
+                named: pending.named_services().into_iter().collect(),
+            });
+            self.enter(route, now, &mut touched);
             pending.insert(route.clone(), judged);
         }
-        for (group, before) in &led_before {
+        for (group, before) in &touched.led_before {
             if self.leading_kind(group) != *before {
                 for route in self.claims.of(group).filter(|route| route.kind == RouteKind::Http) {
                     if !pending.contains_key(route) {
@@ -152,24 +167,20 @@ impl Attachments {
         for (route, judged) in pending {
             self.conclude(route, judged, lines);
         }
-        led_before.into_keys().collect()
+        touched.groups
     }
 
-    /// Enters what a route asks for now in place of what it asked for before, and notes who led there.
-    fn enter(
-        &mut self,
-        route: &RouteRef,
-        pending: Option<&Pending>,
-        led_before: &mut BTreeMap<PortGroup, Option<RouteKind>>,
-    ) {
-        let now = pending.map_or_else(Asked::default, |pending| Asked {
-            claims: pending.claims().into_iter().collect(),
-            named: pending.named_services().into_iter().collect(),
-        });
-        let before = self.asked.remove(route).unwrap_or_default();
+    /// Enters what a route asks for now in place of what it asked for before.
+    fn enter(&mut self, route: &RouteRef, now: Asked, touched: &mut Touched) {
+        touched.groups.extend(now.claims.iter().cloned());
+        let before = self.asked.get(route).cloned().unwrap_or_default();
+        if before == now {
+            return;
+        }
+        touched.groups.extend(before.claims.iter().cloned());
         for group in before.claims.iter().chain(&now.claims) {
-            if !led_before.contains_key(group) {
-                led_before.insert(group.clone(), self.leading_kind(group));
+            if !touched.led_before.contains_key(group) {
+                touched.led_before.insert(group.clone(), self.leading_kind(group));
             }
         }
         for group in before.claims {
@@ -184,7 +195,10 @@ impl Attachments {
         for service in &now.named {
             self.named.insert(service.clone(), route.clone());
         }
-        if pending.is_some() {
+        // Whoever names no Service asks for nothing.
+        if now.named.is_empty() {
+            self.asked.remove(route);
+        } else {
             self.asked.insert(route.clone(), now);
         }
     }

@@ -16,7 +16,7 @@ pub mod workload;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub struct Compiler {
     endpoints: KnownEndpoints,
     frontends: Frontends,
     /// Service → its ports by number, with what leads to each.
-    published: BTreeMap<ObjectKey, BTreeMap<u16, Vec<Lead>>>,
+    published: HashMap<ObjectKey, BTreeMap<u16, Vec<Lead>>>,
 }
 
 /// What one update is compiled from.
@@ -94,7 +94,7 @@ impl Compiler {
             index: Index::default(),
             endpoints: KnownEndpoints::default(),
             frontends: Frontends::default(),
-            published: BTreeMap::new(),
+            published: HashMap::new(),
         }
     }
 
@@ -185,12 +185,14 @@ impl Compiler {
                 self.snapshot.service_ports.insert(key.clone(), port);
             }
             let leads = find_leads(renewal.service, number, declared);
-            let published = self.published.entry(renewal.key.clone()).or_default();
-            let before = published.insert(number, leads.clone()).unwrap_or_default();
-            if before == leads && is_same {
-                continue;
+            let before = self.published.get(renewal.key).and_then(|ports| ports.get(&number));
+            if before != Some(&leads) {
+                let published = self.published.entry(renewal.key.clone()).or_default();
+                let before = published.insert(number, leads.clone()).unwrap_or_default();
+                self.lead(&key, &before, &leads);
+            } else if !is_same {
+                leads.iter().for_each(|lead| self.frontends.publish(*lead, &mut self.snapshot));
             }
-            self.lead(&key, &before, &leads);
         }
     }
 
@@ -238,6 +240,10 @@ impl Compiler {
 
     /// Takes away the published ports of a Service that it does not declare any more.
     fn remove_ports(&mut self, service: &ObjectKey, declared: &BTreeMap<u16, &DeclaredPort>) {
+        let is_left = |number: &u16| declared.contains_key(number);
+        if self.published.get(service).is_none_or(|ports| ports.keys().all(is_left)) {
+            return;
+        }
         let Some(mut ports) = self.published.remove(service) else { return };
         for (number, leads) in ports.extract_if(.., |number, _| !declared.contains_key(number)) {
             let key = ServicePortKey { service: service.clone(), port: number };
