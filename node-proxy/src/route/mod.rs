@@ -6,6 +6,7 @@
 mod describe;
 pub mod grpc;
 mod index;
+mod literal;
 pub mod matcher;
 pub mod precedence;
 mod query;

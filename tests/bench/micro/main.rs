@@ -1,6 +1,6 @@
 //! Micro-benchmarks of what grows with a cluster: taking in changes, and finding a request's rule.
 //!
-//! `tests/bench/run --micro` starts it.
+//! `tests/bench/run --micro` starts it, and `tests/bench/run --micro lookup` (or `changes`, `files`) a part of it.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a program of this repository's own")]
 
@@ -20,5 +20,8 @@ fn main() {
     }
     if is_asked("changes") {
         changes::run();
+    }
+    if is_asked("files") {
+        changes::run_files();
     }
 }

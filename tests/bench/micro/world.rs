@@ -2,18 +2,14 @@
 //!
 //! Per Service there are two routes and ten endpoints, and a hundred Services share a namespace.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, Namespace, Pod, PodIP, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
-};
-use k8s_openapi::api::core::v1::{ObjectReference, PodCondition};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use node_proxy::cluster::objects::{Change, Object, ObjectKey};
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 /// Endpoints of each Service.
 const ENDPOINTS: usize = 10;
@@ -37,58 +33,42 @@ impl World {
         self.services() * ENDPOINTS
     }
 
-    /// Every object, as a source first tells them.
-    pub(crate) fn everything(self) -> Vec<Change> {
+    /// Every object but the routes.
+    pub(crate) fn without_routes(self) -> impl Iterator<Item = Value> {
         let namespaces = (0..self.services().div_ceil(SERVICES_PER_NAMESPACE)).map(namespace);
         let services = (0..self.services()).map(service);
         let pods = (0..self.endpoints()).map(|at| pod(at, "True"));
         let slices = (0..self.services()).map(|at| slice(at, true));
-        let routes = (0..self.routes).map(|at| route(at, 90));
-        namespaces.chain(services).chain(pods).chain(slices).chain(routes).collect()
+        namespaces.chain(services).chain(pods).chain(slices)
     }
+
+    /// Every object, as a source first tells them.
+    pub(crate) fn everything(self) -> Vec<Change> {
+        self.without_routes().chain((0..self.routes).map(|at| route(at, 90))).map(applied).collect()
+    }
+}
+
+/// What a source says of an object.
+pub(crate) fn applied(object: Value) -> Change {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let key = ObjectKey::new(&text("namespace"), &text("name"));
+    let object = match object["kind"].as_str().unwrap() {
+        "EndpointSlice" => Object::EndpointSlice(Arc::new((&parse::<EndpointSlice>(object)).into())),
+        "HTTPRoute" => Object::HttpRoute(Arc::new(parse(object))),
+        "Namespace" => Object::Namespace(Arc::new(parse(object))),
+        "Pod" => Object::Pod(Arc::new((&parse::<Pod>(object)).into())),
+        "Service" => Object::Service(Arc::new(parse(object))),
+        other => panic!("nothing here makes a {other}"),
+    };
+    Change::Applied(key, object)
+}
+
+fn parse<T: DeserializeOwned>(object: Value) -> T {
+    serde_json::from_value(object).unwrap()
 }
 
 fn home(service: usize) -> String {
     format!("ns-{}", service / SERVICES_PER_NAMESPACE)
-}
-
-fn metadata(namespace: &str, name: &str, labels: &[(&str, &str)]) -> ObjectMeta {
-    let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    ObjectMeta {
-        name: Some(name.to_owned()),
-        namespace: Some(namespace.to_owned()).filter(|text| !text.is_empty()),
-        uid: Some(format!("uid-{namespace}-{name}")),
-        labels: Some(labels.collect::<BTreeMap<_, _>>()),
-        ..ObjectMeta::default()
-    }
-}
-
-fn namespace(at: usize) -> Change {
-    let name = format!("ns-{at}");
-    let object = Namespace {
-        metadata: metadata("", &name, &[("gammarus.io/mesh", "enabled")]),
-        ..Namespace::default()
-    };
-    Change::Applied(ObjectKey::new("", &name), Object::Namespace(Arc::new(object)))
-}
-
-fn service(at: usize) -> Change {
-    let (namespace, name) = (home(at), format!("svc-{at}"));
-    let port = ServicePort {
-        name: Some("http".to_owned()),
-        port: 80,
-        protocol: Some("TCP".to_owned()),
-        ..ServicePort::default()
-    };
-    let spec = ServiceSpec {
-        cluster_ip: Some(address(10, 96, at)),
-        cluster_ips: Some(vec![address(10, 96, at)]),
-        ports: Some(vec![port]),
-        selector: Some(BTreeMap::from([("app".to_owned(), name.clone())])),
-        ..ServiceSpec::default()
-    };
-    let object = Service { metadata: metadata(&namespace, &name, &[]), spec: Some(spec), status: None };
-    Change::Applied(ObjectKey::new(&namespace, &name), Object::Service(Arc::new(object)))
 }
 
 fn address(first: u8, second: u8, at: usize) -> String {
@@ -100,83 +80,87 @@ fn pod_name(at: usize) -> String {
     format!("svc-{}-{}", at / ENDPOINTS, at % ENDPOINTS)
 }
 
+fn namespace(at: usize) -> Value {
+    let labels = json!({"gammarus.io/mesh": "enabled"});
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": format!("ns-{at}"), "labels": labels}})
+}
+
+fn service(at: usize) -> Value {
+    let (name, ip) = (format!("svc-{at}"), address(10, 96, at));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": home(at), "name": name},
+        "spec": {
+            "clusterIP": ip,
+            "clusterIPs": [ip],
+            "selector": {"app": name},
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}],
+        },
+    })
+}
+
 /// A Pod with a condition Ready of this status.
-pub(crate) fn pod(at: usize, ready: &str) -> Change {
-    let namespace = home(at / ENDPOINTS);
-    let name = pod_name(at);
-    let ip = address(10, 244, at);
-    let port = ContainerPort { container_port: 8080, ..ContainerPort::default() };
-    let container = Container { name: "app".to_owned(), ports: Some(vec![port]), ..Container::default() };
-    let condition =
-        PodCondition { type_: "Ready".to_owned(), status: ready.to_owned(), ..PodCondition::default() };
-    let object = Pod {
-        metadata: metadata(&namespace, &name, &[("app", &format!("svc-{}", at / ENDPOINTS))]),
-        spec: Some(PodSpec {
-            containers: vec![container],
-            node_name: Some(format!("node-{}", at % 100)),
-            service_account_name: Some(format!("svc-{}", at / ENDPOINTS)),
-            ..PodSpec::default()
-        }),
-        status: Some(PodStatus {
-            phase: Some("Running".to_owned()),
-            pod_ip: Some(ip.clone()),
-            pod_ips: Some(vec![PodIP { ip }]),
-            conditions: Some(vec![condition]),
-            ..PodStatus::default()
-        }),
-    };
-    Change::Applied(ObjectKey::new(&namespace, &name), Object::Pod(Arc::new((&object).into())))
+pub(crate) fn pod(at: usize, ready: &str) -> Value {
+    let (name, app, ip) = (pod_name(at), format!("svc-{}", at / ENDPOINTS), address(10, 244, at));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": home(at / ENDPOINTS),
+            "name": name,
+            "uid": format!("uid-{name}"),
+            "labels": {"app": app},
+        },
+        "spec": {
+            "nodeName": format!("node-{}", at % 100),
+            "serviceAccountName": app,
+            "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": ip,
+            "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": ready}],
+        },
+    })
 }
 
 /// The slice of a Service, with its last endpoint ready or not.
-pub(crate) fn slice(at: usize, is_last_ready: bool) -> Change {
+pub(crate) fn slice(at: usize, is_last_ready: bool) -> Value {
     let (namespace, service) = (home(at), format!("svc-{at}"));
-    let name = format!("{service}-x");
     let endpoints = (0..ENDPOINTS).map(|place| {
         let pod = at * ENDPOINTS + place;
         let name = pod_name(pod);
-        Endpoint {
-            addresses: vec![address(10, 244, pod)],
-            conditions: Some(EndpointConditions {
-                ready: Some(is_last_ready || place + 1 < ENDPOINTS),
-                ..EndpointConditions::default()
-            }),
-            node_name: Some(format!("node-{}", pod % 100)),
-            target_ref: Some(ObjectReference {
-                kind: Some("Pod".to_owned()),
-                namespace: Some(namespace.clone()),
-                uid: Some(format!("uid-{namespace}-{name}")),
-                name: Some(name),
-                ..ObjectReference::default()
-            }),
-            ..Endpoint::default()
-        }
+        json!({
+            "addresses": [address(10, 244, pod)],
+            "conditions": {"ready": is_last_ready || place + 1 < ENDPOINTS},
+            "nodeName": format!("node-{}", pod % 100),
+            "targetRef": {"kind": "Pod", "namespace": namespace, "name": name, "uid": format!("uid-{name}")},
+        })
     });
-    let port = EndpointPort {
-        name: Some("http".to_owned()),
-        port: Some(8080),
-        protocol: Some("TCP".to_owned()),
-        ..EndpointPort::default()
-    };
-    let object = EndpointSlice {
-        address_type: "IPv4".to_owned(),
-        endpoints: endpoints.collect(),
-        metadata: metadata(&namespace, &name, &[("kubernetes.io/service-name", &service)]),
-        ports: Some(vec![port]),
-    };
-    Change::Applied(ObjectKey::new(&namespace, &name), Object::EndpointSlice(Arc::new((&object).into())))
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": namespace,
+            "name": format!("{service}-x"),
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints.collect::<Vec<_>>(),
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    })
 }
 
-/// A route with a weight that goes to the next Service of the namespace.
-pub(crate) fn route(at: usize, weight: u32) -> Change {
+/// A route with a weight, that shares its requests between its own Service and the first of the namespace.
+pub(crate) fn route(at: usize, weight: u32) -> Value {
     let service = at / ROUTES;
-    let (namespace, name) = (home(service), format!("route-{at}"));
     let first = service / SERVICES_PER_NAMESPACE * SERVICES_PER_NAMESPACE;
-    let other = first + (service - first + 1) % SERVICES_PER_NAMESPACE.min(service - first + 1);
-    let object = json!({
+    json!({
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
-        "metadata": {"name": name, "namespace": namespace, "generation": 1},
+        "metadata": {"name": format!("route-{at}"), "namespace": home(service), "generation": 1},
         "spec": {
             "parentRefs": [{"group": "", "kind": "Service", "name": format!("svc-{service}"), "port": 80}],
             "rules": [{
@@ -186,11 +170,9 @@ pub(crate) fn route(at: usize, weight: u32) -> Change {
                 }],
                 "backendRefs": [
                     {"name": format!("svc-{service}"), "port": 80, "weight": weight},
-                    {"name": format!("svc-{other}"), "port": 80, "weight": 100 - weight},
+                    {"name": format!("svc-{first}"), "port": 80, "weight": 100 - weight},
                 ],
             }],
         },
-    });
-    let object = Object::HttpRoute(Arc::new(serde_json::from_value(object).unwrap()));
-    Change::Applied(ObjectKey::new(&namespace, &name), object)
+    })
 }
