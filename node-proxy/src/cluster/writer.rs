@@ -37,7 +37,6 @@ impl ClusterView {
     /// The latest objects: never older than the snapshot of the same moment.
     ///
     /// The writer waits for as long as they are looked at, so this is for a look, and never for the data path.
-    #[must_use]
     pub fn objects(&self) -> RwLockReadGuard<'_, Objects> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }

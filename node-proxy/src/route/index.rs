@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::literal::{LiteralGroup, Property};
+use super::literal::{Literal, LiteralGroup, Property};
 use super::precedence::Matcher;
 use super::{PathMatch, RequestHead, StringMatch};
 
@@ -130,13 +130,13 @@ impl Bucket {
 
     /// Puts each match under that of its pieces of text that fewest others have.
     fn add_by_literal(&mut self, members: &[(usize, &Matcher)]) {
-        let mut shared: HashMap<(Property, Box<[u8]>), usize> = HashMap::new();
+        let mut shared: HashMap<(Property, Literal), usize> = HashMap::new();
         if members.len() > FEW {
             for literal in members.iter().flat_map(|(_, matcher)| required_literals(matcher)) {
                 *shared.entry(literal).or_default() += 1;
             }
         }
-        let mut by_property: HashMap<Property, Vec<(usize, Box<[u8]>)>> = HashMap::new();
+        let mut by_property: HashMap<Property, Vec<(usize, Literal)>> = HashMap::new();
         for (place, matcher) in members {
             let literals = required_literals(matcher).filter_map(|literal| {
                 let others = *shared.get(&literal)?;
@@ -179,15 +179,19 @@ fn improve_from(best: &mut Option<usize>, places: &[usize], matches: &impl Fn(us
     }
 }
 
-/// Every header and query parameter that a match looks at.
+/// Every header and query parameter that a match looks at, and the gRPC method where its path has not led to it.
 fn values(matcher: &Matcher) -> impl Iterator<Item = (Property, &StringMatch)> {
     let headers = matcher.headers().iter();
     let headers = headers.map(|header| (Property::Header(header.name().into()), header.value()));
-    let query = match matcher {
-        Matcher::Http(wanted) => wanted.query.as_slice(),
-        Matcher::Grpc(_) => &[],
+    let (query, method) = match matcher {
+        Matcher::Http(wanted) => (wanted.query.as_slice(), None),
+        Matcher::Grpc(wanted) => (&[][..], wanted.method.as_ref()),
     };
-    headers.chain(query.iter().map(|parameter| (Property::Query(parameter.name.clone()), &parameter.value)))
+    let is_led_to = matches!(find_anchor(matcher), Anchor::Exact(_));
+    let method = method.filter(|_| !is_led_to).map(|method| (Property::GrpcMethod, method));
+    headers
+        .chain(method)
+        .chain(query.iter().map(|parameter| (Property::Query(parameter.name.clone()), &parameter.value)))
 }
 
 fn exact_values(matcher: &Matcher) -> impl Iterator<Item = (Property, &str)> {
@@ -198,13 +202,13 @@ fn exact_values(matcher: &Matcher) -> impl Iterator<Item = (Property, &str)> {
 }
 
 /// Pieces of text that a request must have somewhere to satisfy a match.
-fn required_literals(matcher: &Matcher) -> impl Iterator<Item = (Property, Box<[u8]>)> {
-    let in_path: Vec<Box<[u8]>> = match matcher {
+fn required_literals(matcher: &Matcher) -> impl Iterator<Item = (Property, Literal)> {
+    let in_path: Vec<Literal> = match matcher {
         Matcher::Http(wanted) => match &wanted.path {
             PathMatch::Regex(pattern) => pattern.literals().to_vec(),
             PathMatch::Exact(_) | PathMatch::Prefix(_) => Vec::new(),
         },
-        Matcher::Grpc(wanted) => wanted.service.iter().chain(&wanted.method).flat_map(literals).collect(),
+        Matcher::Grpc(wanted) => wanted.service.iter().flat_map(literals).collect(),
     };
     let in_values = values(matcher).flat_map(|(property, wanted)| {
         literals(wanted).into_iter().map(move |literal| (property.clone(), literal))
@@ -212,7 +216,7 @@ fn required_literals(matcher: &Matcher) -> impl Iterator<Item = (Property, Box<[
     in_path.into_iter().map(|literal| (Property::Path, literal)).chain(in_values)
 }
 
-fn literals(wanted: &StringMatch) -> Vec<Box<[u8]>> {
+fn literals(wanted: &StringMatch) -> Vec<Literal> {
     match wanted {
         StringMatch::Exact(value) => vec![value.as_bytes().into()],
         StringMatch::Regex(pattern) => pattern.literals().to_vec(),

@@ -11,11 +11,17 @@ use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Hir, HirKind};
 
 use super::RequestHead;
+use super::grpc::split_path;
 use super::query::find_parameter;
+
+/// A piece of text.
+pub(super) type Literal = Box<[u8]>;
 
 /// What of a request a match looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Property {
+    /// The method of a gRPC request.
+    GrpcMethod,
     /// A field, by its lower-case name.
     Header(Box<str>),
     /// The path.
@@ -28,6 +34,7 @@ impl Property {
     /// Its value in a request.
     pub(super) fn find<'r>(&self, head: &'r impl RequestHead) -> Option<Cow<'r, [u8]>> {
         match self {
+            Self::GrpcMethod => split_path(head.path()).map(|(_, method)| Cow::Borrowed(method.as_bytes())),
             Self::Header(name) => head.header(name),
             Self::Path => Some(Cow::Borrowed(head.path().as_bytes())),
             Self::Query(name) => find_parameter(head.query()?, name),
@@ -46,8 +53,8 @@ pub(super) struct LiteralGroup {
 
 impl LiteralGroup {
     /// Groups places, given in order; `None` if there are more pieces of text than an automaton can take.
-    pub(super) fn new(property: Property, members: Vec<(usize, Box<[u8]>)>) -> Option<Self> {
-        let mut by_literal: HashMap<Box<[u8]>, Vec<usize>> = HashMap::new();
+    pub(super) fn new(property: Property, members: Vec<(usize, Literal)>) -> Option<Self> {
+        let mut by_literal: HashMap<Literal, Vec<usize>> = HashMap::new();
         for (place, literal) in members {
             by_literal.entry(literal).or_default().push(place);
         }
@@ -76,7 +83,7 @@ impl LiteralGroup {
 }
 
 /// Pieces of text that everything that matches a regular expression (as `matcher` reads it) contains.
-pub(super) fn find_literals(source: &str) -> Box<[Box<[u8]>]> {
+pub(super) fn find_literals(source: &str) -> Box<[Literal]> {
     let mut literals = Vec::new();
     if let Ok(hir) = ParserBuilder::new().unicode(false).utf8(false).build().parse(source) {
         collect(&hir, &mut literals);
@@ -86,7 +93,7 @@ pub(super) fn find_literals(source: &str) -> Box<[Box<[u8]>]> {
     literals.into()
 }
 
-fn collect(hir: &Hir, literals: &mut Vec<Box<[u8]>>) {
+fn collect(hir: &Hir, literals: &mut Vec<Literal>) {
     match hir.kind() {
         HirKind::Literal(literal) => literals.push(literal.0.clone()),
         HirKind::Capture(capture) => collect(&capture.sub, literals),

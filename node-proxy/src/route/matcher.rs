@@ -9,7 +9,7 @@ use std::sync::Arc;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::RequestHead;
-use super::literal::find_literals;
+use super::literal::{Literal, find_literals};
 use super::query::find_parameter;
 
 /// The longest regular expression that is taken, in bytes: as long as the longest value of the API.
@@ -67,7 +67,7 @@ pub enum MatchError {
 pub struct Pattern {
     source: Arc<str>,
     regex: Regex,
-    literals: Arc<[Box<[u8]>]>,
+    literals: Arc<[Literal]>,
 }
 
 impl Pattern {
@@ -100,7 +100,7 @@ impl Pattern {
     }
 
     /// Pieces of text that every matching value contains.
-    pub(super) fn literals(&self) -> &[Box<[u8]>] {
+    pub(super) fn literals(&self) -> &[Literal] {
         &self.literals
     }
 

@@ -103,16 +103,14 @@ fn build() -> impl FnMut(&Objects, &Changed) -> Snapshot {
 }
 
 /// Plays a source to its end; what is resident then, in MiB.
-fn play(source: impl ObjectSource) -> f64 {
-    let (writer, view) = Writer::new(source, build());
+fn play<S: ObjectSource>(open: impl FnOnce() -> S) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let memory = runtime.block_on(async {
+    runtime.block_on(async {
+        let (writer, _view) = Writer::new(open(), build());
         let mut writer = Box::pin(writer.run());
         let _ = writer.as_mut().await;
         resident()
-    });
-    drop(view);
-    memory
+    })
 }
 
 pub(crate) fn run() {
@@ -123,8 +121,8 @@ pub(crate) fn run() {
             updates.extend(changes.map(|change| vec![change]));
         }
         let spent = Arc::default();
-        let memory =
-            play(Timed { source: Script(updates.into_iter()), handed: None, spent: Arc::clone(&spent) });
+        let source = Script(updates.into_iter());
+        let memory = play(|| Timed { source, handed: None, spent: Arc::clone(&spent) });
         let spent = spent.lock().unwrap();
         tell_world("handed over", world, &spent[0], memory);
         for ((name, _), spent) in TOUCHES.iter().zip(spent[1..].chunks(times())) {
@@ -143,9 +141,10 @@ pub(crate) fn run_files() {
             (route_file(folder.path(), at), route(at, if time % 2 == 0 { 80 } else { 90 }))
         });
         let spent = Arc::default();
-        let memory = play(Edited {
+        let edits = edits.collect::<Vec<_>>().into_iter();
+        let memory = play(|| Edited {
             directory: Directory::open(folder.path()).unwrap(),
-            edits: edits.collect::<Vec<_>>().into_iter(),
+            edits,
             began: None,
             spent: Arc::clone(&spent),
         });

@@ -7,6 +7,7 @@
 mod changes;
 mod lookup;
 mod meter;
+mod tables;
 mod world;
 
 #[global_allocator]
@@ -17,6 +18,9 @@ fn main() {
     let is_asked = |part: &str| asked.is_empty() || asked.iter().any(|word| word == part);
     if is_asked("lookup") {
         lookup::run();
+    }
+    if is_asked("tables") {
+        tables::run();
     }
     if is_asked("changes") {
         changes::run();
