@@ -76,6 +76,8 @@ impl Attachments {
         let mut lines = (Lines::new(), Lines::new());
         self.update_notices(objects, changed, &mut lines);
         let groups = self.update_routes(objects, &self.find_dirty(objects, changed), &mut lines);
+        self.claims.settle();
+        self.named.settle();
         Rejudged { groups, lines: tell_changes(&lines.0, &lines.1) }
     }
 

@@ -51,7 +51,8 @@ fn differences(from: &Objects, to: Objects) -> Vec<Change> {
     );
     diff(&mut changes, (&from.grpc_routes, to.grpc_routes), Kind::GrpcRoute, Object::GrpcRoute);
     diff(&mut changes, (&from.http_routes, to.http_routes), Kind::HttpRoute, Object::HttpRoute);
-    diff(&mut changes, (&from.marks, to.marks), Kind::Mark, Object::Mark);
+    let mark = |mark| Object::Mark(Box::new(mark));
+    diff(&mut changes, (&from.marks, to.marks), Kind::Mark, mark);
     diff(&mut changes, (&from.namespaces, to.namespaces), Kind::Namespace, Object::Namespace);
     diff(&mut changes, (&from.nodes, to.nodes), Kind::Node, Object::Node);
     diff(&mut changes, (&from.pods, to.pods), Kind::Pod, Object::Pod);

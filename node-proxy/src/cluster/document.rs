@@ -62,9 +62,10 @@ pub(super) fn read_objects(schemas: &Schemas, file: &Path, text: &str) -> Conten
 pub(super) fn read_mark(file: &Path, key: ObjectKey, text: &str) -> Content {
     let id = ObjectId { kind: Kind::Mark, key };
     match serde_saphyr::from_str::<Mark>(text) {
-        Ok(mark) => {
-            Content { outcomes: vec![Outcome::Good(id, Box::new(Object::Mark(mark)))], reports: Vec::new() }
-        }
+        Ok(mark) => Content {
+            outcomes: vec![Outcome::Good(id, Box::new(Object::Mark(Box::new(mark))))],
+            reports: Vec::new(),
+        },
         Err(error) => {
             let report = Report {
                 file: file.to_owned(),

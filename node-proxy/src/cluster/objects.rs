@@ -158,8 +158,8 @@ pub enum Object {
     GrpcRoute(Arc<GrpcRoute>),
     /// An HTTPRoute.
     HttpRoute(Arc<HttpRoute>),
-    /// A mark.
-    Mark(Mark),
+    /// A mark; boxed, as there are many objects of other kinds.
+    Mark(Box<Mark>),
     /// A Namespace.
     Namespace(Arc<Namespace>),
     /// A Node.
@@ -247,7 +247,7 @@ impl Objects {
             }
             Object::GrpcRoute(new) => set(&mut self.grpc_routes, &mut changed.grpc_routes, key, Some(new)),
             Object::HttpRoute(new) => set(&mut self.http_routes, &mut changed.http_routes, key, Some(new)),
-            Object::Mark(new) => set(&mut self.marks, &mut changed.marks, key, Some(new)),
+            Object::Mark(new) => set(&mut self.marks, &mut changed.marks, key, Some(*new)),
             Object::Namespace(new) => set(&mut self.namespaces, &mut changed.namespaces, key, Some(new)),
             Object::Node(new) => set(&mut self.nodes, &mut changed.nodes, key, Some(new)),
             Object::Pod(new) => set(&mut self.pods, &mut changed.pods, key, Some(new)),

@@ -44,6 +44,15 @@ impl Label {
 impl Index {
     /// Takes in what has changed.
     pub(super) fn update(&mut self, objects: &Objects, changed: &Changed) {
+        self.exchange(objects, changed);
+        self.owners.settle();
+        self.listing.settle();
+        self.slices.settle();
+        self.labelled.settle();
+        self.selecting.settle();
+    }
+
+    fn exchange(&mut self, objects: &Objects, changed: &Changed) {
         for (key, before) in &changed.pods {
             self.exchange_pod(key, before.as_deref(), objects.pods.get(key).map(Arc::as_ref));
         }

@@ -12,8 +12,10 @@ use super::literal::{Literal, LiteralGroup, Property};
 use super::precedence::Matcher;
 use super::{PathMatch, RequestHead, StringMatch};
 
-/// How many matches of a bucket are rather tried one by one.
-const FEW: usize = 16;
+/// How many matches of a bucket are rather tried one by one than told apart by a value.
+const FEW_VALUES: usize = 4;
+/// The same for pieces of text, which take longer to look for.
+const FEW_LITERALS: usize = 16;
 
 /// The buckets of one table.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +99,9 @@ impl Index {
 
 impl Bucket {
     fn new(members: &[(usize, &Matcher)]) -> Self {
+        if members.len() <= FEW_VALUES {
+            return Self { plain: members.iter().map(|(place, _)| *place).collect(), ..Self::default() };
+        }
         // Each match goes under that of its values that tells most matches of this bucket apart.
         let mut distinct: HashMap<Property, HashSet<&str>> = HashMap::new();
         for (_, matcher) in members {
@@ -131,7 +136,7 @@ impl Bucket {
     /// Puts each match under that of its pieces of text that fewest others have.
     fn add_by_literal(&mut self, members: &[(usize, &Matcher)]) {
         let mut shared: HashMap<(Property, Literal), usize> = HashMap::new();
-        if members.len() > FEW {
+        if members.len() > FEW_LITERALS {
             for literal in members.iter().flat_map(|(_, matcher)| required_literals(matcher)) {
                 *shared.entry(literal).or_default() += 1;
             }
@@ -151,7 +156,7 @@ impl Bucket {
         }
         for (property, members) in by_property {
             let places: Vec<usize> = members.iter().map(|(place, _)| *place).collect();
-            match LiteralGroup::new(property, members).filter(|_| places.len() > FEW) {
+            match LiteralGroup::new(property, members).filter(|_| places.len() > FEW_LITERALS) {
                 Some(group) => self.by_literal.push(group),
                 None => self.plain.extend(places),
             }

@@ -116,6 +116,7 @@ impl Files {
                 touched.insert(id);
             }
         }
+        self.owners.settle();
         touched.into_iter().filter_map(|id| self.tell(id)).collect()
     }
 

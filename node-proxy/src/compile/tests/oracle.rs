@@ -64,7 +64,7 @@ fn random_change(dice: &mut Dice) -> Vec<Change> {
         Kind::Mark => {
             let addresses = vec![ip(ADDRESSES[0]), ip(ADDRESSES[dice.below(3)])];
             let mark = Mark { uid: dice.of(&["u1", "u2"]).to_owned(), addresses };
-            return vec![Change::Applied(key, Object::Mark(mark))];
+            return vec![Change::Applied(key, Object::Mark(Box::new(mark)))];
         }
         Kind::Namespace => ("Namespace", namespace_labels(dice)),
         Kind::Node => ("Node", node(dice)),
@@ -252,9 +252,9 @@ fn pretty_assert(found: &Value, expected: &Value, told: &str) {
 fn after_any_changes_the_snapshot_is_that_of_the_objects_there_are() {
     let mut seen = [0; 3];
     for seed in 1..=8_u64 {
-        let of_one = play(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), 200);
+        let of_one = play(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), 120);
         seen = std::array::from_fn(|at| seen[at] + of_one[at]);
     }
     // Tables, endpoints and addresses came and went, or the story shows nothing.
-    assert!(seen.iter().all(|count| *count > 900), "{seen:?}");
+    assert!(seen.iter().all(|count| *count > 500), "{seen:?}");
 }
