@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
 /// How many bits of a hash choose the next node.
-const BITS: u32 = 4;
+const BITS: u32 = 6;
 /// Children of a branch.
 const WIDTH: usize = 1 << BITS;
 /// Entries of a leaf, from which it becomes a branch.
@@ -24,7 +24,7 @@ pub struct SharedMap<K, V> {
 
 enum Node<K, V> {
     Branch(Arc<[Self; WIDTH]>),
-    Leaf(Option<Arc<Vec<Entry<K, V>>>>),
+    Leaf(Option<Arc<[Entry<K, V>]>>),
 }
 
 struct Entry<K, V> {
@@ -135,24 +135,22 @@ impl<K: Eq + Clone, V: Clone> Node<K, V> {
             Self::Branch(children) => {
                 Arc::make_mut(children)[child(beyond(new.hash, depth))].insert(new, depth + 1)
             }
-            Self::Leaf(entries) => {
-                let entries = Arc::make_mut(entries.get_or_insert_default());
-                let is_same = |entry: &&mut Entry<K, V>| entry.hash == new.hash && entry.key == new.key;
-                if let Some(old) = entries.iter_mut().find(is_same) {
-                    *old = new;
-                    return false;
+            Self::Leaf(known) => {
+                let entries = known.as_deref().unwrap_or_default();
+                let is_same = |entry: &Entry<K, V>| entry.hash == new.hash && entry.key == new.key;
+                let is_new = !entries.iter().any(is_same);
+                let all = entries.iter().filter(|entry| !is_same(entry)).cloned().chain([new.clone()]);
+                if is_new && entries.len() >= LEAF && depth < u64::BITS / BITS {
+                    *self = Self::split(all, depth);
+                } else {
+                    *known = Some(all.collect());
                 }
-                entries.reserve_exact(1);
-                entries.push(new);
-                if entries.len() > LEAF && depth < u64::BITS / BITS {
-                    *self = Self::split(std::mem::take(entries), depth);
-                }
-                true
+                is_new
             }
         }
     }
 
-    fn split(entries: Vec<Entry<K, V>>, depth: u32) -> Self {
+    fn split(entries: impl Iterator<Item = Entry<K, V>>, depth: u32) -> Self {
         let mut children = [const { Self::Leaf(None) }; WIDTH];
         for entry in entries {
             children[child(beyond(entry.hash, depth))].insert(entry, depth + 1);
@@ -175,11 +173,9 @@ impl<K: Eq + Clone, V: Clone> Node<K, V> {
             }
             Self::Leaf(None) => {}
             Self::Leaf(Some(entries)) => {
-                let entries = Arc::make_mut(entries);
-                entries.retain(|entry| entry.hash != hash || entry.key.borrow() != key);
-                if entries.is_empty() {
-                    *self = Self::Leaf(None);
-                }
+                let is_left = |entry: &&Entry<K, V>| entry.hash != hash || entry.key.borrow() != key;
+                let left: Vec<_> = entries.iter().filter(is_left).cloned().collect();
+                *self = Self::Leaf((!left.is_empty()).then(|| left.into()));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! From an update handed to the writer, or a file written, until the snapshot is published: everything at once, and
 //! one change.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -131,7 +132,7 @@ pub(crate) fn run() {
     }
 }
 
-/// The same from files: one for each route, and one for all else of a kind.
+/// The same from files: one for each route, and one for all else of a namespace.
 pub(crate) fn run_files() {
     for world in WORLDS {
         let folder = tempfile::tempdir().unwrap();
@@ -155,9 +156,15 @@ pub(crate) fn run_files() {
 }
 
 fn write_files(folder: &Path, world: World) {
-    let items: Vec<Value> = world.without_routes().collect();
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
-    fs::write(folder.join("objects.json"), list.to_string()).unwrap();
+    let mut by_namespace: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for object in world.without_routes() {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("namespaces").to_owned();
+        by_namespace.entry(namespace).or_default().push(object);
+    }
+    for (namespace, items) in by_namespace {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        fs::write(folder.join(format!("{namespace}.json")), list.to_string()).unwrap();
+    }
     for at in 0..world.routes {
         fs::write(route_file(folder, at), route(at, 90).to_string()).unwrap();
     }
