@@ -160,7 +160,8 @@ impl From<&discovery::EndpointSlice> for EndpointSlice {
             let number = u16::try_from(port.port?).ok()?;
             Some((port.name.as_deref().unwrap_or_default().into(), number))
         });
-        let endpoints = slice.endpoints.iter().filter_map(|endpoint| slice_endpoint(namespace, endpoint));
+        let namespace: Arc<str> = namespace.into();
+        let endpoints = slice.endpoints.iter().filter_map(|endpoint| slice_endpoint(&namespace, endpoint));
         Self {
             service: labels
                 .and_then(|labels| labels.get(SERVICE_NAME_LABEL))
@@ -172,7 +173,7 @@ impl From<&discovery::EndpointSlice> for EndpointSlice {
 }
 
 /// Endpoints that are host names are none of ours.
-fn slice_endpoint(namespace: &str, endpoint: &discovery::Endpoint) -> Option<SliceEndpoint> {
+fn slice_endpoint(namespace: &Arc<str>, endpoint: &discovery::Endpoint) -> Option<SliceEndpoint> {
     let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
     let conditions = endpoint.conditions.as_ref();
     // "A nil value should be interpreted as "true"", and of `serving` "should be interpreted as ready".
@@ -182,10 +183,13 @@ fn slice_endpoint(namespace: &str, endpoint: &discovery::Endpoint) -> Option<Sli
     Some(SliceEndpoint {
         address: endpoint.addresses.first()?.parse().ok()?,
         pod: target.map(|target| PodTarget {
-            key: ObjectKey::new(
-                target.namespace.as_deref().unwrap_or(namespace),
-                target.name.as_deref().unwrap_or_default(),
-            ),
+            key: ObjectKey {
+                namespace: match target.namespace.as_deref() {
+                    Some(other) if *other != **namespace => other.into(),
+                    _ => Arc::clone(namespace),
+                },
+                name: target.name.as_deref().unwrap_or_default().into(),
+            },
             uid: target.uid.as_deref().map(Into::into),
         }),
         node: endpoint.node_name.as_deref().map(Into::into),

@@ -61,6 +61,8 @@ pub(super) struct Workloads<'a> {
     pub(super) namespaces: &'a SharedMap<Arc<str>, NamespacePolicy>,
     pub(super) trust_domain: &'a TrustDomain,
     compiled: HashMap<ObjectKey, Option<Compiled>>,
+    /// Of namespaces and service accounts: many pods share one.
+    identities: HashMap<(&'a str, &'a str), Option<SpiffeId>>,
 }
 
 /// A pod as a workload, with and without its mark, as far as anybody asked.
@@ -75,7 +77,7 @@ impl<'a> Workloads<'a> {
         namespaces: &'a SharedMap<Arc<str>, NamespacePolicy>,
         trust_domain: &'a TrustDomain,
     ) -> Self {
-        Self { objects, namespaces, trust_domain, compiled: HashMap::new() }
+        Self { objects, namespaces, trust_domain, compiled: HashMap::new(), identities: HashMap::new() }
     }
 
     /// The workload that has an address, of the pods that say it is theirs: of one that is not being deleted, and
@@ -93,9 +95,14 @@ impl<'a> Workloads<'a> {
 
     /// Marked where its mark names the address. A mark of another uid is another pod's, and is ignored; so is one
     /// of a pod without a uid.
-    fn compile(&mut self, key: &ObjectKey, pod: &Pod, address: IpAddr) -> Option<Arc<Workload>> {
+    fn compile(&mut self, key: &'a ObjectKey, pod: &'a Pod, address: IpAddr) -> Option<Arc<Workload>> {
         let compiled = self.compiled.entry(key.clone()).or_insert_with(|| {
-            let plain = compile_pod(key, pod, self.namespaces.get(&key.namespace), self.trust_domain)?;
+            let account = (&*key.namespace, service_account(pod));
+            let identity = self
+                .identities
+                .entry(account)
+                .or_insert_with(|| SpiffeId::new(self.trust_domain.clone(), account.0, account.1).ok());
+            let plain = compile_pod(key, pod, self.namespaces.get(&key.namespace), identity.clone()?);
             Some(Compiled { plain: Arc::new(plain), marked: None })
         });
         let compiled = compiled.as_mut()?;
@@ -131,7 +138,8 @@ pub fn find_membership(objects: &Objects, key: &ObjectKey, trust_domain: &TrustD
     let pod = objects.pods.get(key)?;
     let namespace = objects.namespaces.get(&ObjectKey::new("", &key.namespace))?;
     let policy = compile_namespace(namespace);
-    let workload = compile_pod(key, pod, Some(&policy), trust_domain)?;
+    let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, service_account(pod)).ok()?;
+    let workload = compile_pod(key, pod, Some(&policy), identity);
     Some(match workload.enrolment {
         Enrolment::Marked | Enrolment::Expected if !pod.is_on_host_network => {
             Membership::Enrolled(workload.identity)
@@ -140,20 +148,17 @@ pub fn find_membership(objects: &Objects, key: &ObjectKey, trust_domain: &TrustD
     })
 }
 
-/// A pod as a workload that is not marked; `None` if its names make no identity, which no API server lets
-/// happen.
-fn compile_pod(
-    key: &ObjectKey,
-    pod: &Pod,
-    policy: Option<&NamespacePolicy>,
-    trust_domain: &TrustDomain,
-) -> Option<Workload> {
-    let account = pod.service_account.as_deref().filter(|name| !name.is_empty());
+fn service_account(pod: &Pod) -> &str {
+    pod.service_account.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+}
+
+/// A pod as a workload that is not marked. Names that make no identity, which no API server lets happen, make no
+/// workload.
+fn compile_pod(key: &ObjectKey, pod: &Pod, policy: Option<&NamespacePolicy>, identity: SpiffeId) -> Workload {
     let opted_out = pod.labels.find(MESH_LABEL) == Some("disabled");
     let is_expected = policy.is_some_and(|policy| policy.enrolled) && !opted_out;
     let plaintext = pod.annotations.find(PLAINTEXT_PORTS_ANNOTATION);
-    let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, account.unwrap_or("default")).ok()?;
-    Some(Workload {
+    Workload {
         uid: pod.uid.clone().unwrap_or_default(),
         pod: key.clone(),
         identity,
@@ -162,5 +167,5 @@ fn compile_pod(
         enrolment: if is_expected { Enrolment::Expected } else { Enrolment::None },
         mtls: policy.map_or(MtlsMode::Permissive, |policy| policy.mtls),
         plaintext_ports: plaintext.map(|text| parse_plaintext_ports(text).ports).unwrap_or_default(),
-    })
+    }
 }
