@@ -2,23 +2,22 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use gammarus_ca::{CaClient, TrustDomain};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::accept::{JoinedPod, Mesh, Workers};
 use crate::admin::{self, Admin, Dump, Ready, Surface};
-use crate::attach::{Attachments, attach, changed_lines};
+use crate::attach::Attachments;
 use crate::cluster::directory::Directory;
-use crate::cluster::objects::Objects;
+use crate::cluster::objects::{Changed, Objects};
 use crate::cluster::source::ClusterError;
 use crate::cluster::writer::{ClusterView, Writer};
-use crate::compile::compile;
+use crate::compile::{Compiler, Step};
 use crate::config::MeshConfig;
 use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
@@ -77,7 +76,7 @@ async fn serve_mesh(
     let ready = Ready::new();
     let loading = ready.block("objects");
     let trust_domain = TrustDomain::new(&config.trust_domain)?;
-    let attachments = Arc::new(ArcSwap::from_pointee(Attachments::default()));
+    let attachments = Arc::default();
     let source = Directory::open(&config.objects)?;
     let (writer, view) = Writer::new(source, builder(&config.node, &trust_domain, (&attachments, &metrics)));
     let ca = &config.ca;
@@ -135,24 +134,24 @@ fn source_ended(ended: Result<Infallible, ClusterError>) -> anyhow::Error {
     }
 }
 
-/// What makes a snapshot of objects: one judgement for traffic and status.
+/// What makes snapshots of objects: one judgement for traffic and status.
 fn builder(
     node: &str,
     trust_domain: &TrustDomain,
-    (attachments, metrics): (&Arc<ArcSwap<Attachments>>, &Arc<Metrics>),
-) -> impl FnMut(&Objects, &Snapshot) -> Snapshot + use<> {
-    let node = node.to_owned();
-    let trust_domain = trust_domain.clone();
+    (attachments, metrics): (&Arc<RwLock<Attachments>>, &Arc<Metrics>),
+) -> impl FnMut(&Objects, &Changed) -> Snapshot + use<> {
+    let mut compiler = Compiler::new(node, trust_domain.clone());
     let attachments = Arc::clone(attachments);
     let metrics = Arc::clone(metrics);
-    move |objects, previous| {
+    move |objects, changed| {
         let started = Instant::now();
-        let judged = attach(objects);
-        for line in changed_lines(&attachments.load(), &judged) {
+        let mut attachments = attachments.write().unwrap_or_else(PoisonError::into_inner);
+        let rejudged = attachments.update(objects, changed);
+        for line in rejudged.lines {
             tracing::info!(target: "status", "{line}");
         }
-        let snapshot = compile(objects, &judged, previous, &node, &trust_domain);
-        attachments.store(Arc::new(judged));
+        let step = Step { objects, changed, attachments: &attachments, groups: &rejudged.groups };
+        let snapshot = compiler.update(&step);
         metrics.snapshot_published(snapshot.generation, started.elapsed());
         snapshot
     }
@@ -165,11 +164,12 @@ fn snapshot_dump(view: &ClusterView) -> Dump {
 }
 
 /// The conditions of routes, and what is wrong with the objects.
-fn status_dump(view: &ClusterView, attachments: Arc<ArcSwap<Attachments>>) -> Dump {
+fn status_dump(view: &ClusterView, attachments: Arc<RwLock<Attachments>>) -> Dump {
     let view = view.clone();
     Arc::new(move || {
         let problems: Vec<String> = view.reports().iter().map(ToString::to_string).collect();
-        serde_json::json!({ "routes": &**attachments.load(), "problems": problems })
+        let attachments = attachments.read().unwrap_or_else(PoisonError::into_inner);
+        serde_json::json!({ "routes": &*attachments, "problems": problems })
     })
 }
 

@@ -25,6 +25,14 @@ pub(super) struct BackendRef {
     pub(super) weight: u32,
 }
 
+impl BackendRef {
+    /// The object that is named, for a route of `route_namespace`.
+    pub(super) fn target(&self, route_namespace: &str) -> ObjectKey {
+        let namespace = self.namespace.as_deref().filter(|text| !text.is_empty());
+        ObjectKey::new(namespace.unwrap_or(route_namespace), &self.name)
+    }
+}
+
 /// Why a backend cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BackendRefusal {
@@ -47,8 +55,7 @@ pub(super) fn resolve_backend(
             format!("backends of kind {kind} in group \"{group}\" are not known"),
         );
     }
-    let namespace = backend.namespace.as_deref().filter(|text| !text.is_empty());
-    let key = ObjectKey::new(namespace.unwrap_or(route_namespace), &backend.name);
+    let key = backend.target(route_namespace);
     let Some(service) = objects.services.get(&key) else {
         return refuse(ConditionReason::BackendNotFound, format!("Service {key} does not exist"));
     };

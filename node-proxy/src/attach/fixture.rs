@@ -1,11 +1,14 @@
 //! Objects for tests, from YAML as a user writes it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cluster::objects::{Mark, ObjectKey, Objects};
+use crate::cluster::objects::{Change, Changed, Kind, Mark, Object, ObjectId, ObjectKey, Objects};
 
 /// The objects of a YAML text of several documents. Panics on a kind that it does not know.
 pub(crate) fn objects(yaml: &str) -> Objects {
@@ -24,6 +27,51 @@ pub(crate) fn mark(objects: &mut Objects, pod: &str, uid: &str, addresses: &[&st
     objects.marks.insert(ObjectKey::new(namespace, name), Mark { uid: uid.to_owned(), addresses });
 }
 
+/// Has objects become others, and says what that touched.
+pub(crate) fn replace(objects: &mut Objects, others: Objects) -> Changed {
+    let mut changed = Changed::default();
+    for change in differences(objects, others) {
+        objects.apply(change, &mut changed);
+    }
+    changed
+}
+
+/// The changes by which the objects of a YAML text come to be there.
+pub(crate) fn applied(yaml: &str) -> Vec<Change> {
+    differences(&Objects::default(), objects(yaml))
+}
+
+fn differences(from: &Objects, to: Objects) -> Vec<Change> {
+    let mut changes = Vec::new();
+    diff(
+        &mut changes,
+        (&from.endpoint_slices, to.endpoint_slices),
+        Kind::EndpointSlice,
+        Object::EndpointSlice,
+    );
+    diff(&mut changes, (&from.grpc_routes, to.grpc_routes), Kind::GrpcRoute, Object::GrpcRoute);
+    diff(&mut changes, (&from.http_routes, to.http_routes), Kind::HttpRoute, Object::HttpRoute);
+    let mark = |mark| Object::Mark(Box::new(mark));
+    diff(&mut changes, (&from.marks, to.marks), Kind::Mark, mark);
+    diff(&mut changes, (&from.namespaces, to.namespaces), Kind::Namespace, Object::Namespace);
+    diff(&mut changes, (&from.nodes, to.nodes), Kind::Node, Object::Node);
+    diff(&mut changes, (&from.pods, to.pods), Kind::Pod, Object::Pod);
+    diff(&mut changes, (&from.services, to.services), Kind::Service, Object::Service);
+    changes
+}
+
+fn diff<T: PartialEq>(
+    changes: &mut Vec<Change>,
+    (from, to): (&BTreeMap<ObjectKey, T>, BTreeMap<ObjectKey, T>),
+    kind: Kind,
+    wrap: fn(T) -> Object,
+) {
+    let gone = from.keys().filter(|key| !to.contains_key(*key));
+    changes.extend(gone.map(|key| Change::Deleted(ObjectId { kind, key: key.clone() })));
+    let new = to.into_iter().filter(|(key, object)| from.get(key) != Some(object));
+    changes.extend(new.map(|(key, object)| Change::Applied(key, wrap(object))));
+}
+
 fn add(objects: &mut Objects, document: Value) {
     let kind = document["kind"].as_str().expect("a fixture has a kind").to_owned();
     let text = |field: &str| document["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -35,15 +83,19 @@ fn add(objects: &mut Objects, document: Value) {
     };
     let key = ObjectKey::new(&namespace, &text("name"));
     match kind.as_str() {
-        "EndpointSlice" => drop(objects.endpoint_slices.insert(key, parse(document))),
+        "EndpointSlice" => drop(objects.endpoint_slices.insert(key, trim::<EndpointSlice, _>(document))),
         "GRPCRoute" => drop(objects.grpc_routes.insert(key, parse(document))),
         "HTTPRoute" => drop(objects.http_routes.insert(key, parse(document))),
         "Namespace" => drop(objects.namespaces.insert(key, parse(document))),
         "Node" => drop(objects.nodes.insert(key, parse(document))),
-        "Pod" => drop(objects.pods.insert(key, parse(document))),
+        "Pod" => drop(objects.pods.insert(key, trim::<Pod, _>(document))),
         "Service" => drop(objects.services.insert(key, parse(document))),
         other => panic!("no fixture of kind {other}"),
     }
+}
+
+fn trim<T: DeserializeOwned, U: for<'a> From<&'a T>>(document: Value) -> Arc<U> {
+    Arc::new(U::from(&*parse::<T>(document)))
 }
 
 fn parse<T: DeserializeOwned>(mut document: Value) -> Arc<T> {

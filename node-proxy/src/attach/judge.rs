@@ -1,6 +1,6 @@
-//! The judgement itself: each route by itself, then the conflicts between kinds.
+//! The judgement of one route: first by itself, then where it yields to routes of another kind.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::backend::resolve_backend;
@@ -8,17 +8,13 @@ use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionTyp
 use super::parent::{Ownership, Placement, resolve_ports};
 use super::view::{RouteView, RuleView, view_grpc_route, view_http_route};
 use super::{
-    AttachedRoute, AttachedRule, CONTROLLER_NAME, ParentAttachment, ParentRef, RouteAttachment, RouteRole,
+    AttachedRoute, AttachedRule, CONTROLLER_NAME, Clients, ParentAttachment, ParentRef, PortGroup,
+    RouteAttachment, RouteRole,
 };
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::error::FailureReason;
-use crate::route::{Backend, RouteKind};
-
-/// A route with what is said of it and what is programmed of it.
-pub(super) struct JudgedRoute {
-    pub(super) attachment: RouteAttachment,
-    pub(super) attached: Arc<AttachedRoute>,
-}
+use crate::route::{Backend, RouteKind, RouteRef};
+use crate::snapshot::service::ServicePortKey;
 
 /// Why a route does not hold on a parent.
 #[derive(Clone, Debug)]
@@ -49,24 +45,30 @@ struct RuleVerdict {
     remarks: Vec<String>,
 }
 
-/// A route on the way to its judgement.
-struct Pending {
+/// A route on the way to its judgement: all that depends on no other route.
+pub(super) struct Pending {
     view: RouteView,
     verdict: RuleVerdict,
     candidates: Vec<Candidate>,
 }
 
-/// Judges every route that names a Service as parent, in the order of kind, namespace and name.
-pub(super) fn judge_routes(objects: &Objects) -> Vec<JudgedRoute> {
-    let grpc = objects.grpc_routes.iter().map(|(key, route)| view_grpc_route(key, route));
-    let http = objects.http_routes.iter().map(|(key, route)| view_http_route(key, route));
-    let mut pending: Vec<Pending> = grpc.chain(http).filter_map(|view| judge_alone(objects, view)).collect();
-    yield_to_grpc(&mut pending);
-    pending.into_iter().map(conclude).collect()
+/// Looks at a route alone; `None` when it has gone, or no parent of it is ours.
+pub(super) fn judge_alone(objects: &Objects, route: &RouteRef) -> Option<Pending> {
+    let key = &route.key;
+    let view = match route.kind {
+        RouteKind::Grpc => view_grpc_route(key, objects.grpc_routes.get(key)?),
+        RouteKind::Http => view_http_route(key, objects.http_routes.get(key)?),
+    };
+    let candidates = find_candidates(objects, &view);
+    if candidates.is_empty() {
+        return None;
+    }
+    let mut pending = Pending { verdict: judge_rules(objects, &view), view, candidates };
+    pending.refuse_if_no_rule_holds();
+    Some(pending)
 }
 
-/// Everything about a route that depends on no other route; `None` when no parent of it is ours.
-fn judge_alone(objects: &Objects, view: RouteView) -> Option<Pending> {
+fn find_candidates(objects: &Objects, view: &RouteView) -> Vec<Candidate> {
     let mut candidates = Vec::<Candidate>::new();
     for (index, parent_ref) in view.parents.iter().enumerate() {
         let ownership = parent_ref.ownership();
@@ -83,19 +85,96 @@ fn judge_alone(objects: &Objects, view: RouteView) -> Option<Pending> {
             role: if is_producer { RouteRole::Producer } else { RouteRole::Consumer },
         });
     }
-    if candidates.is_empty() {
-        return None;
-    }
-    let verdict = judge_rules(objects, &view);
-    if !verdict.unsupported.is_empty() && !verdict.any_rule_holds {
-        let message =
-            format!("no rule of the route can be applied: {}", list_unsupported(&verdict.unsupported));
-        for candidate in candidates.iter_mut().filter(|candidate| candidate.outcome.is_ok()) {
+    candidates
+}
+
+impl Pending {
+    fn refuse_if_no_rule_holds(&mut self) {
+        if self.verdict.unsupported.is_empty() || self.verdict.any_rule_holds {
+            return;
+        }
+        let unsupported = list_unsupported(&self.verdict.unsupported);
+        let message = format!("no rule of the route can be applied: {unsupported}");
+        for candidate in self.candidates.iter_mut().filter(|candidate| candidate.outcome.is_ok()) {
             candidate.outcome =
                 Err(Refusal { reason: ConditionReason::UnsupportedValue, message: message.clone() });
         }
     }
-    Some(Pending { view, verdict, candidates })
+
+    /// Every Service that the judgement looked at, or would have, was it there.
+    pub(super) fn named_services(&self) -> BTreeSet<ObjectKey> {
+        let namespace = &self.view.route.key.namespace;
+        let backends = self.view.rules.iter().flat_map(|rule| &rule.backends);
+        let parents = self.candidates.iter().map(|candidate| candidate.service.clone());
+        parents.chain(backends.map(|backend| backend.target(namespace))).collect()
+    }
+
+    /// Where the route would hold if no other was there.
+    pub(super) fn claims(&self) -> BTreeSet<PortGroup> {
+        let mut claims = BTreeSet::new();
+        for candidate in &self.candidates {
+            let ports = candidate.outcome.iter().flat_map(|placement| &placement.ports);
+            claims.extend(ports.map(|port| candidate.group(*port, &self.view)));
+        }
+        claims
+    }
+
+    /// "GRPCRoute beats HTTPRoute" on one port for one group of clients (GEP-1426, route types): an HTTPRoute
+    /// leaves the ports that one is said to hold on, and is refused when no port is left to it.
+    pub(super) fn conclude(
+        mut self,
+        has_grpc: impl Fn(&PortGroup) -> bool,
+    ) -> (RouteAttachment, Arc<AttachedRoute>) {
+        if self.view.route.kind == RouteKind::Http {
+            for candidate in &mut self.candidates {
+                candidate.yield_ports(&self.view, &has_grpc);
+            }
+        }
+        let Self { view, verdict, candidates } = self;
+        let parents = candidates.into_iter().map(|candidate| candidate.conclude(&view, &verdict)).collect();
+        let attachment =
+            RouteAttachment { route: Arc::clone(&view.route), controller_name: CONTROLLER_NAME, parents };
+        (attachment, verdict.attached)
+    }
+}
+
+impl Candidate {
+    fn group(&self, port: u16, view: &RouteView) -> PortGroup {
+        let clients = match self.role {
+            RouteRole::Producer => Clients::All,
+            RouteRole::Consumer => Clients::Of(Arc::clone(&view.route.key.namespace)),
+        };
+        PortGroup { port: ServicePortKey { service: self.service.clone(), port }, clients }
+    }
+
+    fn yield_ports(&mut self, view: &RouteView, has_grpc: impl Fn(&PortGroup) -> bool) {
+        let ports = self.outcome.iter().flat_map(|placement| &placement.ports);
+        let lost: Vec<u16> = ports.copied().filter(|port| has_grpc(&self.group(*port, view))).collect();
+        let Ok(placement) = &mut self.outcome else { return };
+        if lost.is_empty() {
+            return;
+        }
+        placement.ports.retain(|port| !lost.contains(port));
+        let remarks =
+            lost.iter().map(|port| format!("a GRPCRoute holds on port {port} and takes precedence"));
+        placement.remarks.extend(remarks);
+        if placement.ports.is_empty() {
+            let message = placement.remarks.join("; ");
+            self.outcome = Err(Refusal { reason: ConditionReason::Conflicted, message });
+        }
+    }
+
+    fn conclude(self, view: &RouteView, verdict: &RuleVerdict) -> ParentAttachment {
+        let conditions = build_conditions(view, verdict, &self.outcome);
+        ParentAttachment {
+            index: self.index,
+            parent_ref: self.parent_ref,
+            service: self.service,
+            role: self.role,
+            ports: self.outcome.map(|placement| placement.ports).unwrap_or_default(),
+            conditions,
+        }
+    }
 }
 
 fn place(
@@ -166,67 +245,6 @@ fn judge_backends(
         backends.push((backend_to, backend.weight));
     }
     backends
-}
-
-/// "GRPCRoute beats HTTPRoute" on one port for one group of clients (GEP-1426, route types): the loser
-/// leaves that port, and is refused when no port is left to it.
-fn yield_to_grpc(pending: &mut [Pending]) {
-    let mut taken = HashSet::new();
-    for route in pending.iter().filter(|route| route.view.route.kind == RouteKind::Grpc) {
-        for candidate in &route.candidates {
-            for port in candidate.outcome.iter().flat_map(|placement| &placement.ports) {
-                taken.insert((candidate.service.clone(), *port, client_group(candidate, &route.view)));
-            }
-        }
-    }
-    for route in pending.iter_mut().filter(|route| route.view.route.kind == RouteKind::Http) {
-        for candidate in &mut route.candidates {
-            let group = client_group(candidate, &route.view);
-            let Ok(placement) = &mut candidate.outcome else { continue };
-            let is_taken = |port: &u16| taken.contains(&(candidate.service.clone(), *port, group.clone()));
-            let lost: BTreeSet<u16> = placement.ports.iter().copied().filter(is_taken).collect();
-            if lost.is_empty() {
-                continue;
-            }
-            placement.ports.retain(|port| !lost.contains(port));
-            let remarks =
-                lost.iter().map(|port| format!("a GRPCRoute holds on port {port} and takes precedence"));
-            placement.remarks.extend(remarks);
-            if placement.ports.is_empty() {
-                let message = placement.remarks.join("; ");
-                candidate.outcome = Err(Refusal { reason: ConditionReason::Conflicted, message });
-            }
-        }
-    }
-}
-
-/// The clients that a route holds for: those of one namespace, or all.
-fn client_group(candidate: &Candidate, view: &RouteView) -> Option<Arc<str>> {
-    match candidate.role {
-        RouteRole::Producer => None,
-        RouteRole::Consumer => Some(Arc::clone(&view.route.key.namespace)),
-    }
-}
-
-fn conclude(pending: Pending) -> JudgedRoute {
-    let Pending { view, verdict, candidates } = pending;
-    let parents = candidates
-        .into_iter()
-        .map(|candidate| {
-            let conditions = build_conditions(&view, &verdict, &candidate.outcome);
-            ParentAttachment {
-                index: candidate.index,
-                parent_ref: candidate.parent_ref,
-                service: candidate.service,
-                role: candidate.role,
-                ports: candidate.outcome.map(|placement| placement.ports).unwrap_or_default(),
-                conditions,
-            }
-        })
-        .collect();
-    let attachment =
-        RouteAttachment { route: Arc::clone(&view.route), controller_name: CONTROLLER_NAME, parents };
-    JudgedRoute { attachment, attached: verdict.attached }
 }
 
 fn build_conditions(

@@ -1,6 +1,6 @@
 //! Which route holds where, and with which conditions: the one judgement for traffic and status.
 //!
-//! `compile` programs exactly what [`Attachments::find_port_routes`] gives, and a status says exactly what
+//! `compile` programs exactly what [`Attachments::routes_of`] gives, and a status says exactly what
 //! [`RouteAttachment`] holds. Pure: the same objects always give the same judgement; no I/O, no clock.
 //!
 //! A rule that asks for what is not applied answers 500 and is named in `PartiallyInvalid`; a route whose
@@ -8,6 +8,7 @@
 //! with one never touches another. Parents that are not Services are not ours, and get no status.
 
 mod address;
+mod attachments;
 mod backend;
 mod condition;
 mod judge;
@@ -23,16 +24,16 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::cluster::objects::{ObjectKey, Objects};
-use crate::route::{Backend, RouteKind, RouteRef, RuleMatches};
+use crate::cluster::objects::ObjectKey;
+use crate::route::{Backend, RouteRef, RuleMatches};
 use crate::snapshot::service::ServicePortKey;
 
 pub use address::cluster_addresses;
+pub use attachments::{Attachments, Rejudged};
 pub use condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 pub use notice::Notice;
 pub use parent::ParentRef;
@@ -106,105 +107,22 @@ pub struct AttachedRoute {
     pub rules: Vec<AttachedRule>,
 }
 
-/// The routes that hold on one Service port.
-#[derive(Clone, Debug, Default)]
-pub struct PortRoutes {
-    /// Routes of the Service's namespace; all of one kind.
-    pub producer: Vec<Arc<AttachedRoute>>,
-    /// Routes of other namespaces, by namespace; all of one kind in each.
-    pub consumers: BTreeMap<Arc<str>, Vec<Arc<AttachedRoute>>>,
+/// For whom a route holds on a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Clients {
+    /// Every client whose namespace has no routes of its own there.
+    All,
+    /// Those of one namespace.
+    Of(Arc<str>),
 }
 
-/// The judgement of everything that asks the mesh for something. Serialises for the admin's `/status`.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Attachments {
-    /// Routes in the order of kind, namespace and name.
-    pub routes: Vec<RouteAttachment>,
-    /// What objects other than routes ask for and is not done.
-    pub notices: Vec<Notice>,
-    #[serde(skip)]
-    ports: HashMap<ServicePortKey, PortRoutes>,
-}
-
-impl Attachments {
-    /// The routes that hold on a Service port, if any does.
-    #[must_use]
-    pub fn find_port_routes(&self, key: &ServicePortKey) -> Option<&PortRoutes> {
-        self.ports.get(key)
-    }
-
-    /// The judgement of one route, if it names a Service as parent.
-    #[must_use]
-    pub fn find_route(&self, kind: RouteKind, key: &ObjectKey) -> Option<&RouteAttachment> {
-        self.routes.iter().find(|route| route.route.kind == kind && route.route.key == *key)
-    }
-}
-
-/// Judges every route and notices what else asks for something that is not done.
-#[must_use]
-pub fn attach(objects: &Objects) -> Attachments {
-    let judged = judge::judge_routes(objects);
-    let mut attachments = Attachments { notices: notice::collect_notices(objects), ..Attachments::default() };
-    for route in judged {
-        for parent in &route.attachment.parents {
-            program_parent(&mut attachments.ports, &route.attached, parent);
-        }
-        attachments.routes.push(route.attachment);
-    }
-    attachments
-}
-
-/// Adds a route to the ports that it holds on, once each however many parentRefs lead there.
-fn program_parent(
-    ports: &mut HashMap<ServicePortKey, PortRoutes>,
-    route: &Arc<AttachedRoute>,
-    parent: &ParentAttachment,
-) {
-    for port in &parent.ports {
-        let key = ServicePortKey { service: parent.service.clone(), port: *port };
-        let routes = ports.entry(key).or_default();
-        let group = match parent.role {
-            RouteRole::Producer => &mut routes.producer,
-            RouteRole::Consumer => {
-                routes.consumers.entry(Arc::clone(&route.route.key.namespace)).or_default()
-            }
-        };
-        if !group.iter().any(|held| Arc::ptr_eq(held, route)) {
-            group.push(Arc::clone(route));
-        }
-    }
-}
-
-/// The lines that say what changed between two judgements: new or changed conditions and notices, and
-/// what is gone. For the caller to log.
-#[must_use]
-pub fn changed_lines(before: &Attachments, after: &Attachments) -> Vec<String> {
-    let old = lines_by_subject(before);
-    let new = lines_by_subject(after);
-    let changed = new.iter().filter(|(subject, line)| old.get(*subject) != Some(line));
-    let mut lines: Vec<String> = changed.map(|(subject, line)| format!("{subject}: {line}")).collect();
-    let gone = old.keys().filter(|subject| !new.contains_key(*subject));
-    lines.extend(gone.map(|subject| format!("{subject}: no longer said")));
-    lines
-}
-
-/// Every condition and notice by what it is about. A generation alone is no change.
-fn lines_by_subject(attachments: &Attachments) -> BTreeMap<String, String> {
-    let mut lines = BTreeMap::new();
-    for route in &attachments.routes {
-        for parent in &route.parents {
-            for condition in &parent.conditions {
-                let ParentAttachment { index, service, .. } = parent;
-                let subject =
-                    format!("{} parentRefs[{index}] Service {service}: {}", route.route, condition.kind);
-                lines.insert(subject, condition.to_string());
-            }
-        }
-    }
-    for notice in &attachments.notices {
-        lines.insert(format!("{} {}: {}", notice.kind, notice.object, notice.field), notice.message.clone());
-    }
-    lines
+/// One port for one group of clients: what has one table of routes, all of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortGroup {
+    /// The Service's port.
+    pub port: ServicePortKey,
+    /// The clients.
+    pub clients: Clients,
 }
 
 fn serialize_route<S: Serializer>(route: &RouteRef, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,10 +1,11 @@
 //! What objects other than routes ask for and is not done: said, so that nothing is ignored in silence.
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use serde::Serialize;
 
 use super::labels::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_ANNOTATION, parse_plaintext_ports};
-use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::objects::{Kind, ObjectKey, Objects};
+use crate::cluster::trimmed::Pod;
 
 /// Something that an object asks for and that is not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,19 +20,22 @@ pub struct Notice {
     pub message: String,
 }
 
-/// Everything that is asked for and not done, by kind and name.
-pub(super) fn collect_notices(objects: &Objects) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    for (key, namespace) in &objects.namespaces {
-        notices.extend(namespace_notices(key, namespace));
-    }
-    for (key, service) in &objects.services {
-        notices.extend(service_notices(key, service));
-    }
-    for (key, pod) in &objects.pods {
-        notices.extend(pod_notice(key, pod));
-    }
-    notices
+/// Everything that one object asks for and that is not done; nothing once it has gone.
+pub(super) fn collect_notices(objects: &Objects, kind: Kind, key: &ObjectKey) -> Vec<Notice> {
+    let found = match kind {
+        Kind::Namespace => objects.namespaces.get(key).map(|namespace| namespace_notices(key, namespace)),
+        Kind::Pod => objects.pods.get(key).map(|pod| pod_notice(key, pod).into_iter().collect()),
+        Kind::Service => objects.services.get(key).map(|service| service_notices(key, service)),
+        Kind::ConfigMap
+        | Kind::EndpointSlice
+        | Kind::GrpcRoute
+        | Kind::HttpRoute
+        | Kind::Mark
+        | Kind::Node
+        | Kind::ReferenceGrant
+        | Kind::Secret => None,
+    };
+    found.unwrap_or_default()
 }
 
 fn service_notices(key: &ObjectKey, service: &Service) -> Vec<Notice> {
@@ -70,7 +74,7 @@ fn namespace_notices(key: &ObjectKey, namespace: &Namespace) -> Vec<Notice> {
 }
 
 fn pod_notice(key: &ObjectKey, pod: &Pod) -> Option<Notice> {
-    let text = pod.metadata.annotations.as_ref()?.get(PLAINTEXT_PORTS_ANNOTATION)?;
+    let text = pod.annotations.find(PLAINTEXT_PORTS_ANNOTATION)?;
     let refused = parse_plaintext_ports(text).refused;
     (!refused.is_empty()).then(|| Notice {
         kind: "Pod",

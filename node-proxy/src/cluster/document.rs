@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -60,9 +62,10 @@ pub(super) fn read_objects(schemas: &Schemas, file: &Path, text: &str) -> Conten
 pub(super) fn read_mark(file: &Path, key: ObjectKey, text: &str) -> Content {
     let id = ObjectId { kind: Kind::Mark, key };
     match serde_saphyr::from_str::<Mark>(text) {
-        Ok(mark) => {
-            Content { outcomes: vec![Outcome::Good(id, Box::new(Object::Mark(mark)))], reports: Vec::new() }
-        }
+        Ok(mark) => Content {
+            outcomes: vec![Outcome::Good(id, Box::new(Object::Mark(Box::new(mark))))],
+            reports: Vec::new(),
+        },
         Err(error) => {
             let report = Report {
                 file: file.to_owned(),
@@ -218,13 +221,19 @@ impl Reader<'_> {
         }
         let object = match id.kind {
             Kind::ConfigMap => self.admit_core(draft).map(Object::ConfigMap),
-            Kind::EndpointSlice => self.admit_core(draft).map(Object::EndpointSlice),
+            Kind::EndpointSlice => {
+                let slice = self.admit_core::<EndpointSlice>(draft);
+                slice.map(|slice| Object::EndpointSlice(Arc::new(slice.as_ref().into())))
+            }
             Kind::GrpcRoute => self.admit_custom(draft, api_version).map(Object::GrpcRoute),
             Kind::HttpRoute => self.admit_custom(draft, api_version).map(Object::HttpRoute),
             Kind::Mark => None,
             Kind::Namespace => self.admit_core(draft).map(Object::Namespace),
             Kind::Node => self.admit_core(draft).map(Object::Node),
-            Kind::Pod => self.admit_core(draft).map(Object::Pod),
+            Kind::Pod => {
+                let pod = self.admit_core::<Pod>(draft);
+                pod.map(|pod| Object::Pod(Arc::new(pod.as_ref().into())))
+            }
             Kind::ReferenceGrant => self.admit_custom(draft, api_version).map(Object::ReferenceGrant),
             Kind::Secret => self.admit_core(draft).map(Object::Secret),
             Kind::Service => self.admit_core(draft).map(Object::Service),

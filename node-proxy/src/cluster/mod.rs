@@ -10,9 +10,11 @@ pub mod directory;
 mod document;
 pub(crate) mod name;
 pub mod objects;
+pub mod relation;
 pub mod report;
 pub mod schema;
 pub mod source;
+pub mod trimmed;
 pub mod writer;
 
 #[cfg(test)]

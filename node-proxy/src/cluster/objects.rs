@@ -1,20 +1,20 @@
 //! What the cluster says, as plain maps by kind: the input of `attach` and `compile`.
 //!
-//! A source hands over [`Change`]s; only the writer applies them.
+//! A source hands over [`Change`]s; only the writer applies them, and what they touched goes along as [`Changed`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use serde::{Deserialize, Serialize};
 
 use super::api::{GrpcRoute, HttpRoute, ReferenceGrant};
+use super::trimmed::{EndpointSlice, Pod};
 
 /// The namespace and name of an object; cluster-scoped kinds have an empty namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectKey {
     /// The object's namespace, empty for cluster-scoped kinds.
     pub namespace: Arc<str>,
@@ -158,8 +158,8 @@ pub enum Object {
     GrpcRoute(Arc<GrpcRoute>),
     /// An HTTPRoute.
     HttpRoute(Arc<HttpRoute>),
-    /// A mark.
-    Mark(Mark),
+    /// A mark; boxed, as there are many objects of other kinds.
+    Mark(Box<Mark>),
     /// A Namespace.
     Namespace(Arc<Namespace>),
     /// A Node.
@@ -183,45 +183,130 @@ pub enum Change {
     Deleted(ObjectId),
 }
 
+/// What objects of one kind were before an update that touched them; `None` for those that were not there.
+pub type Before<T> = BTreeMap<ObjectKey, Option<T>>;
+
+/// What an update touched, by kind, with what was there before: whatever is not in here is as it was.
+///
+/// What is there now is in [`Objects`].
+#[derive(Clone, Debug, Default)]
+pub struct Changed {
+    /// EndpointSlices.
+    pub endpoint_slices: Before<Arc<EndpointSlice>>,
+    /// GRPCRoutes.
+    pub grpc_routes: Before<Arc<GrpcRoute>>,
+    /// HTTPRoutes.
+    pub http_routes: Before<Arc<HttpRoute>>,
+    /// Marks.
+    pub marks: Before<Mark>,
+    /// Namespaces.
+    pub namespaces: Before<Arc<Namespace>>,
+    /// Nodes.
+    pub nodes: Before<Arc<Node>>,
+    /// Pods.
+    pub pods: Before<Arc<Pod>>,
+    /// Services.
+    pub services: Before<Arc<Service>>,
+}
+
+impl Changed {
+    /// Everything that there is, as if nothing had been there before.
+    #[must_use]
+    pub fn everything(objects: &Objects) -> Self {
+        Self {
+            endpoint_slices: all_new(&objects.endpoint_slices),
+            grpc_routes: all_new(&objects.grpc_routes),
+            http_routes: all_new(&objects.http_routes),
+            marks: all_new(&objects.marks),
+            namespaces: all_new(&objects.namespaces),
+            nodes: all_new(&objects.nodes),
+            pods: all_new(&objects.pods),
+            services: all_new(&objects.services),
+        }
+    }
+}
+
+fn all_new<T>(objects: &BTreeMap<ObjectKey, T>) -> Before<T> {
+    objects.keys().map(|key| (key.clone(), None)).collect()
+}
+
 impl Objects {
-    /// Applies one change.
-    pub fn apply(&mut self, change: Change) {
+    /// Applies one change and notes what it touched, of the kinds that anything is made of.
+    pub fn apply(&mut self, change: Change, changed: &mut Changed) {
         match change {
-            Change::Applied(key, object) => self.insert(key, object),
-            Change::Deleted(id) => self.remove(&id),
+            Change::Applied(key, object) => self.insert(key, object, changed),
+            Change::Deleted(id) => self.remove(id, changed),
         }
     }
 
-    fn insert(&mut self, key: ObjectKey, object: Object) {
+    fn insert(&mut self, key: ObjectKey, object: Object, changed: &mut Changed) {
         match object {
-            Object::ConfigMap(object) => drop(self.config_maps.insert(key, object)),
-            Object::EndpointSlice(object) => drop(self.endpoint_slices.insert(key, object)),
-            Object::GrpcRoute(object) => drop(self.grpc_routes.insert(key, object)),
-            Object::HttpRoute(object) => drop(self.http_routes.insert(key, object)),
-            Object::Mark(object) => drop(self.marks.insert(key, object)),
-            Object::Namespace(object) => drop(self.namespaces.insert(key, object)),
-            Object::Node(object) => drop(self.nodes.insert(key, object)),
-            Object::Pod(object) => drop(self.pods.insert(key, object)),
-            Object::ReferenceGrant(object) => drop(self.reference_grants.insert(key, object)),
-            Object::Secret(object) => drop(self.secrets.insert(key, object)),
-            Object::Service(object) => drop(self.services.insert(key, object)),
+            Object::ConfigMap(new) => drop(self.config_maps.insert(key, new)),
+            Object::EndpointSlice(new) => {
+                set(&mut self.endpoint_slices, &mut changed.endpoint_slices, key, Some(new));
+            }
+            Object::GrpcRoute(new) => set(&mut self.grpc_routes, &mut changed.grpc_routes, key, Some(new)),
+            Object::HttpRoute(new) => set(&mut self.http_routes, &mut changed.http_routes, key, Some(new)),
+            Object::Mark(new) => set(&mut self.marks, &mut changed.marks, key, Some(*new)),
+            Object::Namespace(new) => set(&mut self.namespaces, &mut changed.namespaces, key, Some(new)),
+            Object::Node(new) => set(&mut self.nodes, &mut changed.nodes, key, Some(new)),
+            Object::Pod(new) => set(&mut self.pods, &mut changed.pods, key, Some(new)),
+            Object::ReferenceGrant(new) => drop(self.reference_grants.insert(key, new)),
+            Object::Secret(new) => drop(self.secrets.insert(key, new)),
+            Object::Service(new) => set(&mut self.services, &mut changed.services, key, Some(new)),
         }
     }
 
-    fn remove(&mut self, id: &ObjectId) {
-        let key = &id.key;
-        match id.kind {
-            Kind::ConfigMap => drop(self.config_maps.remove(key)),
-            Kind::EndpointSlice => drop(self.endpoint_slices.remove(key)),
-            Kind::GrpcRoute => drop(self.grpc_routes.remove(key)),
-            Kind::HttpRoute => drop(self.http_routes.remove(key)),
-            Kind::Mark => drop(self.marks.remove(key)),
-            Kind::Namespace => drop(self.namespaces.remove(key)),
-            Kind::Node => drop(self.nodes.remove(key)),
-            Kind::Pod => drop(self.pods.remove(key)),
-            Kind::ReferenceGrant => drop(self.reference_grants.remove(key)),
-            Kind::Secret => drop(self.secrets.remove(key)),
-            Kind::Service => drop(self.services.remove(key)),
+    fn remove(&mut self, ObjectId { kind, key }: ObjectId, changed: &mut Changed) {
+        match kind {
+            Kind::ConfigMap => drop(self.config_maps.remove(&key)),
+            Kind::EndpointSlice => {
+                set(&mut self.endpoint_slices, &mut changed.endpoint_slices, key, None);
+            }
+            Kind::GrpcRoute => set(&mut self.grpc_routes, &mut changed.grpc_routes, key, None),
+            Kind::HttpRoute => set(&mut self.http_routes, &mut changed.http_routes, key, None),
+            Kind::Mark => set(&mut self.marks, &mut changed.marks, key, None),
+            Kind::Namespace => set(&mut self.namespaces, &mut changed.namespaces, key, None),
+            Kind::Node => set(&mut self.nodes, &mut changed.nodes, key, None),
+            Kind::Pod => set(&mut self.pods, &mut changed.pods, key, None),
+            Kind::ReferenceGrant => drop(self.reference_grants.remove(&key)),
+            Kind::Secret => drop(self.secrets.remove(&key)),
+            Kind::Service => set(&mut self.services, &mut changed.services, key, None),
         }
+    }
+}
+
+/// Puts what is there now, or nothing, in its place. Of several changes of one object in an update, the first says
+/// what was before.
+fn set<T>(objects: &mut BTreeMap<ObjectKey, T>, before: &mut Before<T>, key: ObjectKey, now: Option<T>) {
+    let old = match now {
+        Some(now) => objects.insert(key.clone(), now),
+        None => objects.remove(&key),
+    };
+    before.entry(key).or_insert(old);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_changes_of_an_object_the_first_says_what_was_before() {
+        let key = ObjectKey::new("shop", "web");
+        let pod = |uid: &str| Arc::new(Pod { uid: Some(uid.into()), ..Pod::default() });
+        let applied = |uid| Change::Applied(key.clone(), Object::Pod(pod(uid)));
+        let deleted = || Change::Deleted(ObjectId { kind: Kind::Pod, key: key.clone() });
+        let mut objects = Objects::default();
+        let mut play = |changes: Vec<Change>| {
+            let mut changed = Changed::default();
+            for change in changes {
+                objects.apply(change, &mut changed);
+            }
+            (changed.pods[&key].clone(), objects.pods.get(&key).cloned())
+        };
+        assert_eq!(play(vec![applied("a"), applied("b")]), (None, Some(pod("b"))));
+        assert_eq!(play(vec![deleted(), applied("c")]), (Some(pod("b")), Some(pod("c"))));
+        assert_eq!(play(vec![applied("d"), deleted()]), (Some(pod("c")), None));
+        assert_eq!(play(vec![deleted()]), (None, None));
     }
 }

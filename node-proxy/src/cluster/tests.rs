@@ -74,14 +74,13 @@ fn a_service_gets_the_defaults_of_the_api_server() {
 fn a_pod_gets_the_defaults_of_the_api_server() {
     let text = pod(
         ", uid: u",
-        "spec: {containers: [{name: c, ports: [{containerPort: 1}]}]}, status: {podIP: 10.1.0.1}",
+        "spec: {containers: [{name: c, ports: [{name: web, containerPort: 1}]}]}, status: {podIP: 10.1.0.1}",
     );
     let Object::Pod(pod) = good(&text) else { panic!("no Pod") };
-    let spec = pod.spec.as_ref().unwrap();
-    assert_eq!(spec.service_account_name.as_deref(), Some("default"));
-    assert_eq!(spec.containers[0].ports.as_ref().unwrap()[0].protocol.as_deref(), Some("TCP"));
-    assert_eq!(pod.status.as_ref().unwrap().pod_ips.as_ref().unwrap()[0].ip, "10.1.0.1");
-    assert_eq!(pod.metadata.creation_timestamp, None);
+    assert_eq!(pod.service_account.as_deref(), Some("default"));
+    assert_eq!(*pod.named_ports, [("web".into(), 1)], "a port is one of TCP");
+    assert_eq!(*pod.addresses, ["10.1.0.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(pod.created, None);
 }
 
 #[test]
@@ -307,7 +306,7 @@ fn an_endpoint_slice_is_of_one_family() {
         )
     };
     let Object::EndpointSlice(found) = good(&slice("IPv4", "10.0.0.1")) else { panic!("no EndpointSlice") };
-    assert_eq!(found.ports.as_ref().unwrap()[0].name.as_deref(), Some(""));
+    assert_eq!(*found.ports, [("".into(), 80)]);
     let broken = ["broken EndpointSlice default/e"];
     let field = "a.yaml: EndpointSlice default/e: endpoints[0].addresses[0]: must be an";
     check(&slice("IPv4", "::1"), &broken, &[field]);

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::objects::Objects;
+use super::objects::{Change, Changed, Objects};
 use super::report::{Report, Severity};
 use super::source::{ClusterError, ObjectSource, Update};
 use crate::snapshot::Snapshot;
@@ -22,7 +22,7 @@ pub type SharedSnapshot = Arc<ArcSwap<Snapshot>>;
 #[derive(Clone, Debug)]
 pub struct ClusterView {
     snapshot: SharedSnapshot,
-    objects: Arc<ArcSwap<Objects>>,
+    objects: Arc<RwLock<Objects>>,
     reports: Arc<ArcSwap<Vec<Report>>>,
     generation: watch::Receiver<u64>,
 }
@@ -35,9 +35,10 @@ impl ClusterView {
     }
 
     /// The latest objects: never older than the snapshot of the same moment.
-    #[must_use]
-    pub fn objects(&self) -> Arc<Objects> {
-        self.objects.load_full()
+    ///
+    /// The writer waits for as long as they are looked at, so this is for a look, and never for the data path.
+    pub fn objects(&self) -> RwLockReadGuard<'_, Objects> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every problem that the source has now, sorted.
@@ -64,7 +65,7 @@ impl ClusterView {
         let mut generation = self.generation.clone();
         loop {
             generation.borrow_and_update();
-            if let Some(found) = find(&self.objects.load()) {
+            if let Some(found) = find(&self.objects()) {
                 return Some(found);
             }
             generation.changed().await.ok()?;
@@ -85,16 +86,16 @@ pub struct Writer<S, B> {
 impl<S, B> Writer<S, B>
 where
     S: ObjectSource,
-    B: FnMut(&Objects, &Snapshot) -> Snapshot,
+    B: FnMut(&Objects, &Changed) -> Snapshot,
 {
-    /// A writer that reads `source` and builds snapshots by `build(objects, previous snapshot)`.
+    /// A writer that reads `source` and builds snapshots by `build(objects, what changed since the last call)`.
     ///
-    /// `build` keeps what did not change from the previous snapshot; the generation is set here.
+    /// The first call is for everything there is. The generation is set here.
     pub fn new(source: S, build: B) -> (Self, ClusterView) {
         let (generation, receiver) = watch::channel(0);
         let view = ClusterView {
             snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
-            objects: Arc::new(ArcSwap::from_pointee(Objects::default())),
+            objects: Arc::default(),
             reports: Arc::new(ArcSwap::from_pointee(Vec::new())),
             generation: receiver,
         };
@@ -120,17 +121,22 @@ where
         if update.changes.is_empty() && generation > 0 {
             return;
         }
-        let changed = update.changes.len();
-        let mut objects = Objects::clone(&self.view.objects.load());
-        for change in update.changes {
-            objects.apply(change);
-        }
-        let mut snapshot = (self.build)(&objects, &self.view.snapshot.load());
+        let count = update.changes.len();
+        let changed = self.change_objects(update.changes);
+        let mut snapshot = (self.build)(&self.view.objects(), &changed);
         snapshot.generation = generation + 1;
-        self.view.objects.store(Arc::new(objects));
         self.view.snapshot.store(Arc::new(snapshot));
         self.generation.send_replace(generation + 1);
-        tracing::debug!(generation = generation + 1, changed, "snapshot published");
+        tracing::debug!(generation = generation + 1, changed = count, "snapshot published");
+    }
+
+    fn change_objects(&self, changes: Vec<Change>) -> Changed {
+        let mut changed = Changed::default();
+        let mut objects = self.view.objects.write().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            objects.apply(change, &mut changed);
+        }
+        changed
     }
 
     /// Each problem is logged when it comes up and when it has gone, however often files are read.
@@ -153,10 +159,10 @@ where
 mod tests {
     use std::path::PathBuf;
 
-    use k8s_openapi::api::core::v1::Pod;
     use tokio::sync::mpsc;
 
-    use super::super::objects::{Change, Kind, Object, ObjectId, ObjectKey};
+    use super::super::objects::{Kind, Object, ObjectId, ObjectKey};
+    use super::super::trimmed::Pod;
     use super::*;
 
     struct Script(mpsc::Receiver<Update>);
@@ -188,9 +194,9 @@ mod tests {
     async fn generations_count_changes_and_readers_see_them_when_they_are_told() {
         let (send, receive) = mpsc::channel(8);
         let mut built = Vec::new();
-        let build = move |objects: &Objects, previous: &Snapshot| {
-            built.push(objects.pods.len());
-            assert_eq!(previous.generation + 1, u64::try_from(built.len()).unwrap());
+        let build = move |objects: &Objects, changed: &Changed| {
+            built.push((objects.pods.len(), changed.pods.get(&key()).map(Option::is_some)));
+            assert_eq!(built, [(0, None), (1, Some(false)), (0, Some(true))][..built.len()]);
             Snapshot::default()
         };
         let (writer, view) = Writer::new(Script(receive), build);
@@ -228,8 +234,7 @@ mod tests {
         };
         assert_eq!(report.to_string(), "a.yaml: Pod shop/web: metadata.uid: is required");
         let (_send, receive) = mpsc::channel(1);
-        let (mut writer, view) =
-            Writer::new(Script(receive), |_: &Objects, _: &Snapshot| Snapshot::default());
+        let (mut writer, view) = Writer::new(Script(receive), |_: &Objects, _: &Changed| Snapshot::default());
         let text = logged(|| {
             for _ in 0..3 {
                 writer.apply(Update { changes: Vec::new(), reports: vec![report.clone()] });
@@ -254,7 +259,7 @@ mod tests {
         };
         let (_send, receive) = mpsc::channel(1);
         let (mut writer, _view) =
-            Writer::new(Script(receive), |_: &Objects, _: &Snapshot| Snapshot::default());
+            Writer::new(Script(receive), |_: &Objects, _: &Changed| Snapshot::default());
         let text = logged(|| writer.apply(Update { changes: Vec::new(), reports: vec![report.clone()] }));
         assert!(text.contains("WARN") && text.contains("noticed"), "{text}");
         assert!(!text.contains("taken") && !text.contains("refused"), "{text}");

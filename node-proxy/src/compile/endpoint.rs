@@ -3,34 +3,47 @@
 //! Chooses as kube-proxy does: per address family, ready endpoints; where there are none, those that are
 //! terminating and still serve; with `internalTrafficPolicy: Local`, only those of the node itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::Compiler;
-use super::workload::{is_running, owns_addresses, pod_addresses};
+use super::index::Index;
+use super::workload::owns_addresses;
 use crate::attach::cluster_addresses;
-use crate::cluster::objects::ObjectKey;
-use crate::snapshot::service::{Endpoint, EndpointLoad, EndpointSet};
+use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::trimmed::{EndpointSlice, Pod, SliceEndpoint};
+use crate::snapshot::map::SharedMap;
+use crate::snapshot::service::{Endpoint, EndpointSet};
 use crate::snapshot::workload::Workload;
-
-/// The label that says whose slice it is.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-
-/// Service → its slices, in the order of their names.
-pub(super) type SlicesByService = HashMap<ObjectKey, Vec<Arc<EndpointSlice>>>;
 
 /// What identifies an endpoint over time: the pod's uid, where there is a pod, and the address.
 type EndpointIdentity = (Option<Arc<str>>, SocketAddr);
 
-/// Endpoints of the last snapshot and of this one, by identity, so that load and `Arc`s are shared.
-#[derive(Default)]
+/// What endpoints are compiled from.
+pub(super) struct Sources<'a> {
+    pub(super) objects: &'a Objects,
+    pub(super) index: &'a Index,
+    pub(super) workloads: &'a SharedMap<IpAddr, Arc<Workload>>,
+    pub(super) own_node: &'a str,
+}
+
+/// Every endpoint of the latest snapshot, by identity, so that load and `Arc`s are shared.
+#[derive(Debug, Default)]
 pub(super) struct KnownEndpoints {
-    by_identity: HashMap<EndpointIdentity, Arc<Endpoint>>,
+    by_identity: HashMap<EndpointIdentity, Known>,
+    /// What no set may hold any more. Until every Service has been looked at, another may have it.
+    leaving: Vec<EndpointIdentity>,
+}
+
+#[derive(Debug)]
+struct Known {
+    endpoint: Arc<Endpoint>,
+    /// How many sets hold it.
+    sets: usize,
 }
 
 /// An endpoint before choosing.
@@ -43,24 +56,48 @@ struct Candidate {
 }
 
 impl KnownEndpoints {
-    pub(super) fn collect<'a>(sets: impl Iterator<Item = &'a Arc<EndpointSet>>) -> Self {
-        let endpoints = sets.flat_map(|set| &set.endpoints);
-        Self { by_identity: endpoints.map(|endpoint| (identity(endpoint), Arc::clone(endpoint))).collect() }
-    }
-
     /// The endpoint as it is now, with the load of what it was before.
     fn renew(&mut self, address: SocketAddr, workload: Option<Arc<Workload>>) -> Arc<Endpoint> {
         let identity = (workload.as_ref().map(|workload| Arc::clone(&workload.uid)), address);
-        let known = self.by_identity.get(&identity);
-        if let Some(known) =
-            known.filter(|known| is_same_workload(known.workload.as_ref(), workload.as_ref()))
-        {
-            return Arc::clone(known);
+        let known = match self.by_identity.entry(identity) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                self.leaving.push(unknown.key().clone());
+                let endpoint = Arc::new(Endpoint { address, workload, load: Arc::default() });
+                return Arc::clone(&unknown.insert(Known { endpoint, sets: 0 }).endpoint);
+            }
+        };
+        if !is_same_workload(known.endpoint.workload.as_ref(), workload.as_ref()) {
+            let load = Arc::clone(&known.endpoint.load);
+            known.endpoint = Arc::new(Endpoint { address, workload, load });
         }
-        let load = known.map_or_else(|| Arc::new(EndpointLoad::default()), |known| Arc::clone(&known.load));
-        let endpoint = Arc::new(Endpoint { address, workload, load });
-        self.by_identity.insert(identity, Arc::clone(&endpoint));
-        endpoint
+        Arc::clone(&known.endpoint)
+    }
+
+    /// Notes that a Service port has one set now, where it had another before.
+    pub(super) fn exchange(&mut self, before: Option<&EndpointSet>, now: Option<&EndpointSet>) {
+        for endpoint in now.iter().flat_map(|set| &set.endpoints) {
+            if let Some(known) = self.by_identity.get_mut(&identity(endpoint)) {
+                known.sets += 1;
+            }
+        }
+        for endpoint in before.iter().flat_map(|set| &set.endpoints) {
+            let identity = identity(endpoint);
+            let Some(known) = self.by_identity.get_mut(&identity) else { continue };
+            known.sets = known.sets.saturating_sub(1);
+            if known.sets == 0 {
+                self.leaving.push(identity);
+            }
+        }
+    }
+
+    /// Forgets what no set holds any more.
+    pub(super) fn forget_unused(&mut self) {
+        for identity in self.leaving.drain(..) {
+            if self.by_identity.get(&identity).is_some_and(|known| known.sets == 0) {
+                self.by_identity.remove(&identity);
+            }
+        }
     }
 }
 
@@ -76,32 +113,23 @@ fn is_same_workload(one: Option<&Arc<Workload>>, other: Option<&Arc<Workload>>) 
     }
 }
 
-/// The slices of each Service, by the label that ties them to it.
-pub(super) fn group_slices(slices: &BTreeMap<ObjectKey, Arc<EndpointSlice>>) -> SlicesByService {
-    let mut grouped = SlicesByService::new();
-    for (key, slice) in slices {
-        let labels = slice.metadata.labels.as_ref();
-        if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) {
-            grouped.entry(ObjectKey::new(&key.namespace, service)).or_default().push(Arc::clone(slice));
-        }
-    }
-    grouped
-}
-
 /// The endpoints of one port of one Service, in the order of their addresses.
 pub(super) fn compile_endpoints(
-    compiler: &mut Compiler<'_>,
-    key: &ObjectKey,
-    service: &Service,
+    sources: &Sources<'_>,
+    known: &mut KnownEndpoints,
+    (key, service): (&ObjectKey, &Service),
     port: &ServicePort,
 ) -> EndpointSet {
     let Some(spec) = &service.spec else { return EndpointSet::default() };
-    let mut candidates = match compiler.slices.get(key) {
-        Some(slices) => slices.iter().flat_map(|slice| slice_candidates(compiler, slice, port)).collect(),
-        None => pod_candidates(compiler, &key.namespace, spec, port),
+    let slices: Vec<_> = sources.index.slices(key).collect();
+    let mut candidates = if slices.is_empty() {
+        pod_candidates(sources, (key, service), spec, port)
+    } else {
+        let slices = slices.into_iter().filter_map(|slice| sources.objects.endpoint_slices.get(slice));
+        slices.flat_map(|slice| slice_candidates(sources, slice, port)).collect()
     };
     if spec.internal_traffic_policy.as_deref() == Some("Local") {
-        candidates.retain(|candidate| candidate.node.as_deref() == Some(compiler.own_node));
+        candidates.retain(|candidate| candidate.node.as_deref() == Some(sources.own_node));
     }
     candidates.sort_by_key(|candidate| candidate.address);
     candidates.dedup_by_key(|candidate| candidate.address);
@@ -113,99 +141,70 @@ pub(super) fn compile_endpoints(
             if any_ready { candidate.is_ready } else { candidate.is_serving_terminating }
         };
         for candidate in family().filter(|candidate| may_take(candidate)) {
-            endpoints.push(compiler.endpoints.renew(candidate.address, candidate.workload.clone()));
+            endpoints.push(known.renew(candidate.address, candidate.workload.clone()));
         }
     }
     EndpointSet { endpoints }
 }
 
-/// One slice's endpoints for a port. Slices of host names are none of ours.
-fn slice_candidates(compiler: &Compiler<'_>, slice: &EndpointSlice, port: &ServicePort) -> Vec<Candidate> {
+/// One slice's endpoints for a port.
+fn slice_candidates(sources: &Sources<'_>, slice: &EndpointSlice, port: &ServicePort) -> Vec<Candidate> {
     let name = port.name.as_deref().unwrap_or_default();
-    let is_port = |listed: &&k8s_openapi::api::discovery::v1::EndpointPort| {
-        listed.name.as_deref().unwrap_or_default() == name
-            && listed.protocol.as_deref().unwrap_or("TCP") == "TCP"
+    let Some((_, number)) = slice.ports.iter().find(|(listed, _)| **listed == *name) else {
+        return Vec::new();
     };
-    let listed = slice.ports.iter().flatten().find(is_port);
-    let Some(number) = listed.and_then(|listed| u16::try_from(listed.port?).ok()) else { return Vec::new() };
-    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-    slice
-        .endpoints
-        .iter()
-        .filter_map(|endpoint| slice_candidate(compiler, namespace, endpoint, number))
-        .collect()
+    slice.endpoints.iter().filter_map(|endpoint| slice_candidate(sources, endpoint, *number)).collect()
 }
 
 /// `None` for a pod's endpoint whose Pod is not known with this address: it is used once it is, so that
 /// a marked pod is never dialled in plain text (design D7).
-fn slice_candidate(
-    compiler: &Compiler<'_>,
-    namespace: &str,
-    endpoint: &SliceEndpoint,
-    port: u16,
-) -> Option<Candidate> {
-    // "consumers SHOULD only use the first" of `addresses`.
-    let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
-    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-    let workload = match target {
+fn slice_candidate(sources: &Sources<'_>, endpoint: &SliceEndpoint, port: u16) -> Option<Candidate> {
+    let address = endpoint.address;
+    let workload = match &endpoint.pod {
         Some(target) => {
-            let namespace = target.namespace.as_deref().unwrap_or(namespace);
-            let key = ObjectKey::new(namespace, target.name.as_deref().unwrap_or_default());
-            let pod = compiler.objects.pods.get(&key)?;
-            if !is_running(pod) || !pod_addresses(pod).contains(&address) {
+            let pod = sources.objects.pods.get(&target.key)?;
+            if pod.is_finished || !pod.addresses.contains(&address) {
                 return None;
             }
-            if target.uid.is_some() && target.uid != pod.metadata.uid {
+            if target.uid.is_some() && target.uid.as_deref() != pod.uid.as_deref() {
                 return None;
             }
             if owns_addresses(pod) {
-                Some(compiler.workloads.get(&address).filter(|workload| workload.pod == key)?)
+                Some(sources.workloads.get(&address).filter(|workload| workload.pod == target.key)?)
             } else {
                 None
             }
         }
-        None => compiler.workloads.get(&address),
+        None => sources.workloads.get(&address),
     };
-    let conditions = endpoint.conditions.as_ref();
-    // "A nil value should be interpreted as "true"", and of `serving` "should be interpreted as ready".
-    let is_ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-    let is_serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(is_ready);
-    let is_terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-    let workload_node = workload.and_then(|workload| workload.node.clone());
+    let workload_node = || workload.and_then(|workload| workload.node.clone());
     Some(Candidate {
         address: SocketAddr::new(address, port),
         workload: workload.cloned(),
-        node: endpoint.node_name.as_deref().map(Into::into).or(workload_node),
-        is_ready,
-        is_serving_terminating: is_serving && is_terminating,
+        node: endpoint.node.clone().or_else(workload_node),
+        is_ready: endpoint.is_ready,
+        is_serving_terminating: endpoint.is_serving_terminating,
     })
 }
 
 /// Endpoints made from the Pods that a Service selects, where nothing makes slices of them.
 fn pod_candidates(
-    compiler: &Compiler<'_>,
-    namespace: &str,
+    sources: &Sources<'_>,
+    (key, service): (&ObjectKey, &Service),
     spec: &ServiceSpec,
     port: &ServicePort,
 ) -> Vec<Candidate> {
-    let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
-        return Vec::new();
-    };
     let publishes_all = spec.publish_not_ready_addresses == Some(true);
     let mut candidates = Vec::new();
-    for (key, pod) in compiler.objects.pods.iter().filter(|(key, _)| *key.namespace == *namespace) {
-        let labels = pod.metadata.labels.as_ref();
-        let has =
-            |(name, value): (&String, &String)| labels.and_then(|labels| labels.get(name)) == Some(value);
-        if !is_running(pod) || !selector.iter().all(has) {
+    for (key, pod) in sources.index.selected(sources.objects, key, service) {
+        if pod.is_finished {
             continue;
         }
         let Some(number) = find_target_port(pod, port) else { continue };
-        let is_up = publishes_all || is_ready(pod);
-        let is_terminating = pod.metadata.deletion_timestamp.is_some();
-        for address in pod_addresses(pod).into_iter().filter(|address| has_family(spec, *address)) {
+        let is_up = publishes_all || pod.is_ready;
+        for address in pod.addresses.iter().copied().filter(|address| has_family(spec, *address)) {
             // The address of a Pod that has long gone may be another's by now.
-            let owner = compiler.workloads.get(&address).filter(|workload| workload.pod == *key);
+            let owner = sources.workloads.get(&address).filter(|workload| workload.pod == *key);
             let workload = match owner {
                 Some(_) => owner,
                 None if owns_addresses(pod) => continue,
@@ -214,19 +213,13 @@ fn pod_candidates(
             candidates.push(Candidate {
                 address: SocketAddr::new(address, number),
                 workload: workload.cloned(),
-                node: pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).map(Into::into),
-                is_ready: is_up && (publishes_all || !is_terminating),
-                is_serving_terminating: is_up && is_terminating,
+                node: pod.node.clone(),
+                is_ready: is_up && (publishes_all || !pod.is_leaving),
+                is_serving_terminating: is_up && pod.is_leaving,
             });
         }
     }
     candidates
-}
-
-/// A pod without a Ready condition counts as ready: no kubelet says otherwise.
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ == "Ready").all(|condition| condition.status == "True")
 }
 
 /// `targetPort` on this pod: a number, a container port's name, or `port` itself when absent.
@@ -234,19 +227,11 @@ fn find_target_port(pod: &Pod, port: &ServicePort) -> Option<u16> {
     let number = match &port.target_port {
         None => port.port,
         Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(name)) => find_named_port(pod, name)?,
+        Some(IntOrString::String(name)) => {
+            pod.named_ports.iter().find(|(known, _)| **known == **name).map(|(_, number)| *number)?
+        }
     };
     u16::try_from(number).ok().filter(|number| *number != 0)
-}
-
-/// A TCP container port by its name; init containers that keep running (sidecars) count.
-fn find_named_port(pod: &Pod, name: &str) -> Option<i32> {
-    let spec = pod.spec.as_ref()?;
-    let sidecars =
-        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-    let mut tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-    tcp.find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port)
 }
 
 /// Whether the Service has addresses of this family: by `ipFamilies`, else by its clusterIPs; a Service

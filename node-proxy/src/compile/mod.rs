@@ -1,12 +1,14 @@
 //! Objects and their judgement → the snapshot that the data path reads. Pure: no I/O, no clock.
 //!
-//! Whatever is equal to what the previous snapshot has keeps its old `Arc`, so that a change reaches only
-//! those whom it concerns. What routes hold where is `attach`'s word; nothing is judged again here.
-//!
-//! Every change compiles all objects anew, one Service after the other (`service::compile_service`), and a
-//! Service without slices looks through all Pods. Sharing is for the readers' sake: it makes no step cheaper.
+//! A [`Compiler`] keeps the latest snapshot and indexes from objects to what is made of them, so that an update costs
+//! what it touches: changed objects lead to addresses, addresses and objects to Services, and those are compiled
+//! again. Everything at once is the same step with everything changed. Whatever comes out equal keeps its old `Arc`,
+//! so that a change reaches only those whom it concerns. What routes hold where is `attach`'s word; nothing is
+//! judged again here.
 
 mod endpoint;
+mod frontend;
+mod index;
 mod route;
 mod service;
 pub mod workload;
@@ -14,63 +16,258 @@ pub mod workload;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use gammarus_ca::TrustDomain;
+use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort};
 
-use crate::attach::Attachments;
-use crate::cluster::objects::Objects;
+use crate::attach::{Attachments, Clients, PortGroup};
+use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::snapshot::Snapshot;
-use crate::snapshot::workload::Workload;
-use endpoint::{KnownEndpoints, SlicesByService};
+use crate::snapshot::service::{EndpointSet, ServicePort, ServicePortKey};
+use endpoint::{KnownEndpoints, Sources, compile_endpoints};
+use frontend::{Frontends, Lead};
+use index::Index;
+use service::{Tables, compile_port, declared_ports, find_leads};
+use workload::{Workloads, compile_namespace, compile_node_addresses, compile_pod_ranges, is_same_node};
 
-/// What each step may look at while one snapshot is made.
-struct Compiler<'a> {
-    objects: &'a Objects,
-    attachments: &'a Attachments,
-    previous: &'a Snapshot,
-    own_node: &'a str,
-    slices: SlicesByService,
-    workloads: HashMap<IpAddr, Arc<Workload>>,
+/// Makes one snapshot after another.
+#[derive(Debug)]
+pub struct Compiler {
+    own_node: String,
+    trust_domain: TrustDomain,
+    snapshot: Snapshot,
+    index: Index,
     endpoints: KnownEndpoints,
+    frontends: Frontends,
+    /// Service → its ports by number, with what leads to each.
+    published: HashMap<ObjectKey, BTreeMap<u16, Vec<Lead>>>,
 }
 
-/// The snapshot of these objects for the node `own_node`.
-///
-/// `attachments` must be the judgement of the same `objects`. The new snapshot's generation follows that
-/// of `previous`, with which it shares whatever is equal.
+/// What one update is compiled from.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// What there is now.
+    pub objects: &'a Objects,
+    /// What of it has changed since the last step.
+    pub changed: &'a Changed,
+    /// The judgement of `objects`.
+    pub attachments: &'a Attachments,
+    /// Where the judgement has changed since the last step.
+    pub groups: &'a BTreeSet<PortGroup>,
+}
+
+/// A Service on its way into the snapshot.
+struct Renewal<'a> {
+    key: &'a ObjectKey,
+    service: &'a Service,
+    /// Whether its endpoints may be others; else only routes are.
+    endpoints: Endpoints,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Endpoints {
+    Keep,
+    Renew,
+}
+
+/// The snapshot of these objects, for the node `own_node`.
 #[must_use]
-pub fn compile(
-    objects: &Objects,
-    attachments: &Attachments,
-    previous: &Snapshot,
-    own_node: &str,
-    trust_domain: &TrustDomain,
-) -> Snapshot {
-    let namespaces = workload::compile_namespaces(objects);
-    let workloads = workload::compile_workloads(objects, &namespaces, previous, trust_domain);
-    let mut compiler = Compiler {
-        objects,
-        attachments,
-        previous,
-        own_node,
-        slices: endpoint::group_slices(&objects.endpoint_slices),
-        workloads,
-        endpoints: KnownEndpoints::collect(previous.service_ports.values().map(|port| &port.endpoints)),
-    };
-    let mut snapshot = Snapshot {
-        generation: previous.generation.wrapping_add(1),
-        namespaces,
-        pod_ranges: workload::compile_pod_ranges(objects),
-        node_addresses: workload::compile_node_addresses(objects),
-        ..Snapshot::default()
-    };
-    for (key, object) in &objects.services {
-        let compiled = service::compile_service(&mut compiler, key, object);
-        service::publish(&mut snapshot, compiled);
+pub fn compile(objects: &Objects, own_node: &str, trust_domain: &TrustDomain) -> Snapshot {
+    let mut attachments = Attachments::default();
+    let changed = &Changed::everything(objects);
+    let groups = &attachments.update(objects, changed).groups;
+    let step = Step { objects, changed, attachments: &attachments, groups };
+    Compiler::new(own_node, trust_domain.clone()).update(&step)
+}
+
+impl Compiler {
+    /// A compiler for the node `own_node` that knows of nothing yet.
+    #[must_use]
+    pub fn new(own_node: &str, trust_domain: TrustDomain) -> Self {
+        Self {
+            own_node: own_node.to_owned(),
+            trust_domain,
+            snapshot: Snapshot::default(),
+            index: Index::default(),
+            endpoints: KnownEndpoints::default(),
+            frontends: Frontends::default(),
+            published: HashMap::new(),
+        }
     }
-    snapshot.workloads = compiler.workloads;
-    snapshot
+
+    /// The snapshot of what there is now, which shares with the last one whatever is equal.
+    pub fn update(&mut self, step: &Step<'_>) -> Snapshot {
+        let Step { objects, changed, groups, .. } = *step;
+        self.index.update(objects, changed);
+        self.update_nodes(step);
+        let addresses = self.update_namespaces(step);
+        self.update_workloads(step, &addresses);
+        let renewed = self.index.touched_services(objects, changed, &addresses);
+        let routed: BTreeSet<_> = groups.iter().map(|group| group.port.service.clone()).collect();
+        for key in renewed.union(&routed) {
+            match objects.services.get(key) {
+                Some(service) => {
+                    let endpoints = if renewed.contains(key) { Endpoints::Renew } else { Endpoints::Keep };
+                    self.update_service(step, &Renewal { key, service, endpoints });
+                }
+                None => self.remove_ports(key, &BTreeMap::new()),
+            }
+        }
+        self.endpoints.forget_unused();
+        self.snapshot.generation = self.snapshot.generation.wrapping_add(1);
+        self.snapshot.clone()
+    }
+
+    fn update_nodes(&mut self, step: &Step<'_>) {
+        let is_same =
+            |(key, before): (&ObjectKey, &Option<Arc<_>>)| match (before, step.objects.nodes.get(key)) {
+                (Some(before), Some(now)) => is_same_node(before, now),
+                (before, now) => before.is_none() && now.is_none(),
+            };
+        if !step.changed.nodes.iter().all(is_same) {
+            self.snapshot.pod_ranges = compile_pod_ranges(step.objects);
+            self.snapshot.node_addresses = Arc::new(compile_node_addresses(step.objects));
+        }
+    }
+
+    /// Renews the settings of namespaces, and finds the addresses of which something else may be known now.
+    fn update_namespaces(&mut self, step: &Step<'_>) -> BTreeSet<IpAddr> {
+        let Step { objects, changed, .. } = *step;
+        let mut addresses = BTreeSet::new();
+        for key in changed.namespaces.keys() {
+            let now = objects.namespaces.get(key).map(|namespace| compile_namespace(namespace));
+            if self.snapshot.namespaces.get(&key.name).copied() == now {
+                continue;
+            }
+            match now {
+                Some(policy) => self.snapshot.namespaces.insert(Arc::clone(&key.name), policy),
+                None => self.snapshot.namespaces.remove(&key.name),
+            }
+            let pods =
+                objects.pods.range(ObjectKey { namespace: Arc::clone(&key.name), ..ObjectKey::default() }..);
+            for (_, pod) in pods.take_while(|(pod, _)| pod.namespace == key.name) {
+                addresses.extend(pod.addresses.iter());
+            }
+        }
+        for (key, before) in &changed.pods {
+            addresses.extend(before.iter().chain(objects.pods.get(key)).flat_map(|pod| pod.addresses.iter()));
+        }
+        for key in changed.marks.keys() {
+            addresses.extend(objects.pods.get(key).iter().flat_map(|pod| pod.addresses.iter()));
+        }
+        addresses
+    }
+
+    fn update_workloads(&mut self, step: &Step<'_>, addresses: &BTreeSet<IpAddr>) {
+        let mut workloads = Workloads::new(step.objects, &self.snapshot.namespaces, &self.trust_domain);
+        for address in addresses {
+            let old = self.snapshot.workloads.get(address);
+            match workloads.find(*address, self.index.owners(*address)) {
+                Some(now) if old == Some(&now) => {}
+                Some(now) => self.snapshot.workloads.insert(*address, now),
+                None => self.snapshot.workloads.remove(address),
+            }
+        }
+    }
+
+    fn update_service(&mut self, step: &Step<'_>, renewal: &Renewal<'_>) {
+        let ports = declared_ports(renewal.service);
+        self.remove_ports(renewal.key, &ports);
+        for (number, declared) in ports {
+            let key = ServicePortKey { service: renewal.key.clone(), port: number };
+            let old = self.snapshot.service_ports.get(&key).cloned();
+            let port = self.compile_port(step, renewal, (&key, declared), old.as_ref());
+            let is_same = old.is_some_and(|old| Arc::ptr_eq(&old, &port));
+            if !is_same {
+                self.snapshot.service_ports.insert(key.clone(), port);
+            }
+            let leads = find_leads(renewal.service, number, declared);
+            let before = self.published.get(renewal.key).and_then(|ports| ports.get(&number));
+            if before != Some(&leads) {
+                let published = self.published.entry(renewal.key.clone()).or_default();
+                let before = published.insert(number, leads.clone()).unwrap_or_default();
+                self.lead(&key, &before, &leads);
+            } else if !is_same {
+                leads.iter().for_each(|lead| self.frontends.publish(*lead, &mut self.snapshot));
+            }
+        }
+    }
+
+    fn compile_port(
+        &mut self,
+        step: &Step<'_>,
+        renewal: &Renewal<'_>,
+        (key, declared): (&ServicePortKey, &DeclaredPort),
+        old: Option<&Arc<ServicePort>>,
+    ) -> Arc<ServicePort> {
+        let endpoints = match old.filter(|_| renewal.endpoints == Endpoints::Keep) {
+            Some(old) => Arc::clone(&old.endpoints),
+            None => Arc::new(self.renew_endpoints(step, renewal, declared)),
+        };
+        let first = PortGroup { port: key.clone(), clients: Clients::All };
+        let mut tables = old.map(|old| Tables::of(old)).unwrap_or_default();
+        if old.is_some() {
+            let changed = step.groups.range(first..).take_while(|group| group.port == *key);
+            changed.for_each(|group| tables.renew(group, step.attachments));
+        } else {
+            let all = step.attachments.groups_of(key);
+            all.iter().for_each(|group| tables.renew(group, step.attachments));
+        }
+        let port = compile_port((key.clone(), declared), endpoints, tables, old);
+        if old.is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &port.endpoints)) {
+            self.endpoints.exchange(old.map(|old| &*old.endpoints), Some(&port.endpoints));
+        }
+        port
+    }
+
+    fn renew_endpoints(
+        &mut self,
+        step: &Step<'_>,
+        renewal: &Renewal<'_>,
+        declared: &DeclaredPort,
+    ) -> EndpointSet {
+        let sources = Sources {
+            objects: step.objects,
+            index: &self.index,
+            workloads: &self.snapshot.workloads,
+            own_node: &self.own_node,
+        };
+        compile_endpoints(&sources, &mut self.endpoints, (renewal.key, renewal.service), declared)
+    }
+
+    /// Takes away the published ports of a Service that it does not declare any more.
+    fn remove_ports(&mut self, service: &ObjectKey, declared: &BTreeMap<u16, &DeclaredPort>) {
+        let is_left = |number: &u16| declared.contains_key(number);
+        if self.published.get(service).is_none_or(|ports| ports.keys().all(is_left)) {
+            return;
+        }
+        let Some(mut ports) = self.published.remove(service) else { return };
+        for (number, leads) in ports.extract_if(.., |number, _| !declared.contains_key(number)) {
+            let key = ServicePortKey { service: service.clone(), port: number };
+            if let Some(old) = self.snapshot.service_ports.get(&key).cloned() {
+                self.endpoints.exchange(Some(&old.endpoints), None);
+                self.snapshot.service_ports.remove(&key);
+            }
+            self.lead(&key, &leads, &[]);
+        }
+        if !ports.is_empty() {
+            self.published.insert(service.clone(), ports);
+        }
+    }
+
+    /// Has these lead to a port now, where those did before.
+    fn lead(&mut self, key: &ServicePortKey, before: &[Lead], now: &[Lead]) {
+        for lead in before {
+            self.frontends.give_up(*lead, key);
+        }
+        for lead in now {
+            self.frontends.claim(*lead, key);
+        }
+        for lead in before.iter().chain(now) {
+            self.frontends.publish(*lead, &mut self.snapshot);
+        }
+    }
 }

@@ -6,13 +6,20 @@ use crate::attach::AttachedRoute;
 use crate::route::split::Split;
 use crate::route::{RouteInput, RouteTable, Rule};
 
-/// The table of these routes; the old one where it says the same.
-pub(super) fn compile_table(routes: &[Arc<AttachedRoute>], old: Option<&Arc<RouteTable>>) -> Arc<RouteTable> {
-    let table = RouteTable::new(routes.iter().map(|route| build_input(route)).collect());
-    match old.filter(|old| is_same(old, &table)) {
+/// The table of these routes, of which there may be none; the old one where it says the same.
+pub(super) fn compile_table<'a>(
+    routes: impl Iterator<Item = &'a Arc<AttachedRoute>>,
+    old: Option<&Arc<RouteTable>>,
+) -> Option<Arc<RouteTable>> {
+    let inputs: Vec<RouteInput> = routes.map(|route| build_input(route)).collect();
+    if inputs.is_empty() {
+        return None;
+    }
+    let table = RouteTable::new(inputs);
+    Some(match old.filter(|old| is_same(old, &table)) {
         Some(old) => Arc::clone(old),
         None => Arc::new(table),
-    }
+    })
 }
 
 fn build_input(route: &AttachedRoute) -> RouteInput {

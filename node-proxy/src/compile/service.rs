@@ -1,83 +1,71 @@
-//! One Service → its ports and the addresses that lead to them.
+//! One Service → its ports as a snapshot has them: endpoints, routes, and the addresses that lead there.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort};
 
-use super::endpoint::compile_endpoints;
-use super::{Compiler, route};
-use crate::attach::{DeclaredProtocol, PortRoutes, cluster_addresses, find_declared_protocol, is_tcp};
-use crate::cluster::objects::ObjectKey;
-use crate::snapshot::Snapshot;
-use crate::snapshot::service::{
-    EndpointSet, Frontend, FrontendKind, PortProtocol, ServicePort, ServicePortKey,
+use super::frontend::Lead;
+use super::route::compile_table;
+use crate::attach::{
+    Attachments, Clients, DeclaredProtocol, PortGroup, cluster_addresses, find_declared_protocol, is_tcp,
 };
+use crate::route::RouteTable;
+use crate::snapshot::service::{EndpointSet, FrontendKind, PortProtocol, ServicePort, ServicePortKey};
 
-/// A Service as it goes into a snapshot.
-pub(super) struct CompiledService {
-    cluster_addresses: Vec<IpAddr>,
-    external_addresses: Vec<IpAddr>,
-    ports: Vec<CompiledPort>,
-}
-
-struct CompiledPort {
-    port: Arc<ServicePort>,
-    node_port: Option<u16>,
-}
-
-/// Everything about one Service: what comes out depends on that Service, its endpoints and its routes alone,
-/// but where no slices name them, its endpoints are looked for among all Pods.
-pub(super) fn compile_service(
-    compiler: &mut Compiler<'_>,
-    key: &ObjectKey,
-    service: &Service,
-) -> CompiledService {
-    let mut compiled = CompiledService {
-        cluster_addresses: Vec::new(),
-        external_addresses: external_addresses(service),
-        ports: Vec::new(),
-    };
-    let Some(spec) = &service.spec else { return compiled };
+/// The ports of a Service that count, by number.
+pub(super) fn declared_ports(service: &Service) -> BTreeMap<u16, &DeclaredPort> {
+    let Some(spec) = &service.spec else { return BTreeMap::new() };
     if spec.type_.as_deref() == Some("ExternalName") {
-        return compiled;
+        return BTreeMap::new();
     }
-    compiled.cluster_addresses = cluster_addresses(spec);
-    for declared in spec.ports.iter().flatten().filter(|port| is_tcp(port)) {
-        let Ok(number) = u16::try_from(declared.port) else { continue };
-        let key = ServicePortKey { service: key.clone(), port: number };
-        let endpoints = compile_endpoints(compiler, &key.service, service, declared);
-        let port = compile_port(compiler, key, declared, endpoints);
-        let node_port =
-            declared.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-        compiled.ports.push(CompiledPort { port, node_port });
+    let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port));
+    ports.filter_map(|port| Some((u16::try_from(port.port).ok()?, port))).collect()
+}
+
+/// The routes of a port, by whom they hold for.
+#[derive(Default)]
+pub(super) struct Tables {
+    producer: Option<Arc<RouteTable>>,
+    consumers: HashMap<Arc<str>, Arc<RouteTable>>,
+}
+
+impl Tables {
+    pub(super) fn of(port: &ServicePort) -> Self {
+        Self { producer: port.producer.clone(), consumers: port.consumers.clone() }
     }
-    compiled
+
+    /// Compiles the table of one group of clients anew.
+    pub(super) fn renew(&mut self, group: &PortGroup, attachments: &Attachments) {
+        let routes = attachments.routes_of(group);
+        match &group.clients {
+            Clients::All => self.producer = compile_table(routes, self.producer.as_ref()),
+            Clients::Of(namespace) => {
+                match compile_table(routes, self.consumers.get(namespace)) {
+                    Some(table) => self.consumers.insert(Arc::clone(namespace), table),
+                    None => self.consumers.remove(namespace),
+                };
+            }
+        }
+    }
 }
 
 /// A port, shared with the previous snapshot as far as it is equal.
-fn compile_port(
-    compiler: &Compiler<'_>,
-    key: ServicePortKey,
-    declared: &DeclaredPort,
-    endpoints: EndpointSet,
+pub(super) fn compile_port(
+    (key, declared): (ServicePortKey, &DeclaredPort),
+    endpoints: Arc<EndpointSet>,
+    tables: Tables,
+    old: Option<&Arc<ServicePort>>,
 ) -> Arc<ServicePort> {
-    let old = compiler.previous.service_ports.get(&key);
-    let routes = compiler.attachments.find_port_routes(&key);
-    let producer = routes.map(|routes| routes.producer.as_slice()).filter(|routes| !routes.is_empty());
-    let consumers = routes.iter().flat_map(|routes| &routes.consumers).map(|(namespace, routes)| {
-        let old = old.and_then(|old| old.consumers.get(namespace));
-        (Arc::clone(namespace), route::compile_table(routes, old))
-    });
     let port = ServicePort {
-        protocol: find_protocol(declared, routes),
+        protocol: find_protocol(declared, tables.producer.as_deref()),
         endpoints: match old.filter(|old| old.endpoints.is_same(&endpoints)) {
             Some(old) => Arc::clone(&old.endpoints),
-            None => Arc::new(endpoints),
+            None => endpoints,
         },
-        producer: producer
-            .map(|routes| route::compile_table(routes, old.and_then(|old| old.producer.as_ref()))),
-        consumers: consumers.collect(),
+        producer: tables.producer,
+        consumers: tables.consumers,
         key,
     };
     match old.filter(|old| old.is_same(&port)) {
@@ -88,36 +76,23 @@ fn compile_port(
 
 /// What the port speaks, for every client: declared, or said by a producer route. A consumer's route says
 /// so to its own namespace only ([`ServicePort::protocol_for`]).
-fn find_protocol(declared: &DeclaredPort, routes: Option<&PortRoutes>) -> PortProtocol {
+fn find_protocol(declared: &DeclaredPort, producer: Option<&RouteTable>) -> PortProtocol {
     match find_declared_protocol(declared) {
         DeclaredProtocol::Http => PortProtocol::Http,
         DeclaredProtocol::Other(_) => PortProtocol::Opaque,
-        DeclaredProtocol::Undeclared if routes.is_some_and(|routes| !routes.producer.is_empty()) => {
-            PortProtocol::Http
-        }
+        DeclaredProtocol::Undeclared if producer.is_some() => PortProtocol::Http,
         DeclaredProtocol::Undeclared => PortProtocol::Undeclared,
     }
 }
 
-/// Puts a Service and the addresses that lead to it into the snapshot. A clusterIP always wins over an
-/// address of another kind; of several Services that claim one external address, the first by name has it.
-pub(super) fn publish(snapshot: &mut Snapshot, compiled: CompiledService) {
-    for CompiledPort { port, node_port } in compiled.ports {
-        snapshot.service_ports.insert(port.key.clone(), Arc::clone(&port));
-        for address in &compiled.cluster_addresses {
-            let frontend = Frontend { kind: FrontendKind::ClusterIp, port: Arc::clone(&port) };
-            snapshot.frontends.insert((*address, port.key.port), frontend);
-        }
-        let external = compiled.external_addresses.iter().map(|address| (*address, port.key.port));
-        let on_nodes = node_port.into_iter().flat_map(|number| {
-            let nodes = snapshot.node_addresses.keys();
-            nodes.map(move |address| (*address, number))
-        });
-        for destination in external.chain(on_nodes).collect::<Vec<_>>() {
-            let frontend = Frontend { kind: FrontendKind::External, port: Arc::clone(&port) };
-            snapshot.frontends.entry(destination).or_insert(frontend);
-        }
-    }
+/// Whatever leads to a port of a Service.
+pub(super) fn find_leads(service: &Service, number: u16, declared: &DeclaredPort) -> Vec<Lead> {
+    let own = service.spec.iter().flat_map(cluster_addresses);
+    let own = own.map(|address| Lead::Address(address, number, FrontendKind::ClusterIp));
+    let external = external_addresses(service).into_iter();
+    let external = external.map(|address| Lead::Address(address, number, FrontendKind::External));
+    let node_port = declared.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+    own.chain(external).chain(node_port.map(Lead::NodePort)).collect()
 }
 
 /// `externalIPs` and the load balancer's addresses.

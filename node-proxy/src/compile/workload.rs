@@ -7,31 +7,31 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gammarus_ca::{SpiffeId, TrustDomain};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 
 use crate::attach::labels::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_ANNOTATION, parse_plaintext_ports};
 use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::trimmed::Pod;
+use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
-use crate::snapshot::{AddressRange, NamespacePolicy, Snapshot};
+use crate::snapshot::{AddressRange, NamespacePolicy};
 
-/// Namespace name → settings.
-pub(super) fn compile_namespaces(objects: &Objects) -> HashMap<Arc<str>, NamespacePolicy> {
-    objects
-        .namespaces
-        .iter()
-        .map(|(key, namespace)| (Arc::clone(&key.name), compile_namespace(namespace)))
-        .collect()
-}
-
-fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
-    let label = |name| label_of(&namespace.metadata, name);
+pub(super) fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
+    let labels = namespace.metadata.labels.as_ref();
+    let label = |name| labels.and_then(|labels| labels.get(name)).map(String::as_str);
     let mtls = if label(MTLS_LABEL) == Some("strict") { MtlsMode::Strict } else { MtlsMode::Permissive };
     NamespacePolicy { enrolled: label(MESH_LABEL) == Some("enabled"), mtls }
 }
 
+/// Whether two states of a node are the same for whom it matters here.
+pub(super) fn is_same_node(one: &Node, other: &Node) -> bool {
+    let addresses = |node: &Node| node.status.as_ref().map(|status| status.addresses.clone());
+    let ranges = |node: &Node| node.spec.as_ref().map(|spec| (spec.pod_cidr.clone(), spec.pod_cidrs.clone()));
+    addresses(one) == addresses(other) && ranges(one) == ranges(other)
+}
+
 /// The ranges of `spec.podCIDRs` of all nodes, each once.
-pub(super) fn compile_pod_ranges(objects: &Objects) -> Vec<AddressRange> {
+pub(super) fn compile_pod_ranges(objects: &Objects) -> Arc<[AddressRange]> {
     let mut ranges = Vec::new();
     for spec in objects.nodes.values().filter_map(|node| node.spec.as_ref()) {
         let several = spec.pod_cidrs.iter().flatten();
@@ -41,7 +41,7 @@ pub(super) fn compile_pod_ranges(objects: &Objects) -> Vec<AddressRange> {
             }
         }
     }
-    ranges
+    ranges.into()
 }
 
 /// The nodes' own addresses, internal and external.
@@ -55,50 +55,72 @@ pub(super) fn compile_node_addresses(objects: &Objects) -> HashMap<IpAddr, Arc<s
     addresses
 }
 
-/// Pod address → workload. Where two pods claim an address, the one that is not being deleted has it, and
-/// of two such the younger.
-pub(super) fn compile_workloads(
-    objects: &Objects,
-    namespaces: &HashMap<Arc<str>, NamespacePolicy>,
-    previous: &Snapshot,
-    trust_domain: &TrustDomain,
-) -> HashMap<IpAddr, Arc<Workload>> {
-    let mut pods: Vec<(&ObjectKey, &Pod)> = objects
-        .pods
-        .iter()
-        .map(|(key, pod)| (key, pod.as_ref()))
-        .filter(|(_, pod)| owns_addresses(pod))
-        .collect();
-    pods.sort_by_key(|(_, pod)| {
-        let metadata = &pod.metadata;
-        (metadata.deletion_timestamp.is_none(), metadata.creation_timestamp.clone())
-    });
-    let mut workloads = HashMap::new();
-    for (key, pod) in pods {
-        let policy = namespaces.get(&key.namespace);
-        let Some(workload) = compile_pod(key, pod, policy, trust_domain) else { continue };
-        for (address, workload) in by_enrolment(objects, workload) {
-            let kept = previous.workloads.get(&address).filter(|old| **old == workload);
-            workloads.insert(address, kept.map_or(workload, Arc::clone));
-        }
+/// Compiles workloads one by one, each pod once.
+pub(super) struct Workloads<'a> {
+    pub(super) objects: &'a Objects,
+    pub(super) namespaces: &'a SharedMap<Arc<str>, NamespacePolicy>,
+    pub(super) trust_domain: &'a TrustDomain,
+    compiled: HashMap<ObjectKey, Option<Compiled>>,
+    /// Of namespaces and service accounts: many pods share one.
+    identities: HashMap<(&'a str, &'a str), Option<SpiffeId>>,
+}
+
+/// A pod as a workload, with and without its mark, as far as anybody asked.
+struct Compiled {
+    plain: Arc<Workload>,
+    marked: Option<Arc<Workload>>,
+}
+
+impl<'a> Workloads<'a> {
+    pub(super) fn new(
+        objects: &'a Objects,
+        namespaces: &'a SharedMap<Arc<str>, NamespacePolicy>,
+        trust_domain: &'a TrustDomain,
+    ) -> Self {
+        Self { objects, namespaces, trust_domain, compiled: HashMap::new(), identities: HashMap::new() }
     }
-    workloads
+
+    /// The workload that has an address, of the pods that say it is theirs: of one that is not being deleted, and
+    /// of several such the youngest.
+    pub(super) fn find(
+        &mut self,
+        address: IpAddr,
+        owners: impl Iterator<Item = &'a ObjectKey>,
+    ) -> Option<Arc<Workload>> {
+        let mut pods: Vec<_> =
+            owners.filter_map(|key| Some((key, self.objects.pods.get(key)?.as_ref()))).collect();
+        pods.sort_by_key(|(_, pod)| (!pod.is_leaving, pod.created));
+        pods.into_iter().rev().find_map(|(key, pod)| self.compile(key, pod, address))
+    }
+
+    /// Marked where its mark names the address. A mark of another uid is another pod's, and is ignored; so is one
+    /// of a pod without a uid.
+    fn compile(&mut self, key: &'a ObjectKey, pod: &'a Pod, address: IpAddr) -> Option<Arc<Workload>> {
+        let compiled = self.compiled.entry(key.clone()).or_insert_with(|| {
+            let account = (&*key.namespace, service_account(pod));
+            let identity = self
+                .identities
+                .entry(account)
+                .or_insert_with(|| SpiffeId::new(self.trust_domain.clone(), account.0, account.1).ok());
+            let plain = compile_pod(key, pod, self.namespaces.get(&key.namespace), identity.clone()?);
+            Some(Compiled { plain: Arc::new(plain), marked: None })
+        });
+        let compiled = compiled.as_mut()?;
+        let uid = &*compiled.plain.uid;
+        let mark = self.objects.marks.get(key).filter(|mark| mark.uid == uid && !uid.is_empty());
+        if !mark.is_some_and(|mark| mark.addresses.contains(&address)) {
+            return Some(Arc::clone(&compiled.plain));
+        }
+        let marked =
+            || Arc::new(Workload { enrolment: Enrolment::Marked, ..Workload::clone(&compiled.plain) });
+        Some(Arc::clone(compiled.marked.get_or_insert_with(marked)))
+    }
 }
 
 /// Whether the pod runs and has a network of its own: a finished pod's addresses are free for others, and
 /// a pod of the host's network shares the node's.
 pub(super) fn owns_addresses(pod: &Pod) -> bool {
-    is_running(pod) && !is_on_host_network(pod)
-}
-
-/// Whether the pod is not finished.
-pub(super) fn is_running(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    !matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn is_on_host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true)
+    !pod.is_finished && !pod.is_on_host_network
 }
 
 /// Whether a pod is to be in the mesh.
@@ -110,73 +132,40 @@ pub enum Membership {
     None,
 }
 
-/// Whether a pod is to be in the mesh; `None` as long as its namespace is not known.
+/// Whether a pod is to be in the mesh; `None` as long as it or its namespace is not known.
 #[must_use]
-pub fn find_membership(objects: &Objects, pod: &Pod, trust_domain: &TrustDomain) -> Option<Membership> {
-    let key = ObjectKey::new(pod.metadata.namespace.as_deref()?, pod.metadata.name.as_deref()?);
+pub fn find_membership(objects: &Objects, key: &ObjectKey, trust_domain: &TrustDomain) -> Option<Membership> {
+    let pod = objects.pods.get(key)?;
     let namespace = objects.namespaces.get(&ObjectKey::new("", &key.namespace))?;
     let policy = compile_namespace(namespace);
-    let workload = compile_pod(&key, pod, Some(&policy), trust_domain)?;
+    let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, service_account(pod)).ok()?;
+    let workload = compile_pod(key, pod, Some(&policy), identity);
     Some(match workload.enrolment {
-        Enrolment::Marked | Enrolment::Expected if !is_on_host_network(pod) => {
+        Enrolment::Marked | Enrolment::Expected if !pod.is_on_host_network => {
             Membership::Enrolled(workload.identity)
         }
         _ => Membership::None,
     })
 }
 
-/// All addresses of a pod: `status.podIPs`, or `status.podIP` where only that is there.
-pub(super) fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
-    let Some(status) = &pod.status else { return Vec::new() };
-    let several = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in several.chain(status.pod_ip.as_deref()).filter_map(|text| text.parse().ok()) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
+fn service_account(pod: &Pod) -> &str {
+    pod.service_account.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
 }
 
-/// A pod as a workload that is not marked; `None` if its names make no identity, which no API server lets
-/// happen.
-fn compile_pod(
-    key: &ObjectKey,
-    pod: &Pod,
-    policy: Option<&NamespacePolicy>,
-    trust_domain: &TrustDomain,
-) -> Option<Workload> {
-    let spec = pod.spec.as_ref();
-    let account = spec.and_then(|spec| spec.service_account_name.as_deref()).filter(|name| !name.is_empty());
-    let opted_out = label_of(&pod.metadata, MESH_LABEL) == Some("disabled");
+/// A pod as a workload that is not marked. Names that make no identity, which no API server lets happen, make no
+/// workload.
+fn compile_pod(key: &ObjectKey, pod: &Pod, policy: Option<&NamespacePolicy>, identity: SpiffeId) -> Workload {
+    let opted_out = pod.labels.find(MESH_LABEL) == Some("disabled");
     let is_expected = policy.is_some_and(|policy| policy.enrolled) && !opted_out;
-    let annotations = pod.metadata.annotations.as_ref();
-    let plaintext = annotations.and_then(|annotations| annotations.get(PLAINTEXT_PORTS_ANNOTATION));
-    let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, account.unwrap_or("default")).ok()?;
-    Some(Workload {
-        uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+    let plaintext = pod.annotations.find(PLAINTEXT_PORTS_ANNOTATION);
+    Workload {
+        uid: pod.uid.clone().unwrap_or_default(),
         pod: key.clone(),
         identity,
-        node: spec.and_then(|spec| spec.node_name.as_deref()).map(Into::into),
-        addresses: pod_addresses(pod),
+        node: pod.node.clone(),
+        addresses: pod.addresses.to_vec(),
         enrolment: if is_expected { Enrolment::Expected } else { Enrolment::None },
         mtls: policy.map_or(MtlsMode::Permissive, |policy| policy.mtls),
         plaintext_ports: plaintext.map(|text| parse_plaintext_ports(text).ports).unwrap_or_default(),
-    })
-}
-
-/// The workload for each of its addresses: marked for those that its mark names. A mark of another uid is
-/// another pod's, and is ignored; so is one of a pod without a uid.
-fn by_enrolment(objects: &Objects, workload: Workload) -> Vec<(IpAddr, Arc<Workload>)> {
-    let mark =
-        objects.marks.get(&workload.pod).filter(|mark| *mark.uid == *workload.uid && !mark.uid.is_empty());
-    let marked = Arc::new(Workload { enrolment: Enrolment::Marked, ..workload.clone() });
-    let plain = Arc::new(workload);
-    let is_marked = |address: &IpAddr| mark.is_some_and(|mark| mark.addresses.contains(address));
-    let choose = |address: &IpAddr| Arc::clone(if is_marked(address) { &marked } else { &plain });
-    plain.addresses.iter().map(|address| (*address, choose(address))).collect()
-}
-
-fn label_of<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
-    metadata.labels.as_ref()?.get(name).map(String::as_str)
+    }
 }

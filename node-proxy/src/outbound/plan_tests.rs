@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use gammarus_ca::TrustDomain;
 
 use super::plan;
-use crate::attach::attach;
 use crate::attach::fixture::objects;
 use crate::compile::compile;
 use crate::route::RequestHead;
@@ -75,13 +74,7 @@ fn route(key: &str, parent: &str, rules: &str) -> String {
 
 fn snapshot_of(routes: &[String]) -> Snapshot {
     let objects = objects(&[SERVICES, &routes.concat()].concat());
-    compile(
-        &objects,
-        &attach(&objects),
-        &Snapshot::default(),
-        "a",
-        &TrustDomain::new("cluster.local").unwrap(),
-    )
+    compile(&objects, "a", &TrustDomain::new("cluster.local").unwrap())
 }
 
 /// `RULE -> BACKEND` of a request to `destination`: `shop/r#0 -> shop/v1:80`, `none -> no_matching_rule`.

@@ -11,11 +11,9 @@ use gammarus_cni::state::NamespaceStates;
 use super::facts::{MarkWriter, PodFact, PodFacts};
 use crate::cluster::directory::{remove_mark, write_mark};
 use crate::cluster::objects::{Mark, ObjectKey};
+use crate::cluster::trimmed::MIRROR_ANNOTATION;
 use crate::cluster::writer::ClusterView;
 use crate::compile::workload::{Membership, find_membership};
-
-/// The annotation by which a static pod's mirror names the uid that the runtime has.
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// Pods as the cluster's view has them.
 #[derive(Clone, Debug)]
@@ -35,18 +33,19 @@ impl KnownPods {
 impl PodFacts for KnownPods {
     fn find(&self, name: &PodName) -> Option<PodFact> {
         let objects = self.view.objects();
-        let pod = objects.pods.get(&ObjectKey::new(name.namespace(), name.name()))?;
-        let uid = pod.metadata.uid.as_deref()?;
-        let mirrored = pod.metadata.annotations.as_ref().and_then(|all| all.get(MIRROR_ANNOTATION));
+        let key = ObjectKey::new(name.namespace(), name.name());
+        let pod = objects.pods.get(&key)?;
+        let uid = pod.uid.as_ref()?;
+        let mirrored = pod.annotations.find(MIRROR_ANNOTATION);
         // Runtimes before CNI 1.0's arguments pass no uid: then the name has to do.
         if let Some(asked) = name.uid()
-            && uid != asked
+            && **uid != *asked
             && mirrored.is_none_or(|uid| uid != asked)
         {
             return None;
         }
-        Some(match find_membership(&objects, pod, &self.trust_domain)? {
-            Membership::Enrolled(identity) => PodFact::Enrolled { uid: uid.into(), identity },
+        Some(match find_membership(&objects, &key, &self.trust_domain)? {
+            Membership::Enrolled(identity) => PodFact::Enrolled { uid: uid.as_ref().into(), identity },
             Membership::None => PodFact::NotEnrolled,
         })
     }
@@ -59,7 +58,7 @@ impl PodFacts for KnownPods {
     fn namespaces(&self) -> NamespaceStates {
         let snapshot = self.view.snapshot().load();
         let mut states = NamespaceStates::default();
-        for (name, policy) in &snapshot.namespaces {
+        for (name, policy) in snapshot.namespaces.iter() {
             let list = if policy.enrolled { &mut states.enrolled } else { &mut states.not_enrolled };
             list.insert(name.to_string());
         }

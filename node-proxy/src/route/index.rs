@@ -1,14 +1,21 @@
 //! Finds the best of many matches without trying them all.
 //!
 //! Every match lies in one bucket, under something that a request must have to satisfy it: an exact path or
-//! the first elements of one, and within that perhaps an exact header value. A bucket keeps places in the
-//! table's order, so the answer is the lowest place that matches in the few buckets a request leads to: the
-//! same as trying all in order. The index never decides by itself that something matches.
+//! the first elements of one, and within that perhaps an exact value of a header or query parameter, or a piece
+//! of text that its regular expression asks for. A bucket keeps places in the table's order, so the answer is the
+//! lowest place that matches in the few buckets a request leads to: the same as trying all in order. The index
+//! never decides by itself that something matches.
 
 use std::collections::{HashMap, HashSet};
 
+use super::literal::{Literal, LiteralGroup, Property};
 use super::precedence::Matcher;
 use super::{PathMatch, RequestHead, StringMatch};
+
+/// How many matches of a bucket are rather tried one by one than told apart by a value.
+const FEW_VALUES: usize = 4;
+/// The same for pieces of text, which take longer to look for.
+const FEW_LITERALS: usize = 16;
 
 /// The buckets of one table.
 #[derive(Clone, Debug, Default)]
@@ -23,16 +30,17 @@ struct Node {
     children: HashMap<Box<str>, Self>,
 }
 
-/// Places by the exact value of a header, and those that cannot be told apart so.
+/// Places by an exact value, by a piece of text, and those that cannot be told apart so.
 #[derive(Clone, Debug, Default)]
 struct Bucket {
     plain: Vec<usize>,
-    by_header: Vec<HeaderGroup>,
+    by_value: Vec<ValueGroup>,
+    by_literal: Vec<LiteralGroup>,
 }
 
 #[derive(Clone, Debug)]
-struct HeaderGroup {
-    name: Box<str>,
+struct ValueGroup {
+    property: Property,
     values: HashMap<Box<[u8]>, Vec<usize>>,
 }
 
@@ -91,42 +99,81 @@ impl Index {
 
 impl Bucket {
     fn new(members: &[(usize, &Matcher)]) -> Self {
-        // Each match goes under that of its headers that tells most matches of this bucket apart.
-        let mut distinct: HashMap<&str, HashSet<&str>> = HashMap::new();
+        if members.len() <= FEW_VALUES {
+            return Self { plain: members.iter().map(|(place, _)| *place).collect(), ..Self::default() };
+        }
+        // Each match goes under that of its values that tells most matches of this bucket apart.
+        let mut distinct: HashMap<Property, HashSet<&str>> = HashMap::new();
         for (_, matcher) in members {
-            for (name, value) in exact_headers(matcher) {
-                distinct.entry(name).or_default().insert(value);
+            for (property, value) in exact_values(matcher) {
+                distinct.entry(property).or_default().insert(value);
             }
         }
         let mut bucket = Self::default();
+        let mut rest = Vec::new();
         for (place, matcher) in members {
-            let chosen =
-                exact_headers(matcher).max_by_key(|(name, _)| distinct.get(name).map_or(0, HashSet::len));
+            let chosen = exact_values(matcher)
+                .max_by_key(|(property, _)| distinct.get(property).map_or(0, HashSet::len));
             match chosen {
-                Some((name, value)) => {
-                    bucket.group(name).values.entry(value.as_bytes().into()).or_default().push(*place);
+                Some((property, value)) => {
+                    bucket.group(property).entry(value.as_bytes().into()).or_default().push(*place);
                 }
-                None => bucket.plain.push(*place),
+                None => rest.push((*place, *matcher)),
             }
         }
+        bucket.add_by_literal(&rest);
         bucket
     }
 
-    fn group(&mut self, name: &str) -> &mut HeaderGroup {
-        let at = self.by_header.iter().position(|group| &*group.name == name).unwrap_or_else(|| {
-            self.by_header.push(HeaderGroup { name: name.into(), values: HashMap::new() });
-            self.by_header.len() - 1
+    fn group(&mut self, property: Property) -> &mut HashMap<Box<[u8]>, Vec<usize>> {
+        let at = self.by_value.iter().position(|group| group.property == property).unwrap_or_else(|| {
+            self.by_value.push(ValueGroup { property, values: HashMap::new() });
+            self.by_value.len() - 1
         });
-        &mut self.by_header[at]
+        &mut self.by_value[at].values
+    }
+
+    /// Puts each match under that of its pieces of text that fewest others have.
+    fn add_by_literal(&mut self, members: &[(usize, &Matcher)]) {
+        let mut shared: HashMap<(Property, Literal), usize> = HashMap::new();
+        if members.len() > FEW_LITERALS {
+            for literal in members.iter().flat_map(|(_, matcher)| required_literals(matcher)) {
+                *shared.entry(literal).or_default() += 1;
+            }
+        }
+        let mut by_property: HashMap<Property, Vec<(usize, Literal)>> = HashMap::new();
+        for (place, matcher) in members {
+            let literals = required_literals(matcher).filter_map(|literal| {
+                let others = *shared.get(&literal)?;
+                Some((others, literal))
+            });
+            match literals.min_by_key(|(others, (_, literal))| (*others, usize::MAX - literal.len())) {
+                Some((_, (property, literal))) => {
+                    by_property.entry(property).or_default().push((*place, literal));
+                }
+                None => self.plain.push(*place),
+            }
+        }
+        for (property, members) in by_property {
+            let places: Vec<usize> = members.iter().map(|(place, _)| *place).collect();
+            match LiteralGroup::new(property, members).filter(|_| places.len() > FEW_LITERALS) {
+                Some(group) => self.by_literal.push(group),
+                None => self.plain.extend(places),
+            }
+        }
+        self.plain.sort_unstable();
     }
 
     fn improve(&self, best: &mut Option<usize>, head: &impl RequestHead, matches: &impl Fn(usize) -> bool) {
-        for group in &self.by_header {
-            if let Some(places) = head.header(&group.name).and_then(|value| group.values.get(&*value)) {
+        for group in &self.by_value {
+            if let Some(places) = group.property.find(head).and_then(|value| group.values.get(&*value)) {
                 improve_from(best, places, matches);
             }
         }
         improve_from(best, &self.plain, matches);
+        for group in &self.by_literal {
+            group.each(head, |places| improve_from(best, places, matches));
+        }
     }
 }
 
@@ -137,11 +184,48 @@ fn improve_from(best: &mut Option<usize>, places: &[usize], matches: &impl Fn(us
     }
 }
 
-fn exact_headers(matcher: &Matcher) -> impl Iterator<Item = (&str, &str)> {
-    matcher.headers().iter().filter_map(|header| match header.value() {
-        StringMatch::Exact(value) => Some((header.name(), &**value)),
+/// Every header and query parameter that a match looks at, and the gRPC method where its path has not led to it.
+fn values(matcher: &Matcher) -> impl Iterator<Item = (Property, &StringMatch)> {
+    let headers = matcher.headers().iter();
+    let headers = headers.map(|header| (Property::Header(header.name().into()), header.value()));
+    let (query, method) = match matcher {
+        Matcher::Http(wanted) => (wanted.query.as_slice(), None),
+        Matcher::Grpc(wanted) => (&[][..], wanted.method.as_ref()),
+    };
+    let is_led_to = matches!(find_anchor(matcher), Anchor::Exact(_));
+    let method = method.filter(|_| !is_led_to).map(|method| (Property::GrpcMethod, method));
+    headers
+        .chain(method)
+        .chain(query.iter().map(|parameter| (Property::Query(parameter.name.clone()), &parameter.value)))
+}
+
+fn exact_values(matcher: &Matcher) -> impl Iterator<Item = (Property, &str)> {
+    values(matcher).filter_map(|(property, wanted)| match wanted {
+        StringMatch::Exact(value) => Some((property, &**value)),
         StringMatch::Regex(_) => None,
     })
+}
+
+/// Pieces of text that a request must have somewhere to satisfy a match.
+fn required_literals(matcher: &Matcher) -> impl Iterator<Item = (Property, Literal)> {
+    let in_path: Vec<Literal> = match matcher {
+        Matcher::Http(wanted) => match &wanted.path {
+            PathMatch::Regex(pattern) => pattern.literals().to_vec(),
+            PathMatch::Exact(_) | PathMatch::Prefix(_) => Vec::new(),
+        },
+        Matcher::Grpc(wanted) => wanted.service.iter().flat_map(literals).collect(),
+    };
+    let in_values = values(matcher).flat_map(|(property, wanted)| {
+        literals(wanted).into_iter().map(move |literal| (property.clone(), literal))
+    });
+    in_path.into_iter().map(|literal| (Property::Path, literal)).chain(in_values)
+}
+
+fn literals(wanted: &StringMatch) -> Vec<Literal> {
+    match wanted {
+        StringMatch::Exact(value) => vec![value.as_bytes().into()],
+        StringMatch::Regex(pattern) => pattern.literals().to_vec(),
+    }
 }
 
 /// The elements of an absolute path; of anything else, none.

@@ -4,10 +4,12 @@
 //! path only evaluates. Nothing here normalises: what is matched is what is forwarded.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::RequestHead;
+use super::literal::{Literal, find_literals};
 use super::query::find_parameter;
 
 /// The longest regular expression that is taken, in bytes: as long as the longest value of the API.
@@ -63,8 +65,9 @@ pub enum MatchError {
 /// A regular expression (crate `regex`'s dialect, by bytes) that has to match a whole value.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    source: Box<str>,
+    source: Arc<str>,
     regex: Regex,
+    literals: Arc<[Literal]>,
 }
 
 impl Pattern {
@@ -80,7 +83,7 @@ impl Pattern {
         // Alone first: `a)|(b` parses only inside of our own parentheses, and would escape the anchors.
         build_regex(source).and_then(|_| build_regex(&format!("^(?:{source})$"))).map_or_else(
             |error| Err(MatchError::Pattern { pattern: source.to_owned(), source: Box::new(error) }),
-            |regex| Ok(Self { source: source.into(), regex }),
+            |regex| Ok(Self { source: source.into(), regex, literals: find_literals(source).into() }),
         )
     }
 
@@ -94,6 +97,11 @@ impl Pattern {
     #[must_use]
     pub fn matches(&self, value: &[u8]) -> bool {
         self.regex.is_match(value)
+    }
+
+    /// Pieces of text that every matching value contains.
+    pub(super) fn literals(&self) -> &[Literal] {
+        &self.literals
     }
 
     /// The text that every matching value begins with, as far as it is plain in the pattern.

@@ -6,6 +6,7 @@
 mod describe;
 pub mod grpc;
 mod index;
+mod literal;
 pub mod matcher;
 pub mod precedence;
 mod query;
@@ -21,10 +22,11 @@ use crate::cluster::objects::ObjectKey;
 use crate::error::FailureReason;
 use crate::snapshot::service::ServicePortKey;
 
-/// The kinds of route that the mesh applies to HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The kinds of route that the mesh applies to HTTP, in the order in which they beat each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
     /// GRPCRoute.
+    #[default]
     Grpc,
     /// HTTPRoute.
     Http,
@@ -42,7 +44,7 @@ impl RouteKind {
 }
 
 /// Which route object. Prints as `HTTPRoute shop/my-server`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteRef {
     /// Its kind.
     pub kind: RouteKind,

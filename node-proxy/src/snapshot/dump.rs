@@ -2,6 +2,7 @@
 //!
 //! What it says is what the data path does: it is made from the snapshot itself, in a stable order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -41,8 +42,11 @@ impl Snapshot {
     }
 
     fn dump_frontends(&self) -> Vec<Value> {
-        let mut frontends: Vec<_> = self.frontends.iter().collect();
-        frontends.sort_by_key(|(destination, _)| **destination);
+        let mut frontends: BTreeMap<_, _> = BTreeMap::new();
+        for address in self.node_addresses.keys() {
+            frontends.extend(self.node_ports.iter().map(|(port, frontend)| ((*address, *port), frontend)));
+        }
+        frontends.extend(self.frontends.iter().map(|(destination, frontend)| (*destination, frontend)));
         let dumped = frontends.into_iter().map(|((address, number), frontend)| {
             let kind = match frontend.kind {
                 FrontendKind::ClusterIp => "clusterIP",

@@ -4,6 +4,7 @@
 //! `find_*`. Everything stringly was parsed when it was compiled.
 
 mod dump;
+pub mod map;
 pub mod service;
 pub mod workload;
 
@@ -15,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use map::SharedMap;
 use service::{Frontend, FrontendMap, ServicePort, ServicePortKey};
 use workload::{MtlsMode, Workload};
 
@@ -79,23 +81,28 @@ pub struct Snapshot {
     pub generation: u64,
     /// `VIP:port` → Service port.
     pub frontends: FrontendMap,
+    /// Node port → Service port, on every address of a node.
+    pub node_ports: SharedMap<u16, Frontend>,
     /// Service ports by key, for backends.
-    pub service_ports: HashMap<ServicePortKey, Arc<ServicePort>>,
+    pub service_ports: SharedMap<ServicePortKey, Arc<ServicePort>>,
     /// Pod address → pod.
-    pub workloads: HashMap<IpAddr, Arc<Workload>>,
+    pub workloads: SharedMap<IpAddr, Arc<Workload>>,
     /// Namespace name → settings.
-    pub namespaces: HashMap<Arc<str>, NamespacePolicy>,
+    pub namespaces: SharedMap<Arc<str>, NamespacePolicy>,
     /// The ranges that the nodes' pods get their addresses from (`spec.podCIDRs`).
-    pub pod_ranges: Vec<AddressRange>,
+    pub pod_ranges: Arc<[AddressRange]>,
     /// The nodes' own addresses.
-    pub node_addresses: HashMap<IpAddr, Arc<str>>,
+    pub node_addresses: Arc<HashMap<IpAddr, Arc<str>>>,
 }
 
 impl Snapshot {
     /// The Service port behind an original destination.
     #[must_use]
     pub fn find_frontend(&self, destination: SocketAddr) -> Option<&Frontend> {
-        self.frontends.get(&(destination.ip(), destination.port()))
+        let (address, port) = (destination.ip(), destination.port());
+        let on_node =
+            || self.node_addresses.contains_key(&address).then(|| self.node_ports.get(&port)).flatten();
+        self.frontends.get(&(address, port)).or_else(on_node)
     }
 
     /// The Service port of a backend.

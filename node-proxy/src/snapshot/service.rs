@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU32;
 
 use crate::cluster::objects::ObjectKey;
 use crate::route::RouteTable;
+use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::Workload;
 
 /// What a Service's port is said to speak (design D4): by `appProtocol`, the port's name prefix or an
@@ -21,17 +22,18 @@ pub enum PortProtocol {
     Opaque,
 }
 
-/// How an address leads to a Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How an address leads to a Service, in the order in which they beat each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FrontendKind {
     /// A clusterIP: routes apply.
+    #[default]
     ClusterIp,
     /// An external IP, load-balancer address or node port: the hop without routes (design D3).
     External,
 }
 
 /// A Service's port by number: the key under which snapshots hold it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServicePortKey {
     /// The Service.
     pub service: ObjectKey,
@@ -136,5 +138,5 @@ pub struct Frontend {
     pub port: Arc<ServicePort>,
 }
 
-/// The frontends of one address: of a clusterIP, every port of its Service.
-pub type FrontendMap = HashMap<(IpAddr, u16), Frontend>;
+/// Service ports by the addresses that lead to them, but for node ports.
+pub type FrontendMap = SharedMap<(IpAddr, u16), Frontend>;

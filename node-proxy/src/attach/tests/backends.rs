@@ -8,9 +8,8 @@ const PARENT: &str = r#"parentRefs: [{group: "", kind: Service, name: web, port:
 
 /// The one rule's backends, as programmed.
 fn backends(attachments: &Attachments) -> Vec<(Backend, u32)> {
-    let key = ServicePortKey { service: ObjectKey::new("shop", "web"), port: 80 };
-    let routes = attachments.find_port_routes(&key).expect("the route holds");
-    routes.producer[0].rules[0].backends.clone()
+    let group = producers("shop/web", 80);
+    attachments.routes_of(&group).next().expect("the route holds").rules[0].backends.clone()
 }
 
 fn to(namespace: &str, name: &str, port: u16) -> Backend {

@@ -4,9 +4,9 @@ mod backends;
 mod parents;
 mod rules;
 
-use super::fixture::objects;
-use super::{Attachments, Condition, ConditionType, RouteAttachment, attach};
-use crate::cluster::objects::ObjectKey;
+use super::fixture::{objects, replace};
+use super::{Attachments, Clients, Condition, ConditionType, PortGroup, RouteAttachment};
+use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::RouteKind;
 use crate::snapshot::service::ServicePortKey;
 
@@ -43,11 +43,18 @@ fn route(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
 }
 
 fn judge(documents: &[&str]) -> Attachments {
-    let mut yaml = SERVICES.to_owned();
-    for document in documents {
-        yaml.push_str(document);
+    Attachments::new(&objects(&[SERVICES, &documents.concat()].concat()))
+}
+
+/// The lines that are told as these documents beside the Services become others, one after the other.
+fn told(steps: &[&[&str]]) -> Vec<Vec<String>> {
+    let (mut known, mut attachments) = (Objects::default(), Attachments::default());
+    let mut told = Vec::new();
+    for documents in steps {
+        let changed = replace(&mut known, objects(&[SERVICES, &documents.concat()].concat()));
+        told.push(attachments.update(&known, &changed).lines);
     }
-    attach(&objects(&yaml))
+    told
 }
 
 fn find<'a>(attachments: &'a Attachments, kind: RouteKind, key: &str) -> &'a RouteAttachment {
@@ -62,12 +69,22 @@ fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<Strin
 /// The names of the routes that hold on a port: producers, then consumers as `NAMESPACE:NAME`.
 fn programmed(attachments: &Attachments, service: &str, port: u16) -> Vec<String> {
     let (namespace, name) = service.split_once('/').unwrap();
-    let key = ServicePortKey { service: ObjectKey::new(namespace, name), port };
-    let Some(routes) = attachments.find_port_routes(&key) else { return Vec::new() };
-    let mut names: Vec<String> =
-        routes.producer.iter().map(|route| route.route.key.name.to_string()).collect();
-    for (namespace, routes) in &routes.consumers {
-        names.extend(routes.iter().map(|route| format!("{namespace}:{}", route.route.key.name)));
+    let mut names = Vec::new();
+    for group in attachments.groups_of(&ServicePortKey { service: ObjectKey::new(namespace, name), port }) {
+        for route in attachments.routes_of(&group) {
+            let name = &route.route.key.name;
+            names.push(match &group.clients {
+                Clients::All => name.to_string(),
+                Clients::Of(namespace) => format!("{namespace}:{name}"),
+            });
+        }
     }
     names
+}
+
+/// The rules of the routes that hold on a port for clients without routes of their own.
+fn producers(service: &str, port: u16) -> PortGroup {
+    let (namespace, name) = service.split_once('/').unwrap();
+    let port = ServicePortKey { service: ObjectKey::new(namespace, name), port };
+    PortGroup { port, clients: Clients::All }
 }

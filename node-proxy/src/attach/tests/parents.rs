@@ -1,7 +1,7 @@
 //! Which parentRef leads where.
 
 use super::*;
-use crate::attach::{CONTROLLER_NAME, RouteRole, changed_lines};
+use crate::attach::{CONTROLLER_NAME, RouteRole};
 
 const RULES: &str = "rules: [{backendRefs: [{name: v1, port: 80}]}]";
 
@@ -157,7 +157,7 @@ fn several_parents_are_judged_one_by_one_and_a_bad_one_touches_no_other() {
 fn a_gateway_and_a_service_of_one_name_are_never_mixed_up() {
     let spec = format!("parentRefs: [{{name: web}}, {{kind: Gateway, name: web}}], {RULES}");
     let attachments = judge(&[&http_route(&spec)]);
-    assert!(attachments.routes.is_empty(), "a Gateway's route is no business of ours");
+    assert_eq!(attachments.routes().count(), 0, "a Gateway's route is no business of ours");
     assert_eq!(programmed(&attachments, "shop/web", 80), [""; 0]);
 }
 
@@ -254,15 +254,17 @@ fn only_what_changed_is_said() {
     let good = http_route(&format!(r#"parentRefs: [{{group: "", kind: Service, name: v1}}], {RULES}"#));
     let bad =
         http_route(&format!(r#"parentRefs: [{{group: "", kind: Service, name: v1, port: 9}}], {RULES}"#));
-    let (none, good, bad) = (judge(&[]), judge(&[&good]), judge(&[&bad]));
     let subject = "HTTPRoute shop/r parentRefs[0] Service shop/v1: Accepted";
-    assert_eq!(changed_lines(&good, &good), [""; 0]);
-    assert_eq!(changed_lines(&none, &good)[0], format!("{subject}: Accepted=True Accepted"));
+    let renewed = good.replace("generation: 7", "generation: 8");
+    let lines = told(&[&[], &[&good], &[&renewed], &[&bad], &[]]);
+    assert_eq!(lines[0], [""; 0]);
+    assert_eq!(lines[1][0], format!("{subject}: Accepted=True Accepted"));
+    assert_eq!(lines[2], [""; 0], "a generation alone is no change");
     assert_eq!(
-        changed_lines(&good, &bad),
+        lines[3],
         [format!("{subject}: Accepted=False NoMatchingParent: Service shop/v1 has no TCP port 9")]
     );
-    assert_eq!(changed_lines(&good, &none)[0], format!("{subject}: no longer said"));
+    assert_eq!(lines[4][0], format!("{subject}: no longer said"));
 }
 
 #[test]
@@ -271,7 +273,7 @@ fn what_is_said_names_a_parent_by_its_place_in_the_route() {
     let spec = format!(
         r#"parentRefs: [{{name: gateway}}, {web}, {web}, {{group: "", kind: Service, name: v1}}], {RULES}"#
     );
-    let lines = changed_lines(&judge(&[]), &judge(&[&http_route(&spec)]));
+    let lines = told(&[&[], &[&http_route(&spec)]]).remove(1);
     let accepted: Vec<&str> =
         lines.iter().filter_map(|line| line.strip_suffix(": Accepted: Accepted=True Accepted")).collect();
     assert_eq!(

@@ -12,15 +12,15 @@ const BACKEND: &str = "backendRefs: [{name: v1, port: 80}]";
 fn check(kind: &str, rule: &str, paths: &str) {
     let spec = format!("{PARENT}, rules: [{{{BACKEND}}}, {{{rule}}}]");
     let attachments = judge(&[&route(kind, "shop", "r", &spec)]);
-    let parent = &attachments.routes[0].parents[0];
+    let parent = &attachments.routes().next().unwrap().parents[0];
     let find = |kind| find_condition(&parent.conditions, kind);
     assert!(find(ConditionType::Accepted).unwrap().starts_with("Accepted=True Accepted"));
     assert_eq!(
         find(ConditionType::PartiallyInvalid).expect("the rule is refused"),
         format!("PartiallyInvalid=True UnsupportedValue: Dropped Rule, answers 500: not applied: {paths}")
     );
-    let key = ServicePortKey { service: ObjectKey::new("shop", "web"), port: 80 };
-    let held = &attachments.find_port_routes(&key).unwrap().producer[0];
+    let group = producers("shop/web", 80);
+    let held = attachments.routes_of(&group).next().unwrap();
     assert!(matches!(held.rules[0].backends[..], [(Backend::Service(_), 1)]), "the first rule is as it was");
     let refused = held.rules.iter().find(|rule| rule.index == 1);
     assert!(
@@ -29,7 +29,7 @@ fn check(kind: &str, rule: &str, paths: &str) {
 
     let alone = format!("{PARENT}, rules: [{{{rule}}}]");
     let attachments = judge(&[&route(kind, "shop", "r", &alone)]);
-    let parent = &attachments.routes[0].parents[0];
+    let parent = &attachments.routes().next().unwrap().parents[0];
     let accepted = find_condition(&parent.conditions, ConditionType::Accepted).unwrap();
     let paths = paths.replace("rules[1]", "rules[0]");
     assert_eq!(
@@ -96,7 +96,7 @@ fn a_timeout_of_zero_and_no_retries_ask_for_what_is_done_anyway() {
     let rule =
         format!("{BACKEND}, timeouts: {{request: 0s, backendRequest: 0h0m0s}}, retry: {{attempts: 0}}");
     let attachments = judge(&[&http_route(&format!("{PARENT}, rules: [{{{rule}}}]"))]);
-    let conditions = &attachments.routes[0].parents[0].conditions;
+    let conditions = &attachments.routes().next().unwrap().parents[0].conditions;
     assert_eq!(find_condition(conditions, ConditionType::Accepted).unwrap(), "Accepted=True Accepted");
     assert_eq!(find_condition(conditions, ConditionType::PartiallyInvalid), None);
 }
@@ -106,7 +106,8 @@ fn default_gateways_have_no_effect_on_the_mesh_and_the_user_is_told() {
     let attachments =
         judge(&[&http_route(&format!("useDefaultGateways: All, {PARENT}, rules: [{{{BACKEND}}}]"))]);
     assert_eq!(
-        find_condition(&attachments.routes[0].parents[0].conditions, ConditionType::Accepted).unwrap(),
+        find_condition(&attachments.routes().next().unwrap().parents[0].conditions, ConditionType::Accepted)
+            .unwrap(),
         "Accepted=True Accepted: spec.useDefaultGateways has no effect on a Service parent"
     );
 }
@@ -136,12 +137,12 @@ fn a_regex_that_does_not_compile_is_refused_by_its_field() {
 fn check_refused_match(kind: &str, rule: &str, field: &str, matches_left: usize) {
     let spec = format!("{PARENT}, rules: [{{{BACKEND}}}, {{{rule}}}]");
     let attachments = judge(&[&route(kind, "shop", "r", &spec)]);
-    let parent = &attachments.routes[0].parents[0];
+    let parent = &attachments.routes().next().unwrap().parents[0];
     let said =
         find_condition(&parent.conditions, ConditionType::PartiallyInvalid).expect("the rule is refused");
     assert!(said.contains(&format!("{field} (")), "{said} names {field}");
-    let key = ServicePortKey { service: ObjectKey::new("shop", "web"), port: 80 };
-    let held = &attachments.find_port_routes(&key).unwrap().producer[0];
+    let group = producers("shop/web", 80);
+    let held = attachments.routes_of(&group).next().unwrap();
     let left = held.rules.iter().find(|rule| rule.index == 1);
     assert_eq!(left.map_or(0, |rule| count(&rule.matches)), matches_left);
     assert!(left.is_none_or(|rule| rule.backends == [(Backend::Failing(FailureReason::UnsupportedRule), 1)]));
@@ -182,16 +183,16 @@ kind: Pod
 metadata: {name: p, annotations: {gammarus.io/plaintext-ports: '80, x,0'}}
 "]);
     let said: Vec<String> =
-        attachments.notices.iter().map(|notice| format!("{} {}", notice.object, notice.field)).collect();
+        attachments.notices().map(|notice| format!("{} {}", notice.object, notice.field)).collect();
     assert_eq!(
         said,
         [
             "typo metadata.labels[gammarus.io/mesh]",
             "typo metadata.labels[gammarus.io/mtls]",
+            "shop/p metadata.annotations[gammarus.io/plaintext-ports]",
             "shop/sticky spec.sessionAffinity",
             "shop/sticky spec.trafficDistribution",
-            "shop/p metadata.annotations[gammarus.io/plaintext-ports]",
         ]
     );
-    assert_eq!(attachments.notices[4].message, "not port numbers, left out: x, 0");
+    assert_eq!(attachments.notices().nth(2).unwrap().message, "not port numbers, left out: x, 0");
 }

@@ -3,15 +3,18 @@
 //! One object may stand in several files: the first by path in which it was ever good counts. Where it is good
 //! in none, what it was before stays for as long as a file holds it. Reading happens here, waiting never.
 
+use std::borrow::Borrow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::super::document::{Content, Outcome, read_mark, read_objects};
 use super::super::objects::{Change, Object, ObjectId};
+use super::super::relation::Relation;
 use super::super::report::{Report, Severity};
 use super::super::schema::Schemas;
 use super::mark::{STATUS, marked_pod};
@@ -21,19 +24,27 @@ use super::mark::{STATUS, marked_pod};
 pub(super) struct Files {
     root: PathBuf,
     schemas: Schemas,
-    files: BTreeMap<PathBuf, Known>,
+    files: BTreeMap<FilePath, Known>,
     /// Which files hold an object, by path order.
-    owners: BTreeMap<ObjectId, BTreeSet<PathBuf>>,
+    owners: Relation<ObjectId, FilePath>,
+    /// The objects that several files hold.
+    contested: BTreeSet<ObjectId>,
+    /// The files that there is something to say about.
+    reported: BTreeSet<FilePath>,
     /// What the writer has been told.
     told: BTreeMap<ObjectId, Object>,
 }
+
+/// A file's path from the root, shared by all that is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct FilePath(Arc<Path>);
 
 /// What one file last said.
 #[derive(Debug, Default)]
 struct Known {
     stamp: Option<Stamp>,
-    /// Its objects as they last were good here; `None` for one that never was.
-    objects: BTreeMap<ObjectId, Option<Object>>,
+    /// Its objects, in order, as they last were good here; `None` for one that never was.
+    objects: Box<[(ObjectId, Option<Object>)]>,
     reports: Vec<Report>,
 }
 
@@ -53,14 +64,21 @@ impl Files {
             root: root.to_owned(),
             schemas,
             files: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            owners: Relation::default(),
+            contested: BTreeSet::new(),
+            reported: BTreeSet::new(),
             told: BTreeMap::new(),
         }
     }
 
     /// The known files below a directory.
     pub(super) fn below(&self, tree: &Path) -> Vec<PathBuf> {
-        self.files.keys().filter(|file| file.starts_with(tree)).cloned().collect()
+        self.files
+            .keys()
+            .map(|file| &*file.0)
+            .filter(|file| file.starts_with(tree))
+            .map(Path::to_owned)
+            .collect()
     }
 
     /// Reads the files `written`, and those of `maybe` that look different, and says what follows.
@@ -82,31 +100,36 @@ impl Files {
                 Ok(read) => self.replace(&path, read, &mut touched),
                 Err(error) if is_gone(&error) => gone.push(path),
                 Err(error) => {
+                    let path = FilePath::new(&path);
                     let known = self.files.entry(path.clone()).or_default();
                     known.stamp = None;
-                    known.reports = vec![file_report(&path, format!("cannot be read: {error}"))];
+                    known.reports = vec![file_report(&path.0, format!("cannot be read: {error}"))];
+                    self.reported.insert(path);
                 }
             }
         }
-        for path in gone {
+        for path in gone.iter().map(|path| FilePath::new(path)) {
+            self.reported.remove(&path);
             let Some(known) = self.files.remove(&path) else { continue };
-            for id in known.objects.into_keys() {
-                self.disown(&id, &path);
+            for (id, _) in known.objects {
+                self.owners.remove(id.clone(), path.clone());
                 touched.insert(id);
             }
         }
+        self.owners.settle();
         touched.into_iter().filter_map(|id| self.tell(id)).collect()
     }
 
-    /// Every problem there is now, sorted.
+    /// Every problem there is now, sorted. Costs what there are of them, however many files are fine.
     pub(super) fn reports(&self) -> Vec<Report> {
-        let mut reports: Vec<Report> = self.files.values().flat_map(|known| known.reports.clone()).collect();
-        for (id, files) in &self.owners {
-            let counting = self.find_counting(id, files).map(|(file, _)| file);
-            let Some(counting) = counting.or_else(|| files.first().map(PathBuf::as_path)) else { continue };
-            reports.extend(files.iter().filter(|file| *file != counting).map(|file| Report {
+        let known = self.reported.iter().filter_map(|path| self.files.get(path));
+        let mut reports: Vec<Report> = known.flat_map(|known| known.reports.clone()).collect();
+        for id in &self.contested {
+            let counting = self.find_counting(id).map(|(file, _)| file);
+            let Some(counting) = counting.or_else(|| self.owners.of(id).next()) else { continue };
+            reports.extend(self.owners.of(id).filter(|file| *file != counting).map(|file| Report {
                 object: Some(id.to_string()),
-                ..file_report(file, format!("is in {}, too, which counts", counting.display()))
+                ..file_report(&file.0, format!("is in {}, too, which counts", counting.0.display()))
             }));
         }
         reports.sort();
@@ -133,13 +156,14 @@ impl Files {
 
     fn replace(&mut self, path: &Path, (stamp, content): (Stamp, Content), touched: &mut BTreeSet<ObjectId>) {
         let old = self.files.remove(path).unwrap_or_default();
-        let mut new = Known { stamp: Some(stamp), objects: BTreeMap::new(), reports: content.reports };
+        let path = FilePath::new(path);
+        let (mut objects, mut reports) = (BTreeMap::new(), content.reports);
         let mut all_readable = true;
         for outcome in content.outcomes {
             let (id, object) = match outcome {
                 Outcome::Good(id, object) => (id, Some(*object)),
                 Outcome::Broken(id) => {
-                    let last = old.objects.get(&id).cloned().flatten();
+                    let last = old.find(&id).cloned();
                     (id, last)
                 }
                 Outcome::Unreadable => {
@@ -147,10 +171,10 @@ impl Files {
                     continue;
                 }
             };
-            match new.objects.entry(id) {
-                Entry::Occupied(first) => new.reports.push(Report {
+            match objects.entry(id) {
+                Entry::Occupied(first) => reports.push(Report {
                     object: Some(first.key().to_string()),
-                    ..file_report(path, "is there twice in this file: the first counts".to_owned())
+                    ..file_report(&path.0, "is there twice in this file: the first counts".to_owned())
                 }),
                 Entry::Vacant(entry) => {
                     entry.insert(object);
@@ -160,52 +184,78 @@ impl Files {
         if !all_readable {
             // Any of the file's objects may be in the part that cannot be read.
             for (id, object) in &old.objects {
-                new.objects.entry(id.clone()).or_insert_with(|| object.clone());
+                objects.entry(id.clone()).or_insert_with(|| object.clone());
             }
         }
-        for id in old.objects.into_keys() {
-            if !new.objects.contains_key(&id) {
-                self.disown(&id, path);
+        for (id, _) in old.objects {
+            if !objects.contains_key(&id) {
+                self.owners.remove(id.clone(), path.clone());
             }
             touched.insert(id);
         }
-        for id in new.objects.keys() {
-            self.owners.entry(id.clone()).or_default().insert(path.to_owned());
+        for id in objects.keys() {
+            self.owners.insert(id.clone(), path.clone());
             touched.insert(id.clone());
         }
-        self.files.insert(path.to_owned(), new);
-    }
-
-    fn disown(&mut self, id: &ObjectId, path: &Path) {
-        if let Some(files) = self.owners.get_mut(id) {
-            files.remove(path);
-            if files.is_empty() {
-                self.owners.remove(id);
-            }
+        if reports.is_empty() {
+            self.reported.remove(&path);
+        } else {
+            self.reported.insert(path.clone());
         }
+        let known = Known { stamp: Some(stamp), objects: objects.into_iter().collect(), reports };
+        self.files.insert(path, known);
     }
 
     /// An object in the file that counts; `None` where it was never good in any.
-    fn find_counting(&self, id: &ObjectId, files: &BTreeSet<PathBuf>) -> Option<(&Path, &Object)> {
-        files.iter().find_map(|file| {
-            let (file, known) = self.files.get_key_value(file)?;
-            Some((file.as_path(), known.objects.get(id)?.as_ref()?))
-        })
+    fn find_counting(&self, id: &ObjectId) -> Option<(&FilePath, &Object)> {
+        self.owners.of(id).find_map(|file| Some((file, self.files.get(file)?.find(id)?)))
     }
 
     /// What the writer has to be told about an object, if anything is new.
     fn tell(&mut self, id: ObjectId) -> Option<Change> {
-        let Some(files) = self.owners.get(&id) else {
-            return self.told.remove(&id).map(|_| Change::Deleted(id));
+        match self.owners.of(&id).count() {
+            0 => {
+                self.contested.remove(&id);
+                return self.told.remove(&id).map(|_| Change::Deleted(id));
+            }
+            1 => self.contested.remove(&id),
+            _ => self.contested.insert(id.clone()),
         };
         // Broken where it has moved to, it is still what it was.
-        let (_, object) = self.find_counting(&id, files)?;
+        let (_, object) = self.find_counting(&id)?;
         if self.told.get(&id) == Some(object) {
             return None;
         }
         let object = object.clone();
         self.told.insert(id.clone(), object.clone());
         Some(Change::Applied(id.key, object))
+    }
+}
+
+impl Known {
+    /// An object as it last was good here.
+    fn find(&self, id: &ObjectId) -> Option<&Object> {
+        let place = self.objects.binary_search_by(|(known, _)| known.cmp(id)).ok()?;
+        self.objects[place].1.as_ref()
+    }
+}
+
+impl FilePath {
+    fn new(path: &Path) -> Self {
+        Self(path.into())
+    }
+}
+
+/// The least path, where a lookup starts.
+impl Default for FilePath {
+    fn default() -> Self {
+        Self::new(Path::new(""))
+    }
+}
+
+impl Borrow<Path> for FilePath {
+    fn borrow(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::super::objects::{Change, Mark, ObjectKey, Objects};
+use super::super::objects::{Change, Changed, Mark, ObjectKey, Objects};
 use super::super::source::{ObjectSource, Update};
 use super::{Directory, remove_mark, write_mark};
 
@@ -60,7 +60,7 @@ impl Live {
 
     fn take(&mut self, update: Update) -> Vec<Change> {
         for change in update.changes.clone() {
-            self.objects.apply(change);
+            self.objects.apply(change, &mut Changed::default());
         }
         self.reports = update.reports.iter().map(ToString::to_string).collect();
         update.changes

@@ -172,17 +172,18 @@ fn internal_traffic_policy_local_keeps_to_the_own_node() {
 #[test]
 fn load_outlives_snapshots_and_belongs_to_one_pod_at_one_address() {
     let yaml = |pods: &str| objects(&format!("{}{pods}", service(", selector: {app: s}")));
-    let first = compile_after(&yaml(&pod("p", "", "", "podIP: 10.0.0.1")), &Snapshot::default());
+    let mut cluster = Cluster::new();
+    let first = cluster.become_these(yaml(&pod("p", "", "", "podIP: 10.0.0.1")));
     let load = Arc::clone(&port(&first, "shop/s", 80).endpoints.endpoints[0].load);
     load.in_flight.store(3, Ordering::Relaxed);
 
     let mut objects = yaml(&pod("p", "", "", "podIP: 10.0.0.1"));
     mark(&mut objects, "shop/p", "uid-p", &["10.0.0.1"]);
-    let marked = compile_after(&objects, &first);
+    let marked = cluster.become_these(objects);
     let endpoint = &port(&marked, "shop/s", 80).endpoints.endpoints[0];
     assert!(Arc::ptr_eq(&endpoint.load, &load), "the same pod, changed");
 
-    let reused = compile_after(&yaml(&pod("q", "", "", "podIP: 10.0.0.1")), &marked);
+    let reused = cluster.become_these(yaml(&pod("q", "", "", "podIP: 10.0.0.1")));
     let endpoint = &port(&reused, "shop/s", 80).endpoints.endpoints[0];
     assert_eq!(endpoint.load.in_flight.load(Ordering::Relaxed), 0, "a reused address is a new workload");
 }

@@ -138,8 +138,9 @@ fn what_did_not_change_keeps_its_arcs() {
     let base =
         [service("s", "10.96.0.1"), service("t", "10.96.0.2"), pod("s", "10.0.0.1"), pod("t", "10.0.0.2")]
             .concat();
-    let before = snapshot_of(&base);
-    let after = compile_after(&objects(&format!("{base}{}", pod("t", "10.0.0.3"))), &before);
+    let mut cluster = Cluster::new();
+    let before = cluster.become_these(objects(&base));
+    let after = cluster.become_these(objects(&format!("{base}{}", pod("t", "10.0.0.3"))));
     assert!(Arc::ptr_eq(port(&before, "shop/s", 80), port(&after, "shop/s", 80)), "nothing of s changed");
     let (old, new) = (port(&before, "shop/t", 80), port(&after, "shop/t", 80));
     assert!(!Arc::ptr_eq(old, new));
@@ -149,7 +150,8 @@ fn what_did_not_change_keeps_its_arcs() {
         "t's routes are as before"
     );
     let routed = objects(&base.replacen("value: /x", "value: /y", 1));
-    let after = compile_after(&routed, &before);
+    let before = cluster.become_these(objects(&base));
+    let after = cluster.become_these(routed);
     let (old, new) = (port(&before, "shop/s", 80), port(&after, "shop/s", 80));
     assert!(
         !Arc::ptr_eq(old.producer.as_ref().unwrap(), new.producer.as_ref().unwrap()),

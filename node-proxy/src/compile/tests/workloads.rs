@@ -63,7 +63,7 @@ fn finished_pods_and_pods_of_the_host_network_have_no_address_of_their_own() {
     ];
     let mut objects = objects(&format!("{NAMESPACES}{}", pods.concat()));
     mark(&mut objects, "shop/host", "uid-host", &["192.168.0.1"]);
-    let snapshot = compile_after(&objects, &Snapshot::default());
+    let snapshot = compile_once(&objects);
     assert_eq!(snapshot.workloads.keys().collect::<Vec<_>>(), [&ip("10.0.0.3")]);
 }
 
@@ -88,7 +88,7 @@ fn check_enrolment(namespace: &str, labels: &str, marked: Option<(&str, &[&str])
     if let Some((uid, addresses)) = marked {
         mark(&mut objects, &format!("{namespace}/p"), uid, addresses);
     }
-    let snapshot = compile_after(&objects, &Snapshot::default());
+    let snapshot = compile_once(&objects);
     let found = ["10.0.0.1", "fd00::1"].map(|address| workload(&snapshot, address).enrolment);
     assert_eq!(found, expected);
 }
@@ -148,10 +148,11 @@ spec: {podCIDR: 10.244.2.0/24}
 #[test]
 fn a_pod_that_did_not_change_keeps_its_workload() {
     let unchanged = pod("shop", "p", "", "", "podIP: 10.0.0.1");
-    let before =
-        snapshot_of(&format!("{NAMESPACES}{unchanged}{}", pod("shop", "q", "", "", "podIP: 10.0.0.2")));
+    let mut cluster = Cluster::new();
+    let other = pod("shop", "q", "", "", "podIP: 10.0.0.2");
+    let before = cluster.become_these(objects(&format!("{NAMESPACES}{unchanged}{other}")));
     let changed = pod("shop", "q", "", ", serviceAccountName: other", "podIP: 10.0.0.2");
-    let after = compile_after(&objects(&format!("{NAMESPACES}{unchanged}{changed}")), &before);
+    let after = cluster.become_these(objects(&format!("{NAMESPACES}{unchanged}{changed}")));
     assert_eq!(after.generation, before.generation + 1);
     assert!(Arc::ptr_eq(workload(&before, "10.0.0.1"), workload(&after, "10.0.0.1")));
     assert_eq!(workload(&after, "10.0.0.2").identity.service_account(), "other");
