@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::forward::{Reset, Socket};
+use crate::forward::{Reset, Socket, Source};
 use crate::hop::HopStream;
 
 /// How long the other side of an ended connection has for its own end.
@@ -75,6 +75,20 @@ impl AsyncRead for Transport {
         match &mut *self {
             Self::Hop(stream) => Pin::new(stream).poll_read(cx, space),
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, space),
+        }
+    }
+}
+
+impl Source for Transport {
+    fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Hop(stream) => stream.poll_read_into(cx, bytes, room),
+            Self::Plain(stream) => stream.poll_read_into(cx, bytes, room),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 
+use super::Source;
 use crate::http1::ReadBuffer;
 
 /// Which of the two joined connections failed.
@@ -53,7 +54,7 @@ impl Way {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        (source, buffer): (&mut (impl AsyncRead + Unpin), &mut ReadBuffer),
+        (source, buffer): (&mut impl Source, &mut ReadBuffer),
         sink: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<Result<(), WayError>> {
         while self.state == WayState::Copying {
@@ -99,8 +100,8 @@ pub async fn copy_both<C, S>(
     copied: &mut Copied,
 ) -> Result<(), CopyError>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    C: Source + AsyncWrite,
+    S: Source + AsyncWrite,
 {
     let mut there = Way::default();
     let mut back = Way::default();
@@ -179,7 +180,9 @@ mod tests {
         error: Option<io::ErrorKind>,
     }
 
-    impl AsyncRead for FailingStream {
+    impl Source for FailingStream {}
+
+    impl tokio::io::AsyncRead for FailingStream {
         fn poll_read(
             mut self: Pin<&mut Self>,
             _cx: &mut Context<'_>,

@@ -2,6 +2,8 @@
 
 pub mod copy;
 pub mod socket;
+pub mod source;
 
 pub use copy::{CopyError, copy_both};
 pub use socket::{Reset, Socket};
+pub use source::Source;

@@ -22,9 +22,9 @@ use super::switch::{SharedLane, Side, Switch};
 use crate::forward::{Reset as _, Socket};
 
 /// What one read asks the socket for. The buffer is the thread's, not the connection's.
-const READ_SIZE: usize = 64 * 1024;
+const READ_SIZE: usize = 256 * 1024;
 /// Streams wait while more than this is on its way to the socket, in bytes.
-const BACKLOG: usize = 256 * 1024;
+const BACKLOG: usize = 512 * 1024;
 /// Payloads of at least this go through TLS from where they are, not by way of the outbox.
 const DIRECT: usize = 4 * 1024;
 /// How long the other side of an ended hop has for its own end.

@@ -3,6 +3,7 @@
 //! Each side grants the other credit, byte by byte, so that a reader that is slow holds back its own stream and
 //! nothing else. The credit grows for a stream that is read faster than it is granted, and only for such a one.
 
+use std::collections::VecDeque;
 use std::io;
 use std::task::Waker;
 
@@ -12,8 +13,10 @@ use super::frame::WireError;
 pub const INITIAL_WINDOW: u32 = 64 * 1024;
 /// What the credit may grow to: enough for 10 Gb/s over 3 ms.
 const MAX_WINDOW: u32 = 4 * 1024 * 1024;
-/// An empty buffer of more than this is given back.
-const KEPT: usize = 4 * 1024;
+/// What comes in pieces of at least this is much, and gets large buffers.
+const MUCH: usize = 8 * 1024;
+/// A large buffer: what is then passed on in one piece.
+const LARGE: usize = 256 * 1024;
 
 /// Whether the other side has taken the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,8 @@ pub struct Lane {
     pub reader: Option<Waker>,
     /// Whoever waits to write.
     pub writer: Option<Waker>,
-    received: Vec<u8>,
+    received: VecDeque<Vec<u8>>,
+    /// How much of the first piece was read.
     start: usize,
     /// How many bytes may still come.
     allowance: u32,
@@ -79,7 +83,7 @@ impl Lane {
             starved: false,
             reader: None,
             writer: None,
-            received: Vec::new(),
+            received: VecDeque::new(),
             start: 0,
             allowance: INITIAL_WINDOW,
             window: INITIAL_WINDOW,
@@ -88,10 +92,10 @@ impl Lane {
         }
     }
 
-    /// What has come and was not read.
+    /// The first piece of what has come and was not read. Empty when there is nothing.
     #[must_use]
     pub fn unread(&self) -> &[u8] {
-        &self.received[self.start..]
+        self.received.front().map_or(&[], |piece| &piece[self.start..])
     }
 
     /// Takes bytes that have come.
@@ -103,28 +107,47 @@ impl Lane {
         self.allowance = self.allowance.checked_sub(count).ok_or(WireError::BeyondWindow(self.id))?;
         // After an end or a reset nobody reads.
         if self.inbound == Way::Open {
-            if self.start > 0 && self.received.len() + bytes.len() > self.received.capacity() {
-                self.received.drain(..self.start);
-                self.start = 0;
-            }
-            self.received.extend_from_slice(bytes);
+            self.append(bytes);
             wake(&mut self.reader);
         }
         Ok(())
     }
 
-    /// Drops the first `count` unread bytes. Gives the credit to grant for them, if it is time to.
+    fn append(&mut self, bytes: &[u8]) {
+        if let Some(last) = self.received.back_mut()
+            && last.capacity() - last.len() >= bytes.len()
+        {
+            return last.extend_from_slice(bytes);
+        }
+        // A second piece before the first was read: there may be many.
+        let is_much = bytes.len() >= MUCH && !self.received.is_empty();
+        let mut piece = Vec::with_capacity(if is_much { LARGE } else { bytes.len() });
+        piece.extend_from_slice(bytes);
+        self.received.push_back(piece);
+    }
+
+    /// Drops the first `count` bytes of the first piece. Gives the credit to grant for them, if it is time to.
     #[must_use]
     pub fn consume(&mut self, count: usize) -> Option<u32> {
         self.start += count;
-        if self.start >= self.received.len() {
+        if self.received.front().is_some_and(|piece| self.start >= piece.len()) {
+            self.received.pop_front();
             self.start = 0;
-            if self.received.capacity() > KEPT {
-                self.received = Vec::new();
-            } else {
-                self.received.clear();
-            }
         }
+        self.note_read(count)
+    }
+
+    /// Hands over the first piece, if none of it was read, with the credit to grant for it.
+    pub fn take_piece(&mut self) -> Option<(Vec<u8>, Option<u32>)> {
+        if self.start > 0 {
+            return None;
+        }
+        let piece = self.received.pop_front()?;
+        let credit = self.note_read(piece.len());
+        Some((piece, credit))
+    }
+
+    fn note_read(&mut self, count: usize) -> Option<u32> {
         self.owed += u32::try_from(count).unwrap_or(u32::MAX);
         self.grant()
     }

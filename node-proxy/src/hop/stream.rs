@@ -1,18 +1,18 @@
 //! A stream of a hop, as the rest of the data path sees it: a connection to the application behind the other side.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::connection::Hop;
 use super::frame::{FrameHead, Kind};
 use super::lane::{Opening, Way};
 use super::switch::SharedLane;
-use crate::forward::Reset;
+use crate::forward::{Reset, Source};
 
 /// Why a stream was not opened.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -91,6 +91,32 @@ impl AsyncRead for HopStream {
             self.hop.queue(FrameHead::window(lane.id, credit));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Source for HopStream {
+    fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        let piece = if bytes.is_empty() { self.lane.borrow_mut().take_piece() } else { None };
+        match piece {
+            Some((piece, credit)) => {
+                if let Some(credit) = credit {
+                    self.hop.queue(FrameHead::window(self.lane.borrow().id, credit));
+                }
+                *bytes = piece;
+                Poll::Ready(Ok(bytes.len()))
+            }
+            None => {
+                if bytes.len() == bytes.capacity() && !self.lane.borrow().unread().is_empty() {
+                    bytes.reserve_exact(room);
+                }
+                pin!(self.read_buf(bytes)).poll(cx)
+            }
+        }
     }
 }
 

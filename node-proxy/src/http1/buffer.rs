@@ -1,31 +1,31 @@
 //! Bytes that were read from a connection and not yet used.
 
 use std::io;
-use std::pin::pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-
 use super::HEAD_LIMIT;
+use crate::forward::Source;
 use crate::hop::frame::MAX_PAYLOAD;
 
 /// What a first read asks for: as much as goes on in one piece.
 const READ_SIZE: usize = MAX_PAYLOAD;
-/// What reads ask for that have always found more.
-const LARGE_READ_SIZE: usize = 4 * READ_SIZE;
+/// What a read asks for after one that has filled its buffer.
+const LARGE_READ_SIZE: usize = 16 * READ_SIZE;
 
-/// A growing buffer in front of a reader. It never holds more than one head's limit and one read.
+/// A growing buffer in front of a source. It never holds more than one head's limit and one read.
 #[derive(Debug, Default)]
 pub struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
+    /// Whether the last read has left nothing free.
+    was_filled: bool,
 }
 
 impl ReadBuffer {
     /// A buffer that starts with bytes already read.
     #[must_use]
     pub const fn with_bytes(bytes: Vec<u8>) -> Self {
-        Self { bytes, start: 0 }
+        Self { bytes, start: 0, was_filled: false }
     }
 
     /// What has been read and not yet consumed.
@@ -39,11 +39,7 @@ impl ReadBuffer {
         self.start = (self.start + count).min(self.bytes.len());
         if self.start == self.bytes.len() {
             self.start = 0;
-            let was_full = self.bytes.len() == self.bytes.capacity();
             self.bytes.clear();
-            if was_full && self.bytes.capacity() < LARGE_READ_SIZE {
-                self.bytes.reserve_exact(LARGE_READ_SIZE);
-            }
         }
     }
 
@@ -57,18 +53,17 @@ impl ReadBuffer {
     /// Reads once. Ready with 0 at the end of the stream.
     ///
     /// # Errors
-    /// Of the reader; `OutOfMemory` when the unread bytes have reached the limit.
-    pub fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut (impl AsyncRead + Unpin),
-    ) -> Poll<io::Result<usize>> {
-        self.make_room()?;
-        // The future keeps nothing between polls.
-        let polled = pin!(reader.read_buf(&mut self.bytes)).poll(cx);
-        if polled.is_pending() {
+    /// Of the source; `OutOfMemory` when the unread bytes have reached the limit.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, source: &mut impl Source) -> Poll<io::Result<usize>> {
+        let room = self.make_room()?;
+        let polled = source.poll_read_into(cx, &mut self.bytes, room);
+        match polled {
+            Poll::Ready(Ok(count)) => {
+                self.was_filled = count >= READ_SIZE && self.bytes.len() == self.bytes.capacity();
+            }
             // Nobody knows for how long: ten thousand idle connections should cost little.
-            self.release();
+            Poll::Pending if self.bytes.is_empty() => self.bytes = Vec::new(),
+            _ => {}
         }
         polled
     }
@@ -77,23 +72,24 @@ impl ReadBuffer {
     ///
     /// # Errors
     /// As [`Self::poll_fill`].
-    pub async fn fill(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-        std::future::poll_fn(|cx| self.poll_fill(cx, reader)).await
+    pub async fn fill(&mut self, source: &mut impl Source) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_fill(cx, source)).await
     }
 
-    fn make_room(&mut self) -> io::Result<()> {
+    /// How much room the next read should have, should there be none.
+    fn make_room(&mut self) -> io::Result<usize> {
+        let room = if self.was_filled { LARGE_READ_SIZE } else { READ_SIZE };
         if self.bytes.len() < self.bytes.capacity() {
-            return Ok(());
-        }
-        if self.start > 0 {
+            // An empty buffer may be too small for what comes by now.
+            if self.bytes.is_empty() && self.bytes.capacity() < room {
+                self.bytes = Vec::new();
+            }
+        } else if self.start > 0 {
             self.bytes.drain(..self.start);
             self.start = 0;
-            return Ok(());
-        }
-        if self.bytes.len() >= HEAD_LIMIT + READ_SIZE {
+        } else if self.bytes.len() >= HEAD_LIMIT + READ_SIZE {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        self.bytes.reserve_exact(READ_SIZE);
-        Ok(())
+        Ok(room)
     }
 }

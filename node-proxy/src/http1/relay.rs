@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 
 use super::ReadBuffer;
 use super::framing::{BodyDecoder, BodyLength, ChunkError};
+use crate::forward::Source;
 
 /// How much of a body goes out together with the head, so that a small message is one write and one record.
 const COALESCE: usize = 16 * 1024;
@@ -59,7 +60,7 @@ impl Relay {
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        (source, buffer): (&mut (impl AsyncRead + Unpin), &mut ReadBuffer),
+        (source, buffer): (&mut impl Source, &mut ReadBuffer),
         sink: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<Result<(), RelayError>> {
         if self.written == 0 {

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio_rustls::TlsAcceptor;
 
 use crate::accept::orig_dst::original_destination;
@@ -23,7 +23,7 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::connect::find_certificate;
 use crate::error::FailureReason;
 use crate::forward::copy::Copied;
-use crate::forward::{CopyError, Reset, Socket, copy_both};
+use crate::forward::{CopyError, Reset, Socket, Source, copy_both};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
@@ -228,7 +228,7 @@ async fn copy<C>(
     (mut client, mut client_buffer): (C, ReadBuffer),
     (mut server, mut server_buffer): (Socket, ReadBuffer),
 ) where
-    C: AsyncRead + AsyncWrite + Reset + Unpin,
+    C: Source + AsyncWrite + Reset,
 {
     record.opened();
     let mut copied = Copied::default();

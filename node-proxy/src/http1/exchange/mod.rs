@@ -6,10 +6,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio::time::{Sleep, sleep};
 
 use crate::error::FailureReason;
+use crate::forward::Source;
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, RequestHead1, ResponseHead1, Version};
 use crate::http1::relay::{Relay, RelayError};
@@ -147,8 +148,8 @@ impl<'a> Exchange<'a> {
         upstream: (&mut U, &mut ReadBuffer),
     ) -> Result<Outcome, ExchangeError>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
-        U: AsyncRead + AsyncWrite + Unpin,
+        C: Source + AsyncWrite,
+        U: Source + AsyncWrite,
     {
         let (client, client_buffer) = client;
         let (upstream, upstream_buffer) = upstream;
@@ -165,8 +166,8 @@ impl<'a> Exchange<'a> {
         upstream: (&mut U, &mut ReadBuffer),
     ) -> Poll<Result<Outcome, ExchangeError>>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
-        U: AsyncRead + AsyncWrite + Unpin,
+        C: Source + AsyncWrite,
+        U: Source + AsyncWrite,
     {
         let (client, client_buffer) = client;
         let (upstream, upstream_buffer) = upstream;
@@ -190,7 +191,7 @@ impl<'a> Exchange<'a> {
         upstream: &mut U,
     ) -> Result<(), ExchangeError>
     where
-        C: AsyncRead + Unpin,
+        C: Source,
         U: AsyncWrite + Unpin,
     {
         if self.request_state != RequestState::UnderWay {
@@ -220,7 +221,7 @@ impl<'a> Exchange<'a> {
         upstream: &mut U,
     ) -> Result<(), ExchangeError>
     where
-        C: AsyncRead + Unpin,
+        C: Source,
         U: AsyncWrite + Unpin,
     {
         // Unread bytes are the next request: it waits, and keeps what comes after it from being seen.
@@ -257,8 +258,8 @@ impl<'a> Exchange<'a> {
         client: &mut C,
     ) -> Poll<Result<(), ExchangeError>>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
-        U: AsyncRead + Unpin,
+        C: Source + AsyncWrite,
+        U: Source,
     {
         loop {
             if let Some(interim) = &mut self.interim {
