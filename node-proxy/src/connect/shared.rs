@@ -131,7 +131,8 @@ pub(super) async fn open<C: Shareable>(
     if let Some(error) = place.failure_since(failures) {
         return Err(error);
     }
-    let outcome = dial().await;
+    // Seldom, and large: whoever finds a connection need not carry it.
+    let outcome = Box::pin(dial()).await;
     place.keep(&outcome);
     outcome
 }

@@ -98,7 +98,8 @@ fn many_streams_carry_their_own_bytes_both_ways_at_once() {
                     },
                     reader.read_to_end(&mut received)
                 );
-                (written.unwrap(), read.unwrap());
+                written.unwrap();
+                read.unwrap();
                 assert!(received == sent, "stream {number} of {length} bytes");
             }));
         }

@@ -121,7 +121,8 @@ async fn find_connection(
             return Ok(Chosen { dialled, buffer, key, origin: Origin::Pooled, is_bound: false, load: None });
         }
     }
-    let dialled = connect::open(&session.worker, &session.pod, key.source, destination).await?;
+    let dialling = connect::open(&session.worker, &session.pod, key.source, destination);
+    let dialled = Box::pin(dialling).await?;
     let (buffer, origin) = (ReadBuffer::default(), Origin::Fresh);
     Ok(Chosen { dialled, buffer, key, origin, is_bound: false, load: None })
 }

@@ -61,7 +61,7 @@ enum AnswerBody {
     Upstream {
         inner: Incoming,
         sent: Rc<Cell<u64>>,
-        record: Option<Box<Recording<RequestRecord>>>,
+        record: Option<Recording<RequestRecord>>,
         /// Held, not read: the endpoint and the connection are busy as long as the answer lasts.
         _busy: (InFlight, Rc<()>),
     },
@@ -231,7 +231,7 @@ fn passed_on(
         record.finish();
         None
     } else {
-        Some(Box::new(record))
+        Some(record)
     };
     response.map(|inner| AnswerBody::Upstream { inner, sent, record, _busy: busy })
 }

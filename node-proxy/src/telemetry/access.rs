@@ -249,13 +249,14 @@ enum Stage {
 #[derive(Debug)]
 pub struct Recording<R: Record> {
     telemetry: Telemetry,
-    record: R,
+    /// Passed on from stage to stage, and too large for that.
+    record: Box<R>,
     stage: Stage,
 }
 
 impl<R: Record> Recording<R> {
-    pub(crate) const fn new(telemetry: Telemetry, record: R) -> Self {
-        Self { telemetry, record, stage: Stage::Pending }
+    pub(crate) fn new(telemetry: Telemetry, record: R) -> Self {
+        Self { telemetry, record: Box::new(record), stage: Stage::Pending }
     }
 
     /// Counts the connection as opened now rather than at its end. Call it when what it is, is settled.
