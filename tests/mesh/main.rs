@@ -16,4 +16,5 @@ mod opaque;
 mod passthrough;
 mod refusals;
 mod rig;
+mod sharing;
 mod smtp;
