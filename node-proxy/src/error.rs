@@ -43,6 +43,8 @@ pub enum FailureReason {
     NoCertificate,
     /// The route table of the Service has no rule for this request.
     NoMatchingRule,
+    /// The proxy has as many connections open as its descriptors allow.
+    ProxyLimit,
     /// The peer offered an ALPN of the mesh in a version that is not spoken here.
     UnknownHopVersion,
     /// The rule asks for something that is not applied: it fails rather than doing something else.
@@ -53,7 +55,7 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ClientClosed,
         Self::ConnectFailed,
         Self::ConnectMethodRefused,
@@ -70,6 +72,7 @@ impl FailureReason {
         Self::PeerIdentityRefused,
         Self::PlaintextRefused,
         Self::PodLimit,
+        Self::ProxyLimit,
         Self::UnknownHopVersion,
         Self::UnsupportedRule,
         Self::UpstreamReset,
@@ -95,6 +98,7 @@ impl FailureReason {
             Self::PeerIdentityRefused => "peer_identity_refused",
             Self::PlaintextRefused => "plaintext_refused",
             Self::PodLimit => "pod_limit",
+            Self::ProxyLimit => "proxy_limit",
             Self::UnknownHopVersion => "unknown_hop_version",
             Self::UnsupportedRule => "unsupported_rule",
             Self::UpstreamReset => "upstream_reset",
@@ -120,6 +124,7 @@ impl FailureReason {
             | Self::PeerIdentityRefused
             | Self::PlaintextRefused
             | Self::PodLimit
+            | Self::ProxyLimit
             | Self::UnknownHopVersion => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -133,7 +138,7 @@ impl FailureReason {
         match self {
             Self::NoMatchingRule | Self::ConnectMethodRefused => 12,
             Self::ClientClosed => 1,
-            Self::HeadTooLarge | Self::PodLimit => 8,
+            Self::HeadTooLarge | Self::PodLimit | Self::ProxyLimit => 8,
             Self::MalformedRequest | Self::MalformedResponse => 13,
             Self::ConnectFailed
             | Self::DestinationIsProxy

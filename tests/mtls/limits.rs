@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use node_proxy::demo::command::until;
@@ -64,6 +65,26 @@ fn inbound_connections_count_too() {
     logged(&world, "node-b", &["direction=inbound", "reason=pod_limit"]);
     assert!(curl(&world, "client", &["http://guarded.vault/other-pod"]).success());
     drop((held, application));
+}
+
+#[test]
+fn a_proxy_without_descriptors_refuses_with_a_reason_and_recovers() {
+    let mut world = stage();
+    let server = service(&world, "guarded.vault", 80);
+    let proxy = world.proxy("node-a").unwrap().id().to_string();
+    let allow = |descriptors: &str| {
+        let limit = format!("--nofile={descriptors}:");
+        let said = Command::new("prlimit").args(["--pid", &proxy, &limit]).status();
+        assert!(said.expect("prlimit is needed: install the Debian package util-linux").success());
+    };
+    allow("266");
+    let taken: Vec<_> = (0..30).map(|_| greet(&world, "client", server)).collect();
+    let refused = taken.iter().filter(|taken| taken.is_err()).count();
+    assert!((1..30).contains(&refused), "{refused} of 30 were refused");
+    logged(&world, "node-a", &["direction=outbound", "reason=proxy_limit"]);
+    assert!(failures(&world, "node-a", "outbound", "proxy_limit") >= 1.0);
+    allow("4096");
+    assert!(curl(&world, "client", &["http://guarded.vault/afterwards"]).success());
 }
 
 /// How many pods a node has a link to: the kernel takes a pod's away when its namespace ends, and not before.

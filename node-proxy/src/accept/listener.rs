@@ -63,14 +63,18 @@ fn deal(
     if pod.pod.proofs.claim(direction, client) {
         return;
     }
-    let Some(seat) = Seat::take(pod, worker.mesh.max_connections_per_pod) else {
-        refuse(worker, pod, direction, (stream, client));
-        return;
-    };
-    worker.deal(Incoming { stream, client, pod: Arc::clone(pod), direction, seat });
+    match Seat::take(pod, worker.mesh.max_connections_per_pod) {
+        Ok(seat) => worker.deal(Incoming { stream, client, pod: Arc::clone(pod), direction, seat }),
+        Err(why) => refuse((worker, pod), direction, (stream, client), why),
+    }
 }
 
-fn refuse(worker: &Worker, pod: &JoinedPod, direction: Direction, (stream, client): (Socket, SocketAddr)) {
+fn refuse(
+    (worker, pod): (&Worker, &JoinedPod),
+    direction: Direction,
+    (stream, client): (Socket, SocketAddr),
+    (reason, error): (FailureReason, &str),
+) {
     let own = pod.as_peer(client);
     let (source, destination) = match direction {
         Direction::Inbound => {
@@ -79,7 +83,7 @@ fn refuse(worker: &Worker, pod: &JoinedPod, direction: Direction, (stream, clien
         Direction::Outbound => (own, Peer::default()),
     };
     let mut journey = Journey::new(direction, source, destination);
-    journey.fail(FailureReason::PodLimit, "the pod has as many connections open as it may");
+    journey.fail(reason, error);
     worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None }).finish();
     stream.reset();
 }

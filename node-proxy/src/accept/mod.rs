@@ -14,9 +14,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
 
 use crate::cluster::writer::SharedSnapshot;
+use crate::error::FailureReason;
 use crate::forward::Socket;
 use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
@@ -73,17 +75,31 @@ impl JoinedPod {
     }
 }
 
+/// Descriptors that are left for everything but the data path, and for dials under way.
+const SPARE_DESCRIPTORS: u64 = 256;
+
 /// A connection of a pod counts while this lives.
 #[derive(Debug)]
 pub struct Seat(Arc<JoinedPod>);
 
 impl Seat {
-    /// Takes a seat, unless the pod has none left.
-    #[must_use]
-    pub fn take(pod: &Arc<JoinedPod>, limit: usize) -> Option<Self> {
+    /// Takes a seat.
+    ///
+    /// # Errors
+    /// When the pod has none left, or the process no descriptors: the reason, and what to tell the log.
+    pub fn take(pod: &Arc<JoinedPod>, limit: usize) -> Result<Self, (FailureReason, &'static str)> {
         let seat = Self(Arc::clone(pod));
         // Dropping the seat gives it back, also when it is one too many.
-        (pod.connections.fetch_add(1, Ordering::Relaxed) < limit).then_some(seat)
+        if pod.connections.fetch_add(1, Ordering::Relaxed) >= limit {
+            return Err((FailureReason::PodLimit, "the pod has as many connections open as it may"));
+        }
+        // Asked each time: it can be raised while the proxy runs, and a connection costs more than asking.
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        if u64::try_from(Socket::count()).unwrap_or(u64::MAX) >= descriptors.saturating_sub(SPARE_DESCRIPTORS)
+        {
+            return Err((FailureReason::ProxyLimit, "the proxy has no descriptors left (nofile)"));
+        }
+        Ok(seat)
     }
 }
 

@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,13 +16,33 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// How many there are in this process.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
 /// A TCP connection of the data path.
 #[derive(Debug)]
-pub struct Socket(TcpStream);
+pub struct Socket(TcpStream, Counted);
+
+/// Counts as an open socket while it lives.
+#[derive(Debug)]
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
-        Self(stream)
+        Self(stream, Counted::new())
     }
 }
 
@@ -32,6 +53,12 @@ impl AsFd for Socket {
 }
 
 impl Socket {
+    /// How many are open in this process.
+    #[must_use]
+    pub fn count() -> usize {
+        OPEN.load(Ordering::Relaxed)
+    }
+
     /// The connection for another thread's runtime.
     ///
     /// # Errors
@@ -45,7 +72,7 @@ impl Socket {
     /// # Errors
     /// When it cannot be watched.
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
-        TcpStream::from_std(stream).map(Self)
+        TcpStream::from_std(stream).map(Self::from)
     }
 
     /// Waits until a connection that was started is there.

@@ -63,10 +63,13 @@ impl Peers {
 
     async fn serve_stream(self: Rc<Self>, arrival: Arrival, dialled: Option<(Socket, ReadBuffer)>) {
         let mut record = self.record();
-        let Some(_seat) = Seat::take(&self.pod, self.worker.mesh.max_connections_per_pod) else {
-            record.journey.fail(FailureReason::PodLimit, "the pod has as many connections open as it may");
-            arrival.refuse();
-            return record.finish();
+        let _seat = match Seat::take(&self.pod, self.worker.mesh.max_connections_per_pod) {
+            Ok(seat) => seat,
+            Err((reason, error)) => {
+                record.journey.fail(reason, error);
+                arrival.refuse();
+                return record.finish();
+            }
         };
         let server = match dialled {
             Some(server) => Ok(server),
