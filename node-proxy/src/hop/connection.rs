@@ -184,8 +184,10 @@ impl Hop {
             return Poll::Pending;
         }
         if core.backlog() >= BACKLOG {
-            state.writer = Some(cx.waker().clone());
-            core.crowd.push(Rc::clone(lane));
+            // Whoever waits already is in the crowd.
+            if state.writer.replace(cx.waker().clone()).is_none() {
+                core.crowd.push(Rc::clone(lane));
+            }
             return Poll::Pending;
         }
         let count = bytes.len().min(MAX_PAYLOAD);

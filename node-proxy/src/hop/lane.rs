@@ -67,6 +67,8 @@ pub struct Lane {
     window: u32,
     /// Bytes that were read and not yet granted again.
     owed: u32,
+    /// Bytes that have come since the window has grown.
+    used: u32,
     wants_more: bool,
 }
 
@@ -88,6 +90,7 @@ impl Lane {
             allowance: INITIAL_WINDOW,
             window: INITIAL_WINDOW,
             owed: 0,
+            used: 0,
             wants_more: false,
         }
     }
@@ -105,6 +108,7 @@ impl Lane {
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.allowance = self.allowance.checked_sub(count).ok_or(WireError::BeyondWindow(self.id))?;
+        self.used = self.used.saturating_add(count);
         // After an end or a reset nobody reads.
         if self.inbound == Way::Open {
             self.append(bytes);
@@ -159,12 +163,13 @@ impl Lane {
         self.grant()
     }
 
-    /// Whoever reads all there is, and is asked for more, keeps up: it may have more at a time.
+    /// Whoever reads all there is, and is asked for more, keeps up: it may have more at a time. Asking alone gets
+    /// nothing: a window grows only after it was used.
     fn grant(&mut self) -> Option<u32> {
         if self.inbound != Way::Open {
             return None;
         }
-        let keeps_up = self.wants_more && self.unread().is_empty();
+        let keeps_up = self.wants_more && self.unread().is_empty() && self.used >= self.window;
         if !keeps_up && self.owed < self.window / 2 {
             return None;
         }
@@ -172,7 +177,10 @@ impl Lane {
         let credit = self.owed + growth;
         self.window += growth;
         self.owed = 0;
-        self.wants_more &= !keeps_up;
+        if keeps_up {
+            self.wants_more = false;
+            self.used = 0;
+        }
         self.allowance += credit;
         (credit > 0).then_some(credit)
     }
@@ -234,12 +242,16 @@ mod tests {
         assert_eq!(lane.starve(), None);
         let rest = lane.unread().len();
         assert_eq!(lane.consume(rest), Some(half - 10 + INITIAL_WINDOW), "now it keeps up");
+        assert_eq!(lane.window, 2 * INITIAL_WINDOW);
+        assert_eq!(lane.starve(), None, "asking alone");
         for _ in 0..10 {
+            let used = vec![0; usize::try_from(lane.allowance).expect("small")];
+            lane.receive(&used).expect("within the window");
             let _ = lane.starve();
+            while let Some((_, _credit)) = lane.take_piece() {}
         }
         assert_eq!(lane.window, MAX_WINDOW);
         assert_eq!(lane.allowance, MAX_WINDOW);
-        assert_eq!(lane.starve(), None, "as large as it gets");
     }
 
     #[test]
