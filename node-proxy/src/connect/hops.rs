@@ -29,6 +29,8 @@ pub const MAX_AGE: Duration = Duration::from_secs(600);
 const MAX_IDLE: Duration = Duration::from_secs(60);
 /// Streams on one hop. More share records better; fewer spread better over the destination's threads.
 const MAX_STREAMS: usize = 256;
+/// How long a dial may take, with its handshake. Long enough for a lost SYN.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the other side may take to connect the application to a stream. A hop that does not answer is not asked
 /// again.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
@@ -79,7 +81,11 @@ impl Shareable for PooledHop {
     }
 
     fn has_room(&self) -> bool {
-        self.is_usable() && self.hop.streams() < MAX_STREAMS && !self.hop.is_crowded()
+        self.is_usable() && self.hop.streams() < MAX_STREAMS
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.hop.is_crowded()
     }
 
     fn retire(&self) {
@@ -107,7 +113,9 @@ pub(super) async fn open(
         let mut is_new = false;
         let dialling = async || {
             is_new = true;
-            handshake(worker, pod, source, (address, peer)).await
+            // Less than a caller's own patience: a dial that is dropped would tell those who wait for it nothing.
+            let shaking = handshake(worker, pod, source, (address, peer));
+            timeout(DIAL_TIMEOUT, shaking).await.unwrap_or(Err(ConnectError::Timeout(address)))
         };
         let PooledHop { hop, usable_until } = shared::open(&worker.hops, &key, dialling).await?;
         match timeout(OPEN_TIMEOUT, hop.open()).await {

@@ -11,8 +11,13 @@ pub trait Shareable: Clone {
     /// Whether it is still good for anything new.
     fn is_usable(&self) -> bool;
 
-    /// Whether it takes one more now.
+    /// Whether it takes one more.
     fn has_room(&self) -> bool;
+
+    /// Whether one more would have to wait for others there.
+    fn is_crowded(&self) -> bool {
+        false
+    }
 
     /// Ends it after what it still carries.
     fn retire(&self);
@@ -43,6 +48,11 @@ impl<C> Default for Place<C> {
 
 impl<C: Shareable> Place<C> {
     fn find_free(&self) -> Option<C> {
+        let is_free = |connection: &&C| connection.has_room() && !connection.is_crowded();
+        self.open.borrow().iter().find(is_free).cloned()
+    }
+
+    fn find_crowded(&self) -> Option<C> {
         self.open.borrow().iter().find(|connection| connection.has_room()).cloned()
     }
 
@@ -129,10 +139,11 @@ pub(super) async fn open<C: Shareable>(
         return Ok(open);
     }
     if let Some(error) = place.failure_since(failures) {
-        return Err(error);
+        return place.find_crowded().ok_or(error);
     }
     // Seldom, and large: whoever finds a connection need not carry it.
     let outcome = Box::pin(dial()).await;
     place.keep(&outcome);
-    outcome
+    // Better to wait for others than to fail.
+    outcome.or_else(|error| place.find_crowded().ok_or(error))
 }

@@ -50,6 +50,11 @@ impl Transport {
 
     /// Whether an idle connection is still of use: nothing has come on it, neither bytes nor its end.
     pub fn is_quiet(&mut self) -> bool {
+        if let Self::Hop(stream) = self
+            && !stream.is_on_an_open_hop()
+        {
+            return false;
+        }
         let mut byte = [0];
         let mut space = ReadBuf::new(&mut byte);
         let mut context = Context::from_waker(std::task::Waker::noop());

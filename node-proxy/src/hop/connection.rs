@@ -25,6 +25,13 @@ use crate::forward::{Reset as _, Socket};
 const READ_SIZE: usize = 256 * 1024;
 /// Streams wait while more than this is on its way to the socket, in bytes.
 const BACKLOG: usize = 512 * 1024;
+/// A hop ends that has more than this on its way: what a peer asks for must be answered, and it does not listen.
+const OVERFLOW: usize = 8 * BACKLOG;
+/// Reads in a row, before what is to be sent has its turn.
+const READS: usize = 4;
+/// What TLS adds to a record's content, and how much that is (RFC 8446 section 5.2).
+const RECORD_EXTRA: usize = 22;
+const RECORD_CONTENT: usize = 16 * 1024;
 /// Payloads of at least this go through TLS from where they are, not by way of the outbox.
 const DIRECT: usize = 4 * 1024;
 /// How long the other side of an ended hop has for its own end.
@@ -184,8 +191,9 @@ impl Hop {
             return Poll::Pending;
         }
         if core.backlog() >= BACKLOG {
-            // Whoever waits already is in the crowd.
-            if state.writer.replace(cx.waker().clone()).is_none() {
+            state.writer = Some(cx.waker().clone());
+            if !state.is_in_crowd {
+                state.is_in_crowd = true;
                 core.crowd.push(Rc::clone(lane));
             }
             return Poll::Pending;
@@ -210,7 +218,7 @@ impl Hop {
     /// Forgets a stream.
     pub(super) fn let_go(&self, lane: &SharedLane) {
         let mut core = self.0.core.borrow_mut();
-        core.switch.let_go(&lane.borrow());
+        core.switch.let_go(&mut lane.borrow_mut());
         core.wake_driver();
         if core.switch.is_empty() {
             self.0.idle_since.set(Instant::now());
@@ -245,7 +253,8 @@ impl Core {
         self.encrypt_outbox()?;
         let head = head.encode();
         // Without a limit, all is taken.
-        self.unsent += self.tls.writer().write_vectored(&[IoSlice::new(&head), IoSlice::new(bytes)])?;
+        let count = self.tls.writer().write_vectored(&[IoSlice::new(&head), IoSlice::new(bytes)])?;
+        self.unsent += encrypted_length(count);
         Ok(())
     }
 
@@ -253,7 +262,7 @@ impl Core {
         let outbox = self.switch.outbox();
         if !outbox.is_empty() {
             self.tls.writer().write_all(outbox)?;
-            self.unsent += outbox.len();
+            self.unsent += encrypted_length(outbox.len());
             self.switch.clear_outbox();
         }
         Ok(())
@@ -283,8 +292,11 @@ impl Core {
         if ended && self.switch.is_in_use() {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        let sent = self.poll_transmit(cx)?;
-        if ended || (self.life == Life::Closing && self.switch.is_empty() && sent.is_ready()) {
+        let _all_or_not = self.poll_transmit(cx)?;
+        if self.backlog() > OVERFLOW {
+            return Poll::Ready(Err(io::Error::other("the peer says more than it listens to")));
+        }
+        if ended || (self.life == Life::Closing && self.switch.is_empty()) {
             return Poll::Ready(Ok(()));
         }
         // Only now: what was done here has woken nobody in vain.
@@ -295,7 +307,7 @@ impl Core {
     /// Ready when the other side has ended the hop.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         SCRATCH.with_borrow_mut(|scratch| {
-            loop {
+            for _ in 0..READS {
                 let mut space = ReadBuf::new(scratch);
                 let Some(socket) = &mut self.socket else { return Poll::Ready(Ok(())) };
                 ready!(Pin::new(socket).poll_read(cx, &mut space))?;
@@ -306,6 +318,8 @@ impl Core {
                     return Poll::Ready(Ok(()));
                 }
             }
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
     }
 
@@ -369,7 +383,9 @@ impl Core {
     /// There is room again.
     fn disperse(&mut self) {
         for lane in self.crowd.drain(..) {
-            wake(&mut lane.borrow_mut().writer);
+            let mut lane = lane.borrow_mut();
+            lane.is_in_crowd = false;
+            wake(&mut lane.writer);
         }
     }
 
@@ -387,6 +403,11 @@ impl Core {
             }
         }
     }
+}
+
+/// How many bytes so many become.
+const fn encrypted_length(count: usize) -> usize {
+    count + RECORD_EXTRA * count.div_ceil(RECORD_CONTENT)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -409,7 +430,9 @@ impl Driver {
         // The handshake may have read more than its own.
         let handed_on = core.borrow_mut().decrypt(&[]);
         let outcome = match handed_on {
-            Ok(_) => std::future::poll_fn(|cx| core.borrow_mut().poll(cx)).await,
+            Ok(Ended::No) => std::future::poll_fn(|cx| core.borrow_mut().poll(cx)).await,
+            Ok(Ended::Yes) if core.borrow().switch.is_in_use() => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Ended::Yes) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {

@@ -17,6 +17,8 @@ const MAX_WINDOW: u32 = 4 * 1024 * 1024;
 const MUCH: usize = 8 * 1024;
 /// A large buffer: what is then passed on in one piece.
 const LARGE: usize = 256 * 1024;
+/// What a piece has room for that waits behind another: bytes may come one by one.
+const SMALL: usize = 4 * 1024;
 
 /// Whether the other side has taken the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Lane {
     pub reader: Option<Waker>,
     /// Whoever waits to write.
     pub writer: Option<Waker>,
+    /// Whether that is for room on the hop.
+    pub is_in_crowd: bool,
     received: VecDeque<Vec<u8>>,
     /// How much of the first piece was read.
     start: usize,
@@ -85,6 +89,7 @@ impl Lane {
             starved: false,
             reader: None,
             writer: None,
+            is_in_crowd: false,
             received: VecDeque::new(),
             start: 0,
             allowance: INITIAL_WINDOW,
@@ -123,9 +128,13 @@ impl Lane {
         {
             return last.extend_from_slice(bytes);
         }
-        // A second piece before the first was read: there may be many.
-        let is_much = bytes.len() >= MUCH && !self.received.is_empty();
-        let mut piece = Vec::with_capacity(if is_much { LARGE } else { bytes.len() });
+        let room = match bytes.len() {
+            alone if self.received.is_empty() => alone,
+            // A second piece before the first was read: there may be many.
+            MUCH.. => LARGE,
+            few => few.max(SMALL),
+        };
+        let mut piece = Vec::with_capacity(room);
         piece.extend_from_slice(bytes);
         self.received.push_back(piece);
     }
@@ -190,6 +199,12 @@ impl Lane {
         self.credit = self.credit.saturating_add(bytes);
         self.starved = false;
         wake(&mut self.writer);
+    }
+
+    /// Drops what nobody will read.
+    pub fn forget_unread(&mut self) {
+        self.received = VecDeque::new();
+        self.start = 0;
     }
 
     /// Ends what comes in.

@@ -37,11 +37,21 @@ impl HopStream {
         Self { hop, lane }
     }
 
+    /// Whether the hop below takes new streams: one that has fallen silent does not.
+    #[must_use]
+    pub fn is_on_an_open_hop(&self) -> bool {
+        self.hop.is_open()
+    }
+
     pub(super) fn poll_opening(&self, cx: &Context<'_>) -> Poll<Result<(), OpenError>> {
         let mut lane = self.lane.borrow_mut();
         match lane.opening {
             Opening::Accepted => Poll::Ready(Ok(())),
             Opening::Refused => Poll::Ready(Err(OpenError::Refused)),
+            // Broken off before it was taken: nothing was said on it.
+            Opening::Asked if lane.inbound != Way::Open && self.hop.is_open() => {
+                Poll::Ready(Err(OpenError::Refused))
+            }
             Opening::Asked if lane.inbound != Way::Open => Poll::Ready(Err(self.hop.ended())),
             Opening::Asked => {
                 lane.reader = Some(cx.waker().clone());
@@ -157,6 +167,19 @@ pub struct Arrival(HopStream);
 impl Arrival {
     pub(super) const fn new(stream: HopStream) -> Self {
         Self(stream)
+    }
+
+    /// Resolves when the other side has broken the stream off.
+    pub async fn broken_off(&self) {
+        std::future::poll_fn(|cx| {
+            let mut lane = self.0.lane.borrow_mut();
+            if matches!(lane.inbound, Way::Broken(_)) {
+                return Poll::Ready(());
+            }
+            lane.reader = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Takes the stream: the application has taken the connection.

@@ -129,10 +129,11 @@ impl Switch {
 
     /// Forgets a stream that its reader and writer has let go. Says so to the other side, unless both ways had
     /// ended.
-    pub fn let_go(&mut self, lane: &Lane) {
+    pub fn let_go(&mut self, lane: &mut Lane) {
         if self.lanes.remove(&lane.id).is_some() && !lane.is_over() {
             self.send(FrameHead::new(lane.id, Kind::Reset));
         }
+        lane.forget_unread();
     }
 
     /// Breaks off every stream: the hop is no more.
@@ -195,7 +196,8 @@ impl Switch {
     }
 
     fn handle_open(&mut self, stream: u32) -> Result<(), WireError> {
-        if self.side == Side::Client || stream < self.next {
+        // The last number is none: whoever counts on would meet it again.
+        if self.side == Side::Client || stream < self.next || stream == u32::MAX {
             return Err(WireError::Open(stream));
         }
         self.next = stream.saturating_add(1);

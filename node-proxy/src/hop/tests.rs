@@ -215,6 +215,7 @@ fn a_peer_that_breaks_the_rules_loses_its_hop() {
         check_violation(&[&[0, 0, 0, 1, 99, 0, 0, 0]], "an unknown kind").await;
         check_violation(&[&open(1), &open(1)], "a number that was used").await;
         check_violation(&[&open(0)], "the number 0").await;
+        check_violation(&[&open(u32::MAX)], "the last number").await;
         let much = vec![0; INITIAL_WINDOW as usize + 1];
         check_violation(&[&open(1), &head(1, INITIAL_WINDOW + 1), &much], "more than was granted").await;
     });

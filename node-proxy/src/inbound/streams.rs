@@ -1,11 +1,14 @@
 //! The streams of a hop that has arrived at a pod: each becomes a connection of its own to the application.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gammarus_ca::SpiffeId;
 use rustls::ServerConnection;
+use tokio::time::Instant;
 
 use super::{Session, copy, local};
 use crate::accept::{JoinedPod, Seat, Worker};
@@ -16,6 +19,11 @@ use crate::hop::{self, Arrival};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::telemetry::{ConnectionRecord, Hop, Journey, Peer, Recording};
+
+/// How long the application may take to accept: less than the client's side waits for a hop.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// For how long a connection to the application that was dialled early is as good as new.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// What all streams of one hop have in common.
 struct Peers {
@@ -40,9 +48,11 @@ pub(super) async fn serve(
     record.dismiss();
     let (hop, driver) = hop::Hop::new(Side::Server, socket, connection.into());
     let peers = Rc::new(Peers { worker, pod, client, destination, source });
+    let begin = Instant::now();
     let accepting = async {
         while let Some(arrival) = hop.arrival().await {
-            let serving = Rc::clone(&peers).serve_stream(arrival, dialled.take());
+            let fresh = dialled.take().filter(|_| begin.elapsed() < FRESH);
+            let serving = Rc::clone(&peers).serve_stream(arrival, fresh);
             peers.worker.run(&peers.pod, serving);
         }
     };
@@ -61,6 +71,15 @@ impl Peers {
         self.worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None })
     }
 
+    /// Before the other side loses its patience with the hop, when it is the application that does not answer.
+    async fn connect(&self) -> io::Result<Socket> {
+        let connecting = local::connect(&self.pod, self.client, self.destination);
+        match tokio::time::timeout(LOCAL_TIMEOUT, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
     async fn serve_stream(self: Rc<Self>, arrival: Arrival, dialled: Option<(Socket, ReadBuffer)>) {
         let mut record = self.record();
         let _seat = match Seat::take(&self.pod, self.worker.mesh.max_connections_per_pod) {
@@ -73,9 +92,13 @@ impl Peers {
         };
         let server = match dialled {
             Some(server) => Ok(server),
-            None => local::connect(&self.pod, self.client, self.destination)
-                .await
-                .map(|server| (server, ReadBuffer::default())),
+            None => tokio::select! {
+                connected = self.connect() => connected.map(|server| (server, ReadBuffer::default())),
+                () = arrival.broken_off() => {
+                    record.journey.fail(FailureReason::ClientClosed, "before the application was reached");
+                    return record.finish();
+                }
+            },
         };
         match server {
             Ok(server) => copy(record, (arrival.accept(), ReadBuffer::default()), server).await,
