@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -150,6 +150,8 @@ fn builder(
         for line in rejudged.lines {
             tracing::info!(target: "status", "{line}");
         }
+        // Whoever asks for the status need not wait for the snapshot.
+        let attachments = RwLockWriteGuard::downgrade(attachments);
         let step = Step { objects, changed, attachments: &attachments, groups: &rejudged.groups };
         let snapshot = compiler.update(&step);
         metrics.snapshot_published(snapshot.generation, started.elapsed());

@@ -43,6 +43,8 @@ pub mod compile;
 pub mod config;
 pub mod connect;
 pub mod demo;
+#[cfg(test)]
+mod dice;
 pub mod error;
 pub mod forward;
 pub mod hop;

@@ -146,12 +146,6 @@ impl Bare {
         self.address_of(PEER_SERVER)
     }
 
-    /// This program, to be run inside a pod.
-    #[expect(clippy::unused_self, reason = "whoever asks has a world to run it in")]
-    pub(crate) fn own_program(&self) -> String {
-        std::env::current_exe().unwrap().display().to_string()
-    }
-
     /// The first line of what a program says of itself.
     pub(crate) fn version(&self, argv: &[&str]) -> String {
         let done = self.world.exec(PEER_CLIENT, argv).unwrap();
@@ -159,4 +153,9 @@ impl Bare {
         let line = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
         line.rsplit("version: ").next().unwrap_or_default().to_owned()
     }
+}
+
+/// This program, to be run inside a pod.
+pub(crate) fn own_program() -> String {
+    std::env::current_exe().unwrap().display().to_string()
 }

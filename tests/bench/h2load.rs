@@ -1,13 +1,6 @@
 //! h2load: HTTP/2 by prior knowledge, many streams on a few connections.
 
-/// What it has said, its latencies in microseconds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Said {
-    pub(crate) answers: f64,
-    pub(crate) per_second: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-}
+use crate::measure::Said;
 
 /// Reads what `h2load` writes, and the log of its requests.
 ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use node_proxy::demo::fault::DemoError;
 
-use crate::bare::Logs;
+use crate::bare::{Logs, own_program};
 use crate::contender::{Contender, Entry};
 use crate::hold::HOLDING;
 use crate::measure::{Figures, Measure};
@@ -50,7 +50,7 @@ pub(crate) fn run(plan: &Plan, peers: &Peers, table: &mut Table) {
 
 fn measure(stage: &Stage, contender: &Contender, address: &str, count: u32) -> Result<Figures, String> {
     let before = contender.resident_mib();
-    let (own, connections) = (stage.bare.own_program(), count.to_string());
+    let (own, connections) = (own_program(), count.to_string());
     let argv = [&own, "hold", "--address", address, "--connections", &connections];
     let failed = |error: DemoError| error.to_string();
     let name = format!("hold-{}", contender.name);

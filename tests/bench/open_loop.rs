@@ -1,5 +1,6 @@
 //! HTTP/1.1 in an open loop: so many requests per second, whatever the answers do.
 
+use crate::bare::own_program;
 use crate::contender::Entry;
 use crate::http1::{SMALL, probe};
 use crate::measure::{Figures, Measure};
@@ -31,7 +32,7 @@ impl Paced {
     pub(crate) fn go(&self, way: &Way<'_>, seconds: u32) -> Result<(Said, f64), String> {
         let numbers = [self.per_second, self.connections, seconds].map(|number| number.to_string());
         let [per_second, connections, seconds] = &numbers;
-        let own = way.bare.own_program();
+        let own = own_program();
         // Ahead of what floods, on the same core.
         let program = ["nice", "-n", "-10", &own, "pace", "--address", way.address, "--path", SMALL.0];
         let pace = ["--per-second", per_second, "--connections", connections, "--seconds", seconds];

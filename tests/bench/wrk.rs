@@ -1,13 +1,6 @@
 //! wrk: HTTP/1.1 as fast as it is answered, on a number of connections.
 
-/// What it has said, its latencies in microseconds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Said {
-    pub(crate) answers: f64,
-    pub(crate) per_second: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-}
+use crate::measure::Said;
 
 /// How many answers were not 2xx or 3xx, and how many connections failed.
 pub(crate) fn count_failures(text: &str) -> f64 {

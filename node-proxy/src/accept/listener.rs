@@ -39,10 +39,7 @@ pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener)
             }
         }
     };
-    tokio::select! {
-        () = accepting => {}
-        () = pod.gone() => {}
-    }
+    pod.while_there(accepting).await;
 }
 
 /// Whether only the connection that was to be accepted is at fault.

@@ -56,11 +56,26 @@ impl JoinedPod {
 
     /// Resolves when the pod has left: then everything of it must be closed, for one open socket keeps its
     /// namespace alive.
-    pub fn gone(&self) -> impl Future<Output = ()> + use<> {
+    fn gone(&self) -> impl Future<Output = ()> + use<> {
         let mut gone = self.gone.clone();
         async move {
             // An error means that the sender went: the pod has left, too.
             let _ = gone.wait_for(|gone| *gone).await;
+        }
+    }
+
+    /// The task, as long as the pod is there. What it holds is dropped with it: taking leave of a peer that does
+    /// not listen would keep the pod's namespace alive.
+    pub fn while_there<T>(&self, task: T) -> impl Future<Output = ()> + use<T>
+    where
+        T: Future<Output = ()>,
+    {
+        let gone = self.gone();
+        async move {
+            tokio::select! {
+                () = task => {}
+                () = gone => {}
+            }
         }
     }
 

@@ -83,12 +83,9 @@ impl Worker {
     pub fn run(&self, pod: &JoinedPod, serving: impl Future<Output = ()> + 'static) {
         let connections = Arc::clone(&self.inboxes[self.index].connections);
         connections.fetch_add(1, Ordering::Relaxed);
-        let gone = pod.gone();
+        let serving = pod.while_there(serving);
         tokio::task::spawn_local(async move {
-            tokio::select! {
-                () = serving => {}
-                () = gone => {}
-            }
+            serving.await;
             connections.fetch_sub(1, Ordering::Relaxed);
         });
     }

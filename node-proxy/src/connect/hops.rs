@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use super::shared::{self, Shareable};
 use super::{ConnectError, Destination, Dialled, Transport, dial, find_certificate};
 use crate::accept::{JoinedPod, Worker};
+use crate::error::FailureReason;
 use crate::hop::switch::Side;
 use crate::hop::{self, OpenError};
 use crate::snapshot::workload::{Enrolment, MtlsMode};
@@ -127,7 +128,7 @@ pub(super) async fn open(
                 return Err(ConnectError::Dial { address, source });
             }
             Ok(Err(ended @ OpenError::Ended(_))) if is_new => {
-                let reason = crate::error::FailureReason::HandshakeFailed;
+                let reason = FailureReason::HandshakeFailed;
                 return Err(ConnectError::Handshake { address, reason, text: ended.to_string() });
             }
             // It ended just as it was chosen: nothing was said on it.
@@ -162,16 +163,11 @@ async fn handshake(
     let (socket, connection) = stream.into_inner();
     let usable_until = usable_until(&certificate, connection.peer_certificates());
     let (hop, driver) = hop::Hop::new(Side::Client, socket, connection.into());
-    let gone = pod.gone();
-    tokio::task::spawn_local(async move {
-        tokio::select! {
-            ended = driver.run() => if let Err(error) = ended {
-                tracing::debug!(%error, %address, "a hop has ended");
-            },
-            // Taking leave of a peer that does not listen would keep the pod's namespace alive.
-            () = gone => {}
+    tokio::task::spawn_local(pod.while_there(async move {
+        if let Err(error) = driver.run().await {
+            tracing::debug!(%error, %address, "a hop has ended");
         }
-    });
+    }));
     Ok(PooledHop { hop, usable_until })
 }
 

@@ -82,15 +82,10 @@ async fn handshake(
             address: destination.address,
             source: Arc::new(std::io::Error::other(error)),
         })?;
-    let gone = pod.gone();
-    tokio::task::spawn_local(async move {
-        tokio::select! {
-            ended = connection => if let Err(error) = ended {
-                tracing::debug!(%error, "an HTTP/2 hop has ended");
-            },
-            // Taking leave of a peer that does not listen would keep the pod's namespace alive.
-            () = gone => {}
+    tokio::task::spawn_local(pod.while_there(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an HTTP/2 hop has ended");
         }
-    });
+    }));
     Ok(Stream { sender, hop, under_way: Rc::default(), usable_until })
 }

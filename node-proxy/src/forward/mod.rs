@@ -7,3 +7,4 @@ pub mod source;
 pub use copy::{CopyError, copy_both};
 pub use socket::{Reset, Socket};
 pub use source::Source;
+pub(crate) use source::read_behind;

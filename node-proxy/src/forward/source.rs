@@ -21,12 +21,22 @@ pub trait Source: AsyncRead + Unpin {
         bytes: &mut Vec<u8>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
-        if bytes.len() == bytes.capacity() {
-            bytes.reserve_exact(room);
-        }
-        // The future keeps nothing between polls.
-        pin!(self.read_buf(bytes)).poll(cx)
+        read_behind(self, cx, bytes, room)
     }
+}
+
+/// Reads once, as [`Source::poll_read_into`] does unless it is done better.
+pub(crate) fn read_behind(
+    source: &mut (impl AsyncRead + Unpin + ?Sized),
+    cx: &mut Context<'_>,
+    bytes: &mut Vec<u8>,
+    room: usize,
+) -> Poll<io::Result<usize>> {
+    if bytes.len() == bytes.capacity() {
+        bytes.reserve_exact(room);
+    }
+    // The future keeps nothing between polls.
+    pin!(source.read_buf(bytes)).poll(cx)
 }
 
 impl Source for Socket {}

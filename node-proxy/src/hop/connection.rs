@@ -15,7 +15,7 @@ use rustls::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::frame::{FrameHead, Kind, MAX_PAYLOAD};
+use super::frame::{FrameHead, HEAD_LENGTH, Kind, MAX_PAYLOAD};
 use super::lane::wake;
 use super::stream::{Arrival, HopStream, OpenError};
 use super::switch::{SharedLane, Side, Switch};
@@ -31,7 +31,7 @@ const OVERFLOW: usize = 8 * BACKLOG;
 const READS: usize = 4;
 /// What TLS adds to a record's content, and how much that is (RFC 8446 section 5.2).
 const RECORD_EXTRA: usize = 22;
-const RECORD_CONTENT: usize = 16 * 1024;
+const RECORD_CONTENT: usize = HEAD_LENGTH + MAX_PAYLOAD;
 /// Payloads of at least this go through TLS from where they are, not by way of the outbox.
 const DIRECT: usize = 4 * 1024;
 /// How long the other side of an ended hop has for its own end.
@@ -198,9 +198,9 @@ impl Hop {
             }
             return Poll::Pending;
         }
-        let count = bytes.len().min(MAX_PAYLOAD);
-        let length = u32::try_from(count).unwrap_or(u32::MAX).min(state.credit);
-        let bytes = &bytes[..usize::try_from(length).unwrap_or(count)];
+        let allowed = usize::try_from(state.credit).unwrap_or(usize::MAX).min(MAX_PAYLOAD);
+        let bytes = &bytes[..bytes.len().min(allowed)];
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         state.credit -= length;
         Poll::Ready(core.queue_data(FrameHead::data(state.id, length), bytes).map(|()| bytes.len()))
     }
@@ -289,8 +289,8 @@ impl Core {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => false,
         };
-        if ended && self.switch.is_in_use() {
-            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        if ended {
+            self.check_end()?;
         }
         let _all_or_not = self.poll_transmit(cx)?;
         if self.backlog() > OVERFLOW {
@@ -302,6 +302,11 @@ impl Core {
         // Only now: what was done here has woken nobody in vain.
         self.driver = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Whether the other side may end the hop now.
+    fn check_end(&self) -> io::Result<()> {
+        if self.switch.is_in_use() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
     /// Ready when the other side has ended the hop.
@@ -431,8 +436,7 @@ impl Driver {
         let handed_on = core.borrow_mut().decrypt(&[]);
         let outcome = match handed_on {
             Ok(Ended::No) => std::future::poll_fn(|cx| core.borrow_mut().poll(cx)).await,
-            Ok(Ended::Yes) if core.borrow().switch.is_in_use() => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(Ended::Yes) => Ok(()),
+            Ok(Ended::Yes) => core.borrow().check_end(),
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {

@@ -79,10 +79,10 @@ pub struct Lane {
 impl Lane {
     /// A stream at its beginning.
     #[must_use]
-    pub const fn new(id: u32, opening: Opening) -> Self {
+    pub const fn new(id: u32) -> Self {
         Self {
             id,
-            opening,
+            opening: Opening::Asked,
             inbound: Way::Open,
             outbound: Way::Open,
             credit: INITIAL_WINDOW,
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn credit_comes_back_in_halves_and_grows_only_for_a_reader_that_keeps_up() {
-        let mut lane = Lane::new(1, Opening::Accepted);
+        let mut lane = Lane::new(1);
         let half = INITIAL_WINDOW / 2;
         let bytes = vec![0; usize::try_from(INITIAL_WINDOW).expect("small")];
         lane.receive(&bytes).expect("within the window");
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_end_keeps_what_has_come_and_takes_nothing_more() {
-        let mut lane = Lane::new(1, Opening::Accepted);
+        let mut lane = Lane::new(1);
         lane.receive(b"part").expect("within the window");
         lane.end();
         lane.receive(b"late").expect("within the window");

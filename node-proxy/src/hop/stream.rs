@@ -1,18 +1,18 @@
 //! A stream of a hop, as the rest of the data path sees it: a connection to the application behind the other side.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Hop;
 use super::frame::{FrameHead, Kind};
 use super::lane::{Opening, Way};
 use super::switch::SharedLane;
-use crate::forward::{Reset, Source};
+use crate::forward::{Reset, Source, read_behind};
 
 /// Why a stream was not opened.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -41,6 +41,13 @@ impl HopStream {
     #[must_use]
     pub fn is_on_an_open_hop(&self) -> bool {
         self.hop.is_open()
+    }
+
+    /// Passes credit on to the other side.
+    fn grant(&self, credit: Option<u32>) {
+        if let Some(credit) = credit {
+            self.hop.queue(FrameHead::window(self.lane.borrow().id, credit));
+        }
     }
 
     pub(super) fn poll_opening(&self, cx: &Context<'_>) -> Poll<Result<(), OpenError>> {
@@ -97,9 +104,9 @@ impl AsyncRead for HopStream {
         }
         let count = unread.len().min(space.remaining());
         space.put_slice(&unread[..count]);
-        if let Some(credit) = lane.consume(count) {
-            self.hop.queue(FrameHead::window(lane.id, credit));
-        }
+        let credit = lane.consume(count);
+        drop(lane);
+        self.grant(credit);
         Poll::Ready(Ok(()))
     }
 }
@@ -114,17 +121,14 @@ impl Source for HopStream {
         let piece = if bytes.is_empty() { self.lane.borrow_mut().take_piece() } else { None };
         match piece {
             Some((piece, credit)) => {
-                if let Some(credit) = credit {
-                    self.hop.queue(FrameHead::window(self.lane.borrow().id, credit));
-                }
+                self.grant(credit);
                 *bytes = piece;
                 Poll::Ready(Ok(bytes.len()))
             }
             None => {
-                if bytes.len() == bytes.capacity() && !self.lane.borrow().unread().is_empty() {
-                    bytes.reserve_exact(room);
-                }
-                pin!(self.read_buf(bytes)).poll(cx)
+                // Whoever only waits needs none.
+                let room = if self.lane.borrow().unread().is_empty() { 0 } else { room };
+                read_behind(self, cx, bytes, room)
             }
         }
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::Waker;
 
-use super::frame::{FrameHead, FrameReader, Kind, Piece, WireError};
+use super::frame::{FrameHead, FrameReader, HEAD_LENGTH, Kind, Piece, WireError};
 use super::lane::{Lane, Opening, wake};
 
 /// Streams that wait to be taken by the destination's side; more are refused.
@@ -84,8 +84,7 @@ impl Switch {
     pub fn open(&mut self) -> SharedLane {
         let id = self.next;
         self.next = self.next.saturating_add(1);
-        let lane = Rc::new(RefCell::new(Lane::new(id, Opening::Asked)));
-        self.lanes.insert(id, Rc::clone(&lane));
+        let lane = self.enter(id);
         self.send(FrameHead::new(id, Kind::Open));
         lane
     }
@@ -107,7 +106,7 @@ impl Switch {
 
     /// Queues bytes of a stream.
     pub fn send_data(&mut self, head: FrameHead, bytes: &[u8]) {
-        self.outbox.reserve(bytes.len() + size_of::<FrameHead>());
+        self.outbox.reserve(bytes.len() + HEAD_LENGTH);
         self.send(head);
         self.outbox.extend_from_slice(bytes);
     }
@@ -205,10 +204,15 @@ impl Switch {
             self.send(FrameHead::new(stream, Kind::Refuse));
             return Ok(());
         }
-        let lane = Rc::new(RefCell::new(Lane::new(stream, Opening::Asked)));
-        self.lanes.insert(stream, Rc::clone(&lane));
+        let lane = self.enter(stream);
         self.arrivals.push_back(lane);
         wake(&mut self.acceptor);
         Ok(())
+    }
+
+    fn enter(&mut self, stream: u32) -> SharedLane {
+        let lane = Rc::new(RefCell::new(Lane::new(stream)));
+        self.lanes.insert(stream, Rc::clone(&lane));
+        lane
     }
 }

@@ -8,23 +8,8 @@ use serde_json::Value;
 use super::*;
 use crate::attach::fixture::applied;
 use crate::cluster::objects::{Kind, Mark, Object, ObjectId};
+use crate::dice::Dice;
 use crate::snapshot::service::Endpoint;
-
-/// Xorshift with a fixed seed: the same story in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, count: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits") % count
-    }
-
-    fn of<'t>(&mut self, texts: &[&'t str]) -> &'t str {
-        texts[self.below(texts.len())]
-    }
-}
 
 const NAMESPACES: [&str; 3] = ["shop", "client", "other"];
 const SERVICES: [&str; 4] = ["s", "t", "u", "v"];

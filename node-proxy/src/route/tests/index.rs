@@ -1,22 +1,7 @@
 //! The index against the plain order, on random tables; and that it spares work.
 
 use super::*;
-
-/// Xorshift with a fixed seed: the same tables in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, count: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits") % count
-    }
-
-    fn of<'t>(&mut self, texts: &[&'t str]) -> &'t str {
-        texts[self.below(texts.len())]
-    }
-}
+use crate::dice::Dice;
 
 const PATHS: [&str; 9] = ["/", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/ab", "/b/a", "/a.b"];
 const PATTERNS: [&str; 9] =
