@@ -107,7 +107,7 @@ impl Directory {
         let touched = std::mem::take(&mut self.pending);
         let mut maybe = BTreeSet::new();
         for tree in &touched.trees {
-            maybe.extend(list_tree(&self.root, tree).files);
+            maybe.extend(list_tree(&self.root, tree));
             maybe.extend(self.files.below(tree));
         }
         self.watch.follow(touched.files.iter().chain(&maybe));

@@ -110,15 +110,18 @@ impl Watch {
     /// Watches a directory and all below it; what vanishes meanwhile is passed over. Only the root's own
     /// watch is indispensable: for want of another, what is known must not go.
     pub(super) fn watch_tree(&mut self, tree: &Path) -> Result<(), ClusterError> {
-        for directory in list_tree(&self.root, tree).directories {
+        let mut unwatched = vec![tree.to_owned()];
+        while let Some(directory) = unwatched.pop() {
             let path = self.root.join(&directory);
             match self.add_watch(&path) {
-                Ok(descriptor) => drop(self.directories.insert(descriptor, directory)),
+                Ok(descriptor) => drop(self.directories.insert(descriptor, directory.clone())),
                 Err(errno) if directory.as_os_str().is_empty() => {
                     return Err(ClusterError::Watch { path, source: errno.into() });
                 }
                 Err(errno) => report_unwatched(&path, errno),
             }
+            // Only now: of what is made from here on the watch tells.
+            list_into(&self.root, &directory, &mut unwatched, &mut BTreeSet::new());
         }
         Ok(())
     }
@@ -259,41 +262,35 @@ fn find_target(link: &Path) -> Option<PathBuf> {
     Some(target.parent()?.canonicalize().ok()?.join(target.file_name()?))
 }
 
-/// What a tree holds, as paths relative to the root.
-#[derive(Debug, Default)]
-pub(super) struct Listing {
-    /// The directories, the tree itself first.
-    pub(super) directories: Vec<PathBuf>,
-    /// The manifests.
-    pub(super) files: BTreeSet<PathBuf>,
+/// The manifests of a tree, as paths relative to the root; what vanishes meanwhile or cannot be read is passed over.
+pub(super) fn list_tree(root: &Path, tree: &Path) -> BTreeSet<PathBuf> {
+    let (mut directories, mut files) = (vec![tree.to_owned()], BTreeSet::new());
+    while let Some(directory) = directories.pop() {
+        list_into(root, &directory, &mut directories, &mut files);
+    }
+    files
 }
 
-/// Lists a tree; what vanishes meanwhile or cannot be read is passed over.
-pub(super) fn list_tree(root: &Path, tree: &Path) -> Listing {
-    let mut listing = Listing { directories: vec![tree.to_owned()], files: BTreeSet::new() };
-    let mut next = 0;
-    while let Some(directory) = listing.directories.get(next).cloned() {
-        next += 1;
-        let entries = match fs::read_dir(root.join(&directory)) {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::debug!(directory = %directory.display(), %error, "cannot list");
-                continue;
-            }
-        };
-        for entry in entries.flatten() {
-            let path = directory.join(entry.file_name());
-            if is_hidden(&entry.file_name()) {
-                continue;
-            }
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                listing.directories.push(path);
-            } else if is_manifest(&path) {
-                listing.files.insert(path);
-            }
+/// Adds what lies in one directory.
+fn list_into(root: &Path, directory: &Path, directories: &mut Vec<PathBuf>, files: &mut BTreeSet<PathBuf>) {
+    let entries = match fs::read_dir(root.join(directory)) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::debug!(directory = %directory.display(), %error, "cannot list");
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        let path = directory.join(entry.file_name());
+        if is_hidden(&entry.file_name()) {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            directories.push(path);
+        } else if is_manifest(&path) {
+            files.insert(path);
         }
     }
-    listing
 }
 
 /// Whether a path is a manifest's: editors' temporary and backup files are not.
@@ -332,6 +329,37 @@ mod tests {
         }
         assert_eq!(find_target(&root.join("far/file")), None);
         assert_eq!(find_target(&root.join("not there")), None);
+    }
+
+    #[tokio::test]
+    async fn directories_that_are_made_while_others_are_being_watched_are_watched_too() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().to_owned();
+        let mut watch = Watch::open(&root).unwrap();
+        let directories: Vec<PathBuf> = (0..500)
+            .flat_map(|tree| ["", "/a", "/a/b"].map(|below| format!("{tree}{below}").into()))
+            .collect();
+        let making = std::thread::spawn({
+            let (root, directories) = (root.clone(), directories.clone());
+            move || {
+                for (turn, directory) in directories.iter().enumerate() {
+                    fs::create_dir(root.join(directory)).unwrap();
+                    // Now a little earlier, now a little later than the watch.
+                    (0..turn % 100).for_each(|_| std::thread::yield_now());
+                }
+            }
+        });
+        while !making.is_finished() {
+            watch.drain().unwrap();
+        }
+        making.join().unwrap();
+        watch.drain().unwrap();
+        let files: BTreeSet<PathBuf> =
+            directories.iter().map(|directory| directory.join("late.yaml")).collect();
+        for file in &files {
+            fs::write(root.join(file), "").unwrap();
+        }
+        assert_eq!(watch.drain().unwrap().files, files);
     }
 
     #[tokio::test]
