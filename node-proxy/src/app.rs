@@ -199,7 +199,7 @@ async fn follow_pods(
             PodEvent::Joined { pod, listeners } => {
                 mesh.certs.start(&pod.identity);
                 let (gone, goes) = watch::channel(false);
-                let joined = Arc::new(JoinedPod::new(Arc::clone(&pod), goes));
+                let joined = Arc::new(JoinedPod::new(Arc::clone(&pod), goes, workers.shares()));
                 join(workers, &joined, listeners);
                 // A pod that joins anew (another namespace, the same uid) replaces what was there.
                 staying.insert(Arc::clone(&pod.uid), (joined, gone));

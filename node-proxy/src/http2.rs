@@ -14,6 +14,7 @@ use http::request::Parts;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::route::RequestHead;
+use crate::turns;
 
 /// Field section size, in bytes (RFC 9113 section 6.5.2).
 pub const MAX_HEAD: u32 = 64 * 1024;
@@ -27,7 +28,7 @@ where
     F: Future<Output: 'static> + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        turns::spawn(future);
     }
 }
 

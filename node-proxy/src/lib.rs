@@ -18,6 +18,7 @@
 //! | [`hop`] | many streams on one mTLS connection between two pods |
 //! | [`tls`] | certificates of local identities, verification of SPIFFE peers |
 //! | [`forward`] | copying bytes both ways, ends kept as ends |
+//! | [`turns`] | which pod's step a thread takes next |
 //! | [`cluster`] | what the cluster says: objects from a directory of YAML |
 //! | [`attach`] | pure: which route holds where, and with which conditions |
 //! | [`compile`] | pure: objects and attachments → snapshot |
@@ -57,3 +58,4 @@ pub mod route;
 pub mod snapshot;
 pub mod telemetry;
 pub mod tls;
+pub mod turns;

@@ -23,6 +23,7 @@ use crate::forward::Socket;
 use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
 use crate::tls::CertStore;
+use crate::turns::Share;
 pub use worker::{Worker, Workers};
 
 /// What every thread of the data path shares.
@@ -45,13 +46,19 @@ pub struct JoinedPod {
     pub pod: Arc<EnrolledPod>,
     gone: watch::Receiver<bool>,
     connections: AtomicUsize,
+    shares: Box<[Share]>,
 }
 
 impl JoinedPod {
-    /// A pod that stays until the sender of `gone` sends true or is dropped.
+    /// A pod that stays until the sender of `gone` sends true or is dropped, with its share of each thread.
     #[must_use]
-    pub const fn new(pod: Arc<EnrolledPod>, gone: watch::Receiver<bool>) -> Self {
-        Self { pod, gone, connections: AtomicUsize::new(0) }
+    pub const fn new(pod: Arc<EnrolledPod>, gone: watch::Receiver<bool>, shares: Box<[Share]>) -> Self {
+        Self { pod, gone, connections: AtomicUsize::new(0), shares }
+    }
+
+    /// Its share of a thread.
+    fn share(&self, thread: usize) -> &Share {
+        &self.shares[thread]
     }
 
     /// Resolves when the pod has left: then everything of it must be closed, for one open socket keeps its

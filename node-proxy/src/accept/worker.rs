@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 
 use super::{Incoming, JoinedPod, Mesh, listener};
 use crate::connect::idle::IdlePool;
@@ -16,6 +15,7 @@ use crate::connect::streams::Stream;
 use crate::connect::{PooledHop, SharedPool};
 use crate::forward::Socket;
 use crate::pod::{Direction, PodListener};
+use crate::turns::{Share, Turns};
 use crate::{inbound, outbound};
 
 /// How often what is kept open is looked through.
@@ -34,6 +34,7 @@ enum Message {
 struct Inbox {
     messages: mpsc::UnboundedSender<Message>,
     connections: Arc<AtomicUsize>,
+    turns: Turns,
 }
 
 /// One thread of the data path, seen from inside.
@@ -71,7 +72,7 @@ impl Worker {
     fn serve(self: &Rc<Self>, incoming: Incoming) {
         let worker = Rc::clone(self);
         let pod = Arc::clone(&incoming.pod);
-        self.run(&pod, async move {
+        self.run((&pod, pod.share(self.index)), async move {
             match incoming.direction {
                 Direction::Inbound => Box::pin(inbound::serve(worker, incoming)).await,
                 Direction::Outbound => Box::pin(outbound::serve(worker, incoming)).await,
@@ -80,20 +81,28 @@ impl Worker {
     }
 
     /// Runs what serves one connection of a pod on this thread, as long as the pod is there.
-    pub fn run(&self, pod: &JoinedPod, serving: impl Future<Output = ()> + 'static) {
+    pub fn run(&self, (pod, share): (&JoinedPod, &Share), serving: impl Future<Output = ()> + 'static) {
         let connections = Arc::clone(&self.inboxes[self.index].connections);
         connections.fetch_add(1, Ordering::Relaxed);
         let serving = pod.while_there(serving);
-        tokio::task::spawn_local(async move {
+        let counted = async move {
             serving.await;
             connections.fetch_sub(1, Ordering::Relaxed);
-        });
+        };
+        share.run(counted).detach();
+    }
+
+    /// A share of this thread for itself.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        self.inboxes[self.index].turns.share()
     }
 
     fn handle(self: &Rc<Self>, message: Message) {
         match message {
             Message::Accept(pod, listener) => {
-                tokio::task::spawn_local(listener::run(Rc::clone(self), pod, listener));
+                let listening = listener::run(Rc::clone(self), Arc::clone(&pod), listener);
+                pod.share(self.index).run(listening).detach();
             }
             Message::Forget(uid) => {
                 self.idle.borrow_mut().forget(&uid);
@@ -126,7 +135,7 @@ impl Workers {
             .map(|_| {
                 let (messages, receiver) = mpsc::unbounded_channel();
                 receivers.push(receiver);
-                Inbox { messages, connections: Arc::default() }
+                Inbox { messages, connections: Arc::default(), turns: Turns::default() }
             })
             .collect();
         for (index, receiver) in receivers.into_iter().enumerate() {
@@ -142,10 +151,18 @@ impl Workers {
                     inboxes,
                     index,
                 });
-                LocalSet::new().block_on(&runtime, run(worker, receiver));
+                let turns = worker.inboxes[index].turns.clone();
+                turns.share().run(run(worker, receiver)).detach();
+                runtime.block_on(turns.run());
             })?;
         }
         Ok(Self { inboxes, next: Arc::default() })
+    }
+
+    /// A share of each thread, for a pod that joins.
+    #[must_use]
+    pub fn shares(&self) -> Box<[Share]> {
+        self.inboxes.iter().map(|inbox| inbox.turns.share()).collect()
     }
 
     /// Accepts on a pod's listeners from now on. The pod's listeners are spread over the threads.

@@ -23,6 +23,7 @@ use crate::hop::{self, OpenError};
 use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::telemetry::Hop;
 use crate::tls::{self, WorkloadCert, verify};
+use crate::turns;
 
 /// A hop takes no new streams when it is older than this.
 pub const MAX_AGE: Duration = Duration::from_secs(600);
@@ -163,7 +164,7 @@ async fn handshake(
     let (socket, connection) = stream.into_inner();
     let usable_until = usable_until(&certificate, connection.peer_certificates());
     let (hop, driver) = hop::Hop::new(Side::Client, socket, connection.into());
-    tokio::task::spawn_local(pod.while_there(async move {
+    turns::spawn(pod.while_there(async move {
         if let Err(error) = driver.run().await {
             tracing::debug!(%error, %address, "a hop has ended");
         }

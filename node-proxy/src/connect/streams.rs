@@ -12,6 +12,7 @@ use super::{ConnectError, Destination, Dialled, HopKey};
 use crate::accept::{JoinedPod, Worker};
 use crate::http2::{CountedBody, LocalExecutor, MAX_HEAD};
 use crate::telemetry::Hop;
+use crate::turns;
 
 /// How many streams hyper may hold back for flow control, in bytes, each way.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -82,7 +83,7 @@ async fn handshake(
             address: destination.address,
             source: Arc::new(std::io::Error::other(error)),
         })?;
-    tokio::task::spawn_local(pod.while_there(async move {
+    turns::spawn(pod.while_there(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "an HTTP/2 hop has ended");
         }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::forward::{Reset, Socket, Source};
 use crate::hop::HopStream;
+use crate::turns;
 
 /// How long the other side of an ended connection has for its own end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -32,7 +33,7 @@ impl Transport {
     ///
     /// Only within a data path thread. One whose last message is not whole must be reset instead.
     pub fn close(mut self) {
-        tokio::task::spawn_local(async move {
+        turns::spawn(async move {
             let ending = async {
                 self.shutdown().await?;
                 let mut rest = [0; 1024];

@@ -17,9 +17,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::LocalSet;
 
 use super::fault::DemoError;
+use crate::turns::{self, Turns};
 
 /// How an HTTP/2 client begins (RFC 9113 section 3.4), as far as it tells it from HTTP/1.1.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -43,15 +43,19 @@ pub fn run(args: &AppArgs) -> Result<(), DemoError> {
     let failed = |source| DemoError::Start { program: format!("the application on {}", args.listen), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let app = Arc::new(App { name: args.name.clone(), pod: std::env::var("POD_NAME").ok() });
-    LocalSet::new().block_on(&runtime, async {
-        let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
-        println!("listening on {}", args.listen);
+    let listener = runtime.block_on(TcpListener::bind(args.listen)).map_err(failed)?;
+    println!("listening on {}", args.listen);
+    let turns = Turns::default();
+    let accepting = async move {
         loop {
             // A connection that failed before it was accepted is its client's affair.
             let Ok((stream, client)) = listener.accept().await else { continue };
-            tokio::task::spawn_local(Arc::clone(&app).connection(stream, client));
+            turns::spawn(Arc::clone(&app).connection(stream, client));
         }
-    })
+    };
+    turns.share().run(accepting).detach();
+    runtime.block_on(turns.run());
+    Ok(())
 }
 
 struct App {

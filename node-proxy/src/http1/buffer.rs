@@ -1,11 +1,12 @@
 //! Bytes that were read from a connection and not yet used.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::HEAD_LIMIT;
 use crate::forward::Source;
 use crate::hop::frame::MAX_PAYLOAD;
+use crate::turns;
 
 /// What a first read asks for: as much as goes on in one piece.
 const READ_SIZE: usize = MAX_PAYLOAD;
@@ -55,10 +56,12 @@ impl ReadBuffer {
     /// # Errors
     /// Of the source; `OutOfMemory` when the unread bytes have reached the limit.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, source: &mut impl Source) -> Poll<io::Result<usize>> {
+        ready!(turns::poll_may_carry(cx));
         let room = self.make_room()?;
         let polled = source.poll_read_into(cx, &mut self.bytes, room);
         match polled {
             Poll::Ready(Ok(count)) => {
+                turns::carry(count);
                 self.was_filled = count >= READ_SIZE && self.bytes.len() == self.bytes.capacity();
             }
             // Nobody knows for how long: ten thousand idle connections should cost little.

@@ -47,20 +47,26 @@ pub(super) async fn serve(
     // What is told are the streams: they are what applications know as connections.
     record.dismiss();
     let (hop, driver) = hop::Hop::new(Side::Server, socket, connection.into());
+    // The pods that call this one are each other's neighbours, too.
+    let share = worker.share();
     let peers = Rc::new(Peers { worker, pod, client, destination, source });
     let begin = Instant::now();
-    let accepting = async {
-        while let Some(arrival) = hop.arrival().await {
-            let fresh = dialled.take().filter(|_| begin.elapsed() < FRESH);
-            let serving = Rc::clone(&peers).serve_stream(arrival, fresh);
-            peers.worker.run(&peers.pod, serving);
+    let streams = share.clone();
+    let serving = async move {
+        let accepting = async {
+            while let Some(arrival) = hop.arrival().await {
+                let fresh = dialled.take().filter(|_| begin.elapsed() < FRESH);
+                let serving = Rc::clone(&peers).serve_stream(arrival, fresh);
+                peers.worker.run((&peers.pod, &streams), serving);
+            }
+        };
+        let (ended, ()) = tokio::join!(driver.run(), accepting);
+        if let Err(error) = ended {
+            let identity = peers.source.identity.as_ref().map(SpiffeId::to_string);
+            tracing::debug!(%error, %client, identity, "a hop has ended");
         }
     };
-    let (ended, ()) = tokio::join!(driver.run(), accepting);
-    if let Err(error) = ended {
-        let identity = peers.source.identity.as_ref().map(SpiffeId::to_string);
-        tracing::debug!(%error, %client, identity, "a hop has ended");
-    }
+    share.run(serving).await;
 }
 
 impl Peers {
