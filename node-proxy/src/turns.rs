@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use async_task::{Builder, Runnable, Task};
 use tokio::task::coop;
 
-/// Steps between two looks at the sockets. A look costs about a tenth of a step.
+/// Steps between two looks at the sockets: a look is a system call, and who has just become ready waits for it.
 const STEPS: usize = 16;
 /// What a step may carry, in bytes: one of the largest reads. The last may go beyond.
 const STEP_BYTES: usize = 256 * 1024;

@@ -121,7 +121,8 @@ impl Watch {
                 Err(errno) => report_unwatched(&path, errno),
             }
             // Only now: of what is made from here on the watch tells.
-            list_into(&self.root, &directory, &mut unwatched, &mut BTreeSet::new());
+            let below = list(&self.root, &directory);
+            unwatched.extend(below.filter_map(|(path, is_directory)| is_directory.then_some(path)));
         }
         Ok(())
     }
@@ -266,31 +267,23 @@ fn find_target(link: &Path) -> Option<PathBuf> {
 pub(super) fn list_tree(root: &Path, tree: &Path) -> BTreeSet<PathBuf> {
     let (mut directories, mut files) = (vec![tree.to_owned()], BTreeSet::new());
     while let Some(directory) = directories.pop() {
-        list_into(root, &directory, &mut directories, &mut files);
+        for (path, is_directory) in list(root, &directory) {
+            if is_directory {
+                directories.push(path);
+            } else if is_manifest(&path) {
+                files.insert(path);
+            }
+        }
     }
     files
 }
 
-/// Adds what lies in one directory.
-fn list_into(root: &Path, directory: &Path, directories: &mut Vec<PathBuf>, files: &mut BTreeSet<PathBuf>) {
-    let entries = match fs::read_dir(root.join(directory)) {
-        Ok(entries) => entries,
-        Err(error) => {
-            tracing::debug!(directory = %directory.display(), %error, "cannot list");
-            return;
-        }
-    };
-    for entry in entries.flatten() {
-        let path = directory.join(entry.file_name());
-        if is_hidden(&entry.file_name()) {
-            continue;
-        }
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            directories.push(path);
-        } else if is_manifest(&path) {
-            files.insert(path);
-        }
-    }
+/// What lies in one directory and is not hidden, as paths relative to the root; with each, whether it is a directory.
+fn list(root: &Path, directory: &Path) -> impl Iterator<Item = (PathBuf, bool)> {
+    let entries = fs::read_dir(root.join(directory))
+        .inspect_err(|error| tracing::debug!(directory = %directory.display(), %error, "cannot list"));
+    let shown = entries.into_iter().flatten().flatten().filter(|entry| !is_hidden(&entry.file_name()));
+    shown.map(|entry| (directory.join(entry.file_name()), entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
 
 /// Whether a path is a manifest's: editors' temporary and backup files are not.
