@@ -11,6 +11,8 @@ pub const REASON_HEADER: &str = "gammarus-reason";
 /// Why the proxy answered or ended a connection by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureReason {
+    /// One try of a request took longer than its rule allows (HTTPRouteTimeouts.backendRequest).
+    BackendTimeout,
     /// The client went away before its answer was complete.
     ClientClosed,
     /// The endpoint refused or did not answer the dial, and so did every other that was tried.
@@ -45,6 +47,8 @@ pub enum FailureReason {
     NoMatchingRule,
     /// The proxy has as many connections open as its descriptors allow.
     ProxyLimit,
+    /// A request took longer than its rule allows (HTTPRouteTimeouts.request).
+    RequestTimeout,
     /// The peer offered an ALPN of the mesh in a version that is not spoken here.
     UnknownHopVersion,
     /// The rule asks for something that is not applied: it fails rather than doing something else.
@@ -55,7 +59,8 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
+        Self::BackendTimeout,
         Self::ClientClosed,
         Self::ConnectFailed,
         Self::ConnectMethodRefused,
@@ -73,6 +78,7 @@ impl FailureReason {
         Self::PlaintextRefused,
         Self::PodLimit,
         Self::ProxyLimit,
+        Self::RequestTimeout,
         Self::UnknownHopVersion,
         Self::UnsupportedRule,
         Self::UpstreamReset,
@@ -82,6 +88,7 @@ impl FailureReason {
     #[must_use]
     pub const fn as_label(self) -> &'static str {
         match self {
+            Self::BackendTimeout => "backend_timeout",
             Self::ClientClosed => "client_closed",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectMethodRefused => "connect_method_refused",
@@ -99,6 +106,7 @@ impl FailureReason {
             Self::PlaintextRefused => "plaintext_refused",
             Self::PodLimit => "pod_limit",
             Self::ProxyLimit => "proxy_limit",
+            Self::RequestTimeout => "request_timeout",
             Self::UnknownHopVersion => "unknown_hop_version",
             Self::UnsupportedRule => "unsupported_rule",
             Self::UpstreamReset => "upstream_reset",
@@ -115,6 +123,7 @@ impl FailureReason {
             Self::ClientClosed | Self::MalformedRequest => StatusCode::BAD_REQUEST,
             Self::ConnectMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::MalformedResponse | Self::UpstreamReset => StatusCode::BAD_GATEWAY,
+            Self::BackendTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed
             | Self::DestinationIsProxy
             | Self::HandshakeFailed
@@ -137,6 +146,7 @@ impl FailureReason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             Self::NoMatchingRule | Self::ConnectMethodRefused => 12,
+            Self::BackendTimeout | Self::RequestTimeout => 4,
             Self::ClientClosed => 1,
             Self::HeadTooLarge | Self::PodLimit | Self::ProxyLimit => 8,
             Self::MalformedRequest | Self::MalformedResponse => 13,

@@ -7,6 +7,7 @@
 
 mod backends;
 mod edits;
+mod filters;
 mod kinds;
 mod matches;
 mod parents;

@@ -1,6 +1,7 @@
 //! The data path's threads: each has its own runtime, pools and timers (design D9).
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,13 +9,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{Incoming, JoinedPod, Mesh, listener};
+use crate::balance::RetryBudget;
 use crate::connect::idle::IdlePool;
 use crate::connect::streams::Stream;
 use crate::connect::{PooledHop, SharedPool};
 use crate::forward::Socket;
 use crate::pod::{Direction, PodListener};
+use crate::snapshot::service::ServicePortKey;
 use crate::turns::{Share, Turns};
 use crate::{inbound, outbound};
 
@@ -48,11 +52,32 @@ pub struct Worker {
     pub idle: RefCell<IdlePool>,
     /// Open HTTP/2 connections.
     pub streams: RefCell<SharedPool<Stream>>,
+    /// What is left for retries, by Service port.
+    retries: RefCell<HashMap<ServicePortKey, RetryBudget>>,
     inboxes: Arc<[Inbox]>,
     index: usize,
 }
 
 impl Worker {
+    /// Notes a request to a Service port that may have to be tried again.
+    pub fn deposit_retry(&self, port: &ServicePortKey) {
+        let mut retries = self.retries.borrow_mut();
+        match retries.get_mut(port) {
+            Some(budget) => budget.deposit(),
+            None => drop(retries.insert(port.clone(), RetryBudget::new(Instant::now()))),
+        }
+    }
+
+    /// Whether there is a retry to a Service port left.
+    pub fn has_retry(&self, port: &ServicePortKey) -> bool {
+        self.retries.borrow().get(port).is_some_and(|budget| budget.has_one(Instant::now()))
+    }
+
+    /// Takes a retry to a Service port, if there is one left.
+    pub fn withdraw_retry(&self, port: &ServicePortKey) -> bool {
+        self.retries.borrow_mut().get_mut(port).is_some_and(|budget| budget.withdraw(Instant::now()))
+    }
+
     /// Gives a connection to the thread that has the fewest, this one if it is among them.
     pub(super) fn deal(self: &Rc<Self>, incoming: Incoming) {
         let load = |inbox: &Inbox| inbox.connections.load(Ordering::Relaxed);
@@ -148,6 +173,7 @@ impl Workers {
                     hops: RefCell::default(),
                     idle: RefCell::default(),
                     streams: RefCell::default(),
+                    retries: RefCell::default(),
                     inboxes,
                     index,
                 });
@@ -194,6 +220,8 @@ async fn run(worker: Rc<Worker>, mut messages: mpsc::UnboundedReceiver<Message>)
                 worker.idle.borrow_mut().sweep();
                 worker.streams.borrow_mut().sweep();
                 worker.hops.borrow_mut().sweep();
+                let now = Instant::now();
+                worker.retries.borrow_mut().retain(|_, budget| !budget.is_idle(now));
             }
         }
     }

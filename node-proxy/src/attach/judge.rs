@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::backend::resolve_backend;
+use super::backend::{BackendRef, resolve_backend};
 use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
+use super::filters::FilterView;
 use super::parent::{Ownership, Placement, resolve_ports};
-use super::view::{RouteView, RuleView, view_grpc_route, view_http_route};
+use super::view::{BackendView, RouteView, RuleView, view_grpc_route, view_http_route};
 use super::{
     AttachedRoute, AttachedRule, CONTROLLER_NAME, Clients, ParentAttachment, ParentRef, PortGroup,
     RouteAttachment, RouteRole,
 };
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::error::FailureReason;
-use crate::route::{Backend, RouteKind, RouteRef};
+use crate::route::filter::Mirror;
+use crate::route::{Backend, Filters, RouteKind, RouteRef, WeightedBackend};
 use crate::snapshot::service::ServicePortKey;
 
 /// Why a route does not hold on a parent.
@@ -104,7 +106,7 @@ impl Pending {
     /// Every Service that the judgement looked at, or would have, was it there.
     pub(super) fn named_services(&self) -> BTreeSet<ObjectKey> {
         let namespace = &self.view.route.key.namespace;
-        let backends = self.view.rules.iter().flat_map(|rule| &rule.backends);
+        let backends = self.view.rules.iter().flat_map(RuleView::named_backends);
         let parents = self.candidates.iter().map(|candidate| candidate.service.clone());
         parents.chain(backends.map(|backend| backend.target(namespace))).collect()
     }
@@ -198,15 +200,25 @@ fn judge_rules(objects: &Objects, view: &RouteView) -> RuleVerdict {
     let mut rules = Vec::new();
     let mut any_rule_holds = false;
     for (index, rule) in view.rules.iter().enumerate() {
-        let backends = judge_backends(objects, view, index, &mut refusals);
+        let mut judge = RuleJudge { objects, view, index, refusals: &mut refusals };
+        let filters = Arc::new(judge.resolve_mirrors(&rule.filters));
+        let backends = judge.judge_backends(&filters);
         unsupported.extend(rule.unsupported.iter().cloned());
         any_rule_holds |= rule.unsupported.is_empty();
-        if rule.backends.iter().all(|backend| backend.weight == 0) && rule.unsupported.is_empty() {
+        let goes_nowhere = backends.iter().all(|backend| backend.weight == 0) && filters.redirect.is_none();
+        if goes_nowhere && rule.unsupported.is_empty() {
             remarks.push(format!("spec.rules[{index}] sends to no backend: what it matches answers 500"));
         }
         if let Some(matches) = &rule.matches.compiled {
-            let backends = decide_backends(rule, backends);
-            rules.push(AttachedRule { index, name: rule.name.clone(), matches: matches.clone(), backends });
+            let (filters, backends) = decide(rule, filters, backends);
+            rules.push(AttachedRule {
+                index,
+                name: rule.name.clone(),
+                matches: matches.clone(),
+                terms: rule.terms.clone(),
+                filters,
+                backends,
+            });
         }
     }
     let attached = Arc::new(AttachedRoute { route: Arc::clone(&view.route), created: view.created, rules });
@@ -214,37 +226,73 @@ fn judge_rules(objects: &Objects, view: &RouteView) -> RuleVerdict {
 }
 
 /// A rule that asks for what is not applied fails as a whole, rather than doing something else.
-fn decide_backends(rule: &RuleView, backends: Vec<(Backend, u32)>) -> Vec<(Backend, u32)> {
+fn decide(
+    rule: &RuleView,
+    filters: Arc<Filters>,
+    backends: Vec<WeightedBackend>,
+) -> (Arc<Filters>, Vec<WeightedBackend>) {
+    let failing = |reason, filters: &Arc<Filters>| {
+        let (backend, filters) = (Backend::Failing(reason), Arc::clone(filters));
+        vec![WeightedBackend { backend, weight: 1, filters }]
+    };
     if !rule.unsupported.is_empty() {
-        vec![(Backend::Failing(FailureReason::UnsupportedRule), 1)]
-    } else if backends.iter().all(|(_, weight)| *weight == 0) {
-        vec![(Backend::Failing(FailureReason::InvalidBackend), 1)]
+        let nothing = Arc::default();
+        let backends = failing(FailureReason::UnsupportedRule, &nothing);
+        (nothing, backends)
+    } else if backends.iter().all(|backend| backend.weight == 0) {
+        let backends = failing(FailureReason::InvalidBackend, &filters);
+        (filters, backends)
     } else {
-        backends
+        (filters, backends)
     }
 }
 
-/// The backends of one rule; those that may not be used keep their share, as failures.
-fn judge_backends(
-    objects: &Objects,
-    view: &RouteView,
+/// What is needed to judge the backends of one rule.
+struct RuleJudge<'a> {
+    objects: &'a Objects,
+    view: &'a RouteView,
     index: usize,
-    refusals: &mut Option<(ConditionReason, Vec<String>)>,
-) -> Vec<(Backend, u32)> {
-    let mut backends = Vec::new();
-    for (place, backend) in view.rules[index].backends.iter().enumerate() {
-        let resolved = resolve_backend(objects, &view.route.key.namespace, backend);
-        let backend_to = resolved.map_or_else(
-            |refusal| {
-                let line = format!("spec.rules[{index}].backendRefs[{place}]: {}", refusal.message);
-                refusals.get_or_insert_with(|| (refusal.reason, Vec::new())).1.push(line);
-                Backend::Failing(FailureReason::InvalidBackend)
-            },
-            Backend::Service,
-        );
-        backends.push((backend_to, backend.weight));
+    refusals: &'a mut Option<(ConditionReason, Vec<String>)>,
+}
+
+impl RuleJudge<'_> {
+    /// The backends; those that may not be used keep their share, as failures.
+    fn judge_backends(&mut self, rule: &Arc<Filters>) -> Vec<WeightedBackend> {
+        let view = self.view;
+        let mut backends = Vec::new();
+        for (place, BackendView { backend, filters }) in view.rules[self.index].backends.iter().enumerate() {
+            let path = format!("spec.rules[{}].backendRefs[{place}]", self.index);
+            let own = self.resolve_mirrors(filters);
+            backends.push(WeightedBackend {
+                backend: self
+                    .resolve(&path, backend)
+                    .unwrap_or(Backend::Failing(FailureReason::InvalidBackend)),
+                weight: backend.weight,
+                filters: if own == Filters::default() { Arc::clone(rule) } else { Arc::new(rule.then(&own)) },
+            });
+        }
+        backends
     }
-    backends
+
+    /// The filters with their mirrors. One whose backend may not be used is left out, and said.
+    fn resolve_mirrors(&mut self, filters: &FilterView) -> Filters {
+        let mirrors = filters.mirrors.iter().filter_map(|mirror| {
+            let backend = self.resolve(&mirror.path, &mirror.backend)?;
+            Some(Mirror { backend, numerator: mirror.numerator, denominator: mirror.denominator })
+        });
+        Filters { mirrors: mirrors.collect(), ..filters.filters.clone() }
+    }
+
+    fn resolve(&mut self, path: &str, backend: &BackendRef) -> Option<Backend> {
+        match resolve_backend(self.objects, &self.view.route.key.namespace, backend) {
+            Ok(key) => Some(Backend::Service(key)),
+            Err(refusal) => {
+                let line = format!("{path}: {}", refusal.message);
+                self.refusals.get_or_insert_with(|| (refusal.reason, Vec::new())).1.push(line);
+                None
+            }
+        }
+    }
 }
 
 fn build_conditions(

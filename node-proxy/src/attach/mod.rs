@@ -11,6 +11,7 @@ mod address;
 mod attachments;
 mod backend;
 mod condition;
+mod filters;
 mod judge;
 pub mod labels;
 mod matches;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use crate::cluster::objects::ObjectKey;
-use crate::route::{Backend, RouteRef, RuleMatches};
+use crate::route::{Filters, RouteRef, RuleMatches, Terms, WeightedBackend};
 use crate::snapshot::service::ServicePortKey;
 
 pub use address::cluster_addresses;
@@ -92,8 +93,12 @@ pub struct AttachedRule {
     pub name: Option<Arc<str>>,
     /// What it matches.
     pub matches: RuleMatches,
+    /// How long its requests may take, and how often they are tried.
+    pub terms: Terms,
+    /// What is done to its requests.
+    pub filters: Arc<Filters>,
     /// Backends with their weights; a backend that may not be used is `Failing` and keeps its share.
-    pub backends: Vec<(Backend, u32)>,
+    pub backends: Vec<WeightedBackend>,
 }
 
 /// A route as judged, for the data path.

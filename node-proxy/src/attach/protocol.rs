@@ -16,13 +16,11 @@ pub enum DeclaredProtocol {
 }
 
 /// The words for HTTP in `appProtocol` (KEP-3726 and common use) and in prefixes of port names.
-///
-/// WebSocket's are not among them: HTTP's upgrades are not passed on, and such a port works when nothing of it is
-/// read. A backend that declares it is refused as one of an unsupported protocol (GEP-1911).
-const HTTP_WORDS: [&str; 7] = ["http", "http2", "h2c", "grpc", "grpc-web", "kubernetes.io/h2c", "http1"];
+const HTTP_WORDS: [&str; 9] =
+    ["http", "http2", "h2c", "grpc", "grpc-web", "kubernetes.io/h2c", "kubernetes.io/ws", "http1", "ws"];
 
 /// Prefixes of port names that declare something that is not plain HTTP.
-const OTHER_PREFIXES: [&str; 19] = [
+const OTHER_PREFIXES: [&str; 18] = [
     "amqp",
     "cassandra",
     "dns",
@@ -40,7 +38,6 @@ const OTHER_PREFIXES: [&str; 19] = [
     "smtp",
     "tcp",
     "tls",
-    "ws",
     "wss",
 ];
 

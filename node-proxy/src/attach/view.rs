@@ -4,17 +4,26 @@
 //! refused by name. A field of the API that this file does not know is a bug of this file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::backend::BackendRef;
+use super::filters::{FilterView, view_filters};
 use super::matches::{self, CompiledMatches};
 use super::parent::ParentRef;
 use crate::cluster::api::grpc_route::{GrpcRouteRules, GrpcRouteUseDefaultGateways};
-use crate::cluster::api::http_route::{HttpRouteRules, HttpRouteRulesTimeouts, HttpRouteUseDefaultGateways};
+use crate::cluster::api::http_route::{
+    HttpRouteRules, HttpRouteRulesMatchesPathType, HttpRouteUseDefaultGateways,
+};
 use crate::cluster::api::{GrpcRoute, HttpRoute};
 use crate::cluster::objects::ObjectKey;
-use crate::route::{RouteKind, RouteRef};
+use crate::route::terms::parse_duration;
+use crate::route::{Retry, RouteKind, RouteRef, Terms};
+
+/// Tries after the first, and the pause before each, where a route asks for retries and says no more.
+const DEFAULT_ATTEMPTS: i64 = 1;
+const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
 /// A route of either kind.
 #[derive(Debug)]
@@ -33,10 +42,28 @@ pub(super) struct RouteView {
 #[derive(Debug)]
 pub(super) struct RuleView {
     pub(super) name: Option<Arc<str>>,
-    pub(super) backends: Vec<BackendRef>,
+    pub(super) terms: Terms,
+    pub(super) filters: FilterView,
+    pub(super) backends: Vec<BackendView>,
     pub(super) matches: CompiledMatches,
     /// Paths of fields that ask for what is not applied.
     pub(super) unsupported: Vec<String>,
+}
+
+/// A backendRef of either kind.
+#[derive(Debug)]
+pub(super) struct BackendView {
+    pub(super) backend: BackendRef,
+    pub(super) filters: FilterView,
+}
+
+impl RuleView {
+    /// Every Service that is named: by backends and by mirrors of all levels.
+    pub(super) fn named_backends(&self) -> impl Iterator<Item = &BackendRef> {
+        let filters = self.backends.iter().map(|backend| &backend.filters).chain([&self.filters]);
+        let mirrors = filters.flat_map(|filters| &filters.mirrors).map(|mirror| &mirror.backend);
+        self.backends.iter().map(|backend| &backend.backend).chain(mirrors)
+    }
 }
 
 /// Copies the fields that both kinds' generated parentRefs have.
@@ -58,39 +85,31 @@ macro_rules! parent_refs {
     };
 }
 
-/// Copies the fields that both kinds' generated backendRefs have.
-macro_rules! backend_refs {
-    ($rule:expr) => {
-        $rule
-            .backend_refs
-            .iter()
-            .flatten()
-            .map(|backend| BackendRef {
-                group: backend.group.clone(),
-                kind: backend.kind.clone(),
-                name: backend.name.clone(),
-                namespace: backend.namespace.clone(),
-                port: backend.port,
-                weight: backend.weight.map_or(1, |weight| u32::try_from(weight).unwrap_or(0)),
-            })
-            .collect()
-    };
-}
-
-/// Lists the filters of a rule and of its backends, by their paths.
-macro_rules! filter_paths {
-    ($rule:expr, $path:expr) => {{
-        let mut paths = Vec::new();
-        for (place, filter) in $rule.filters.iter().flatten().enumerate() {
-            paths.push(format!("{}.filters[{place}] ({})", $path, wire_name(&filter.r#type)));
-        }
-        for (index, backend) in $rule.backend_refs.iter().flatten().enumerate() {
-            for (place, filter) in backend.filters.iter().flatten().enumerate() {
-                let name = wire_name(&filter.r#type);
-                paths.push(format!("{}.backendRefs[{index}].filters[{place}] ({name})", $path));
+/// Looks at what both kinds' generated rules have: filters, and backendRefs with filters of their own. What is not
+/// applied goes to `unsupported`.
+macro_rules! view_backends {
+    ($rule:expr, $path:expr, $prefix:expr, $unsupported:expr) => {{
+        let mut see = |filters: FilterView| {
+            $unsupported.extend(filters.unsupported.iter().cloned());
+            filters
+        };
+        let filters = see(view_filters($path, $rule.filters.as_deref().unwrap_or_default(), $prefix));
+        let backends = $rule.backend_refs.iter().flatten().enumerate().map(|(index, backend)| {
+            let path = format!("{}.backendRefs[{index}]", $path);
+            BackendView {
+                filters: see(view_filters(&path, backend.filters.as_deref().unwrap_or_default(), $prefix)),
+                backend: BackendRef {
+                    group: backend.group.clone(),
+                    kind: backend.kind.clone(),
+                    name: backend.name.clone(),
+                    namespace: backend.namespace.clone(),
+                    port: backend.port,
+                    weight: backend.weight.map_or(1, |weight| u32::try_from(weight).unwrap_or(0)),
+                },
             }
-        }
-        paths
+        });
+        let backends: Vec<BackendView> = backends.collect();
+        (filters, backends)
     }};
 }
 
@@ -115,24 +134,15 @@ pub(super) fn view_http_route(key: &ObjectKey, route: &HttpRoute) -> RouteView {
 
 fn view_http_rule(index: usize, rule: &HttpRouteRules) -> RuleView {
     let path = format!("spec.rules[{index}]");
-    let mut unsupported = filter_paths!(rule, path);
-    if rule.retry.as_ref().is_some_and(|retry| retry.attempts != Some(0)) {
-        unsupported.push(format!("{path}.retry"));
-    }
+    let mut unsupported = Vec::new();
+    let (filters, backends) = view_backends!(rule, &path, only_prefix(rule), unsupported);
     if rule.session_persistence.is_some() {
         unsupported.push(format!("{path}.sessionPersistence"));
     }
-    if let Some(timeouts) = &rule.timeouts {
-        unsupported.extend(unsupported_timeouts(&path, timeouts));
-    }
+    let terms = view_terms(&path, rule, &mut unsupported);
     let matches = matches::compile_http_matches(&path, rule.matches.as_deref().unwrap_or_default());
     unsupported.extend(matches.refused.iter().cloned());
-    RuleView {
-        name: rule.name.as_deref().map(Into::into),
-        backends: backend_refs!(rule),
-        matches,
-        unsupported,
-    }
+    RuleView { name: rule.name.as_deref().map(Into::into), terms, filters, backends, matches, unsupported }
 }
 
 pub(super) fn view_grpc_route(key: &ObjectKey, route: &GrpcRoute) -> RouteView {
@@ -156,27 +166,46 @@ pub(super) fn view_grpc_route(key: &ObjectKey, route: &GrpcRoute) -> RouteView {
 
 fn view_grpc_rule(index: usize, rule: &GrpcRouteRules) -> RuleView {
     let path = format!("spec.rules[{index}]");
-    let mut unsupported = filter_paths!(rule, path);
+    let mut unsupported = Vec::new();
+    let (filters, backends) = view_backends!(rule, &path, None, unsupported);
     if rule.session_persistence.is_some() {
         unsupported.push(format!("{path}.sessionPersistence"));
     }
     let matches = matches::compile_grpc_matches(&path, rule.matches.as_deref().unwrap_or_default());
     unsupported.extend(matches.refused.iter().cloned());
-    RuleView {
-        name: rule.name.as_deref().map(Into::into),
-        backends: backend_refs!(rule),
-        matches,
-        unsupported,
-    }
+    let (name, terms) = (rule.name.as_deref().map(Into::into), Terms::default());
+    RuleView { name, terms, filters, backends, matches, unsupported }
 }
 
-/// A duration of zero asks for no limit, which is what the proxy does anyway.
-fn unsupported_timeouts(path: &str, timeouts: &HttpRouteRulesTimeouts) -> Vec<String> {
-    let fields = [("request", &timeouts.request), ("backendRequest", &timeouts.backend_request)];
-    let asked = fields.into_iter().filter(|(_, value)| {
-        value.as_deref().is_some_and(|text| text.chars().any(|c| c.is_ascii_digit() && c != '0'))
+/// The prefix of a rule's only match, where it has one: what `replacePrefixMatch` replaces.
+fn only_prefix(rule: &HttpRouteRules) -> Option<&str> {
+    let [only] = rule.matches.as_deref()? else { return None };
+    let path = only.path.as_ref()?;
+    let is_prefix = matches!(path.r#type, Some(HttpRouteRulesMatchesPathType::PathPrefix) | None);
+    is_prefix.then(|| path.value.as_deref().unwrap_or("/"))
+}
+
+/// A timeout of zero is none ("0s" disables it), and so are no attempts.
+fn view_terms(path: &str, rule: &HttpRouteRules, unsupported: &mut Vec<String>) -> Terms {
+    let mut read = |field: &str, text: Option<&str>| {
+        let parsed = parse_duration(text?);
+        if parsed.is_none() {
+            unsupported.push(format!("{path}.{field} (no duration: GEP-2257)"));
+        }
+        parsed
+    };
+    let timeouts = rule.timeouts.as_ref();
+    let request = read("timeouts.request", timeouts.and_then(|timeouts| timeouts.request.as_deref()));
+    let each =
+        read("timeouts.backendRequest", timeouts.and_then(|timeouts| timeouts.backend_request.as_deref()));
+    let retry = rule.retry.as_ref().and_then(|retry| {
+        let attempts = u32::try_from(retry.attempts.unwrap_or(DEFAULT_ATTEMPTS)).unwrap_or(0);
+        let codes = retry.codes.iter().flatten().filter_map(|code| u16::try_from(*code).ok()).collect();
+        let backoff = read("retry.backoff", retry.backoff.as_deref()).unwrap_or(DEFAULT_BACKOFF);
+        (attempts > 0).then_some(Retry { codes, attempts, backoff })
     });
-    asked.map(|(name, _)| format!("{path}.timeouts.{name}")).collect()
+    let limit = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
+    Terms { request: limit(request), backend_request: limit(each), retry }
 }
 
 fn remarks(hostnames: &[String], wants_gateways: bool) -> Vec<String> {

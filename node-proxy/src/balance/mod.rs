@@ -3,6 +3,7 @@
 //! `route` has found the Service port, `connect` dials what is chosen here. It never waits, never locks and
 //! never chooses what was already tried.
 
+mod budget;
 mod random;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use crate::snapshot::service::{Endpoint, EndpointLoad, EndpointSet};
 
+pub use budget::RetryBudget;
 pub use random::random;
 
 /// How often two endpoints are drawn before those that may be chosen are counted.

@@ -28,6 +28,8 @@ fn build_input(route: &AttachedRoute) -> RouteInput {
             route: Arc::clone(&route.route),
             index: attached.index,
             name: attached.name.clone(),
+            terms: attached.terms.clone(),
+            filters: Arc::clone(&attached.filters),
             backends: Split::new(attached.backends.clone()),
         };
         (attached.matches.clone(), rule)
@@ -43,6 +45,8 @@ fn is_same(one: &RouteTable, other: &RouteTable) -> bool {
                 && a.route == b.route
                 && a.index == b.index
                 && a.name == b.name
+                && a.terms == b.terms
+                && a.filters == b.filters
                 && a.backends.backends() == b.backends.backends()
         })
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::shared::{self, Shareable};
 use super::{ConnectError, Destination, Dialled, HopKey};
 use crate::accept::{JoinedPod, Worker};
-use crate::http2::{CountedBody, LocalExecutor, MAX_HEAD};
+use crate::http2::{LocalExecutor, MAX_HEAD, RequestBody};
 use crate::telemetry::Hop;
 use crate::turns;
 
@@ -26,7 +26,7 @@ const MAX_REQUESTS: usize = 100;
 #[derive(Clone, Debug)]
 pub struct Stream {
     /// Takes requests.
-    pub sender: SendRequest<CountedBody>,
+    pub sender: SendRequest<RequestBody>,
     /// How the two pods are joined.
     pub hop: Hop,
     /// Held until the answer has ended.

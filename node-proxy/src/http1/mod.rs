@@ -10,6 +10,7 @@ pub mod exchange;
 pub mod framing;
 pub mod head;
 pub mod relay;
+pub mod tap;
 
 pub use buffer::ReadBuffer;
 pub use exchange::{Exchange, ExchangeError, Outcome};

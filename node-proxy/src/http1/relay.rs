@@ -9,6 +9,7 @@ use tokio::io::AsyncWrite;
 
 use super::ReadBuffer;
 use super::framing::{BodyDecoder, BodyLength, ChunkError};
+use super::tap::Tap;
 use crate::forward::Source;
 
 /// How much of a body goes out together with the head, so that a small message is one write and one record.
@@ -38,13 +39,22 @@ pub struct Relay {
     /// How many of the unread bytes belong to the body and wait to be written.
     approved: usize,
     bytes: u64,
+    /// Who hears the body along.
+    taps: Vec<Tap>,
 }
 
 impl Relay {
     /// A message with this head and a body of this length.
     #[must_use]
     pub const fn new(head: Vec<u8>, body: BodyLength) -> Self {
-        Self { head, written: 0, decoder: BodyDecoder::new(body), approved: 0, bytes: 0 }
+        Self { head, written: 0, decoder: BodyDecoder::new(body), approved: 0, bytes: 0, taps: Vec::new() }
+    }
+
+    /// The same message, whose body goes into these, too.
+    #[must_use]
+    pub fn heard_by(mut self, taps: Vec<Tap>) -> Self {
+        self.taps = taps;
+        self
     }
 
     /// How many bytes of the body have been passed on.
@@ -77,12 +87,14 @@ impl Relay {
                 if count == 0 {
                     return Poll::Ready(Err(RelayError::Sink(io::ErrorKind::WriteZero.into())));
                 }
+                self.taps.iter().for_each(|tap| tap.push(&piece[..count]));
                 buffer.consume(count);
                 self.approved -= count;
                 self.bytes += count as u64;
                 continue;
             }
             if self.decoder.is_done() {
+                self.taps.drain(..).for_each(|tap| tap.end());
                 return Pin::new(sink).poll_flush(cx).map_err(RelayError::Sink);
             }
             match buffer.poll_fill(cx, source) {
@@ -106,6 +118,7 @@ impl Relay {
         let piece = &available[..available.len().min(COALESCE)];
         let count = self.decoder.advance(piece)?;
         self.head.extend_from_slice(&piece[..count]);
+        self.taps.iter().for_each(|tap| tap.push(&piece[..count]));
         self.bytes += count as u64;
         buffer.consume(count);
         Ok(())

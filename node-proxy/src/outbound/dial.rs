@@ -55,19 +55,19 @@ pub(super) async fn choose_and_dial(
     endpoints: &EndpointSet,
     journey: &mut Journey,
 ) -> Result<Chosen, FailureReason> {
-    choose(session, endpoints, Reuse::Never, journey).await
+    choose((session, endpoints), (Reuse::Never, &mut Vec::new()), journey).await
 }
 
 /// Chooses an endpoint of the set and a connection to it, and notes in the journey who it is or why there is none.
+/// Endpoints in `tried` are taken only when there is no other.
 pub(super) async fn choose(
-    session: &Session,
-    endpoints: &EndpointSet,
-    reuse: Reuse,
+    (session, endpoints): (&Session, &EndpointSet),
+    (reuse, tried): (Reuse, &mut Vec<SocketAddr>),
     journey: &mut Journey,
 ) -> Result<Chosen, FailureReason> {
     let connect =
         async |key, destination: &Destination| find_connection(session, key, destination, reuse).await;
-    let (mut chosen, load) = try_endpoints((session, endpoints), &mut Vec::new(), journey, connect).await?;
+    let (mut chosen, load) = try_endpoints((session, endpoints), tried, journey, connect).await?;
     journey.hop = Some(chosen.dialled.hop);
     chosen.load = Some(load);
     Ok(chosen)
@@ -82,7 +82,11 @@ pub(super) async fn try_endpoints<T>(
     connect: impl AsyncFn(HopKey, &Destination) -> Result<T, ConnectError>,
 ) -> Result<(T, InFlight), FailureReason> {
     let mut last: Option<ConnectError> = None;
-    while tried.len() < MAX_TRIES {
+    if session.choose(endpoints, tried).is_none() {
+        tried.clear();
+    }
+    let most = tried.len() + MAX_TRIES;
+    while tried.len() < most {
         let Some(endpoint) = session.choose(endpoints, tried) else { break };
         tried.push(endpoint.address);
         note_destination(journey, endpoint);

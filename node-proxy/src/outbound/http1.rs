@@ -1,27 +1,32 @@
 //! HTTP/1.1 from a pod: request after request on the client's connection, each planned by itself.
 
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
+use super::attempts::{Attempts, Limit};
 use super::dial::{self, Chosen, Origin, Reuse};
-use super::plan::{RequestPlan, plan};
-use super::{Session, http_label};
+use super::plan::{Action, Forwarding, RequestPlan, plan};
+use super::{Session, http_label, mirror};
 use crate::balance::{self, InFlight};
 use crate::connect::idle::Repeatable;
 use crate::connect::{Destination, HopKey};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
-use crate::forward::{Reset as _, Socket};
+use crate::forward::copy::Copied;
+use crate::forward::{CopyError, Reset as _, Socket, copy_both};
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, Version};
+use crate::http1::tap::Tap;
 use crate::http1::{
     Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1,
 };
-use crate::route::RequestHead;
+use crate::route::filter::Preflight;
+use crate::route::{Filters, RequestHead};
 use crate::snapshot::service::{Endpoint, ServicePort};
 use crate::telemetry::{Recording, RequestRecord};
 
@@ -45,6 +50,8 @@ struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Close,
+    /// Both ways have ended already.
+    Ended,
     Request,
     Reset,
 }
@@ -68,6 +75,7 @@ pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer, 
         match next {
             Next::Request => connection.buffer.release(),
             Next::Close => return connection.close().await,
+            Next::Ended => return connection.part_with_own(),
             Next::Reset => {
                 connection.part_with_own();
                 return connection.stream.reset();
@@ -126,18 +134,24 @@ impl Connection {
             return self.answer_failure(record, FailureReason::NoEndpoint).await;
         };
         let namespace = &self.session.pod.pod.pod.namespace;
-        let RequestPlan { rule, backend, .. } = {
+        let RequestPlan { rule, action, .. } = {
             let snapshot = self.session.worker.mesh.snapshot.load();
             plan(&snapshot, &frontend, namespace, &self.request, balance::random())
         };
         record.journey.service = Some(frontend.port.key.clone());
         record.rule = rule;
-        match backend {
-            Ok(port) => {
-                record.backend = record.rule.is_some().then(|| port.key.clone());
-                self.forward(record, port).await
+        match action {
+            Action::Forward(forwarding) => {
+                record.backend = record.rule.is_some().then(|| forwarding.port.key.clone());
+                self.forward(record, forwarding).await
             }
-            Err(reason) => {
+            Action::Redirect { status, location } => {
+                self.answer(record, &OwnAnswer::head(status, &[("location", location)])).await
+            }
+            Action::Preflight(Preflight(lines)) => {
+                self.answer(record, &OwnAnswer::head(StatusCode::NO_CONTENT, &lines)).await
+            }
+            Action::Fail(reason) => {
                 record.journey.fail(reason, format!("for {}", frontend.port.key.service));
                 self.answer_failure(record, reason).await
             }
@@ -157,50 +171,86 @@ impl Connection {
     }
 
     /// Sends the request to an endpoint of `port`, and its answer to the client.
-    async fn forward(&mut self, mut record: Recording<RequestRecord>, port: Arc<ServicePort>) -> Next {
+    async fn forward(&mut self, mut record: Recording<RequestRecord>, forwarding: Forwarding) -> Next {
+        let mut taps = mirror::start(&self.session, &self.request, &forwarding, &record);
+        let Forwarding { port, filters, .. } = forwarding;
         let repeatable = if self.request.is_repeatable() { Repeatable::Yes } else { Repeatable::No };
         let mut reuse = Reuse::Pooled(repeatable);
+        let worker = Rc::clone(&self.session.worker);
+        let mut attempts = Attempts::new(&worker, &port.key, record.rule.as_ref(), repeatable);
         loop {
-            let mut chosen = match self.find_upstream(&port, reuse, &mut record).await {
+            record.journey.begin_again();
+            let limit = attempts.limit();
+            let finding = self.find_upstream(&port, (reuse, &mut attempts.tried), &mut record);
+            let mut chosen = match limit.hold(finding).await.flatten() {
                 Ok(chosen) => chosen,
-                Err(reason) => return self.answer_failure(record, reason).await,
+                Err(_) if attempts.goes_on(false).await => continue,
+                Err(reason) => {
+                    record.journey.fail(reason, "no endpoint was reached in time");
+                    return self.answer_failure(record, reason).await;
+                }
             };
-            let mut exchange = Exchange::new(&mut self.request, &mut self.answer);
-            let outcome = Box::pin(exchange.run(
-                (&mut self.stream, &mut self.buffer),
-                (&mut chosen.dialled.transport, &mut chosen.buffer),
-            ))
-            .await;
-            record.journey.bytes_sent = exchange.bytes_sent();
-            record.journey.bytes_received = exchange.bytes_received();
-            let answered = exchange.has_answered();
-            match outcome {
+            let tried = Try {
+                filters: filters.as_deref(),
+                taps: std::mem::take(&mut taps),
+                limit,
+                codes: attempts.codes(),
+            };
+            let failed = match self.try_once(tried, &mut chosen, &mut record).await {
+                Ok(outcome) if outcome.is_upgrade => return self.join(record, chosen, outcome.status).await,
                 Ok(outcome) => return self.conclude(record, chosen, outcome),
-                // The server closed a pooled connection just as it was taken. Nothing of an answer has come, and
-                // sending this request again can do no harm.
-                Err(ExchangeError::NoAnswer(_))
-                    if chosen.origin == Origin::Pooled && repeatable == Repeatable::Yes && !answered =>
-                {
-                    reuse = Reuse::Never;
-                }
-                Err(error) => {
-                    record.journey.fail(error.reason(), with_causes(&error));
-                    // Whatever the endpoint has of the request, it must not take it for the whole.
-                    chosen.dialled.transport.reset();
-                    if answered || matches!(error, ExchangeError::Client(_)) {
-                        record.finish();
-                        return Next::Reset;
-                    }
-                    return self.answer_failure(record, error.reason()).await;
-                }
+                Err(failed) => failed,
+            };
+            // The server closed a pooled connection just as it was taken. Nothing of an answer has come, and
+            // sending this request again can do no harm.
+            let is_stale = failed.stage == FailedStage::NoAnswer && chosen.origin == Origin::Pooled;
+            if is_stale && repeatable == Repeatable::Yes {
+                reuse = Reuse::Never;
+                attempts.tried.pop();
+                continue;
             }
+            // Whatever the endpoint has of the request, it must not take it for the whole.
+            chosen.dialled.transport.reset();
+            if failed.stage.leaves_the_client_unanswered() && attempts.goes_on(true).await {
+                continue;
+            }
+            record.journey.fail(failed.reason, failed.error);
+            if failed.stage == FailedStage::Answered || failed.reason == FailureReason::ClientClosed {
+                record.finish();
+                return Next::Reset;
+            }
+            return self.answer_failure(record, failed.reason).await;
         }
+    }
+
+    /// Sends the request to the endpoint that was chosen, once, and passes its answer on.
+    async fn try_once(
+        &mut self,
+        tried: Try<'_>,
+        chosen: &mut Chosen,
+        record: &mut RequestRecord,
+    ) -> Result<Outcome, FailedTry> {
+        let mut exchange = Exchange::new(&mut self.request, &mut self.answer, tried.filters)
+            .heard_by(tried.taps)
+            .holding_back(tried.codes);
+        let client = (&mut self.stream, &mut self.buffer);
+        let running = exchange.run(client, (&mut chosen.dialled.transport, &mut chosen.buffer));
+        let outcome = tried.limit.hold(Box::pin(running)).await;
+        record.journey.bytes_sent = exchange.bytes_sent();
+        record.journey.bytes_received = exchange.bytes_received();
+        let (reason, error, stage) = match outcome {
+            Ok(Ok(outcome)) => return Ok(outcome),
+            Ok(Err(error)) => (error.reason(), with_causes(&error), FailedStage::of(&error)),
+            Err(late) => (late, "the rule's timeout".to_owned(), FailedStage::Upstream),
+        };
+        let stage = if exchange.has_answered() { FailedStage::Answered } else { stage };
+        Err(FailedTry { reason, error, stage })
     }
 
     async fn find_upstream(
         &mut self,
         port: &ServicePort,
-        reuse: Reuse,
+        (reuse, tried): (Reuse, &mut Vec<SocketAddr>),
         record: &mut Recording<RequestRecord>,
     ) -> Result<Chosen, FailureReason> {
         if let Some(mut own) = self.own.take() {
@@ -222,7 +272,7 @@ impl Connection {
             own.dialled.transport.close();
         }
         let reuse = if self.request.binds_connection() { Reuse::Never } else { reuse };
-        dial::choose(&self.session, &port.endpoints, reuse, &mut record.journey).await
+        dial::choose((&self.session, &port.endpoints), (reuse, tried), &mut record.journey).await
     }
 
     fn conclude(
@@ -252,23 +302,53 @@ impl Connection {
         }
     }
 
+    /// Joins both connections after `101 Switching Protocols`: the timeouts of the rule have ended with it.
+    async fn join(&mut self, mut record: Recording<RequestRecord>, chosen: Chosen, status: u16) -> Next {
+        record.status = StatusCode::from_u16(status).ok();
+        let Chosen { mut dialled, mut buffer, load: _load, .. } = chosen;
+        let mut copied = Copied::default();
+        let client = (&mut self.stream, &mut self.buffer);
+        let joined = copy_both(client, (&mut dialled.transport, &mut buffer), &mut copied).await;
+        record.journey.bytes_sent += copied.sent;
+        record.journey.bytes_received += copied.received;
+        let next = match joined {
+            Ok(()) => Next::Ended,
+            Err(error) => {
+                let reason = match error {
+                    CopyError::Client(_) => FailureReason::ClientClosed,
+                    CopyError::Server(_) => FailureReason::UpstreamReset,
+                };
+                record.journey.fail(reason, with_causes(&error));
+                dialled.transport.reset();
+                Next::Reset
+            }
+        };
+        record.finish();
+        next
+    }
+
     /// Answers a head that was not taken.
     async fn refuse(&mut self, error: HeadError) -> Next {
         let mut record = self.record();
         record.journey.service = self.session.find_frontend().map(|frontend| frontend.port.key.clone());
         record.journey.fail(error.reason(), error.to_string());
-        let _ = self.write_failure(&mut record, error.reason(), Persistence::Close).await;
+        let _ = self.write_own(&mut record, &OwnAnswer::failure(error.reason()), Persistence::Close).await;
         record.finish();
         Next::Close
     }
 
-    async fn answer_failure(&mut self, mut record: Recording<RequestRecord>, reason: FailureReason) -> Next {
+    async fn answer_failure(&mut self, record: Recording<RequestRecord>, reason: FailureReason) -> Next {
+        self.answer(record, &OwnAnswer::failure(reason)).await
+    }
+
+    /// Answers a request that goes no further.
+    async fn answer(&mut self, mut record: Recording<RequestRecord>, answer: &OwnAnswer) -> Next {
         // A body that nobody reads would be taken for the next request.
         let persistence = match self.request.body_length() {
             BodyLength::None => self.request.persistence(),
             _ => Persistence::Close,
         };
-        let written = self.write_failure(&mut record, reason, persistence).await;
+        let written = self.write_own(&mut record, answer, persistence).await;
         record.finish();
         match (written, persistence) {
             (Ok(()), Persistence::KeepAlive) => Next::Request,
@@ -277,28 +357,96 @@ impl Connection {
         }
     }
 
-    async fn write_failure(
+    async fn write_own(
         &mut self,
         record: &mut Recording<RequestRecord>,
-        reason: FailureReason,
+        answer: &OwnAnswer,
         persistence: Persistence,
     ) -> io::Result<()> {
-        let status = reason.status();
-        record.status = Some(status);
-        let text = format!("gammarus: {reason}\n");
-        let connection = match (persistence, self.request.version()) {
+        record.status = Some(answer.status);
+        let message = answer.write(self.request.method(), self.request.version(), persistence);
+        self.stream.write_all(message.as_bytes()).await
+    }
+}
+
+/// One try of a request.
+struct Try<'a> {
+    filters: Option<&'a Filters>,
+    taps: Vec<Tap>,
+    limit: Limit,
+    /// Statuses of answers that another try may do better than.
+    codes: &'a [u16],
+}
+
+/// Why a try has come to nothing.
+struct FailedTry {
+    reason: FailureReason,
+    error: String,
+    stage: FailedStage,
+}
+
+/// Where a try has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailedStage {
+    /// The client is to blame, or has left.
+    Client,
+    /// The endpoint's connection ended before anything of an answer came.
+    NoAnswer,
+    /// After that, and the client has seen nothing of an answer.
+    Upstream,
+    /// The client has seen a part of an answer.
+    Answered,
+}
+
+impl FailedStage {
+    const fn of(error: &ExchangeError) -> Self {
+        match error {
+            ExchangeError::Client(_) | ExchangeError::ClientBody(_) => Self::Client,
+            ExchangeError::NoAnswer(_) => Self::NoAnswer,
+            _ => Self::Upstream,
+        }
+    }
+
+    /// Whether an answer of another endpoint would be the first that the client sees.
+    const fn leaves_the_client_unanswered(self) -> bool {
+        matches!(self, Self::NoAnswer | Self::Upstream)
+    }
+}
+
+/// An answer of the proxy's own making.
+struct OwnAnswer {
+    status: StatusCode,
+    /// Fields, each with its line's end.
+    fields: String,
+    text: String,
+}
+
+impl OwnAnswer {
+    fn failure(reason: FailureReason) -> Self {
+        let fields = format!("{REASON_HEADER}: {reason}\r\ncontent-type: text/plain\r\n");
+        Self { status: reason.status(), fields, text: format!("gammarus: {reason}\n") }
+    }
+
+    /// One with nothing but fields.
+    fn head(status: StatusCode, lines: &[(&str, String)]) -> Self {
+        let fields = lines.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        Self { status, fields, text: String::new() }
+    }
+
+    fn write(&self, method: &str, version: Version, persistence: Persistence) -> String {
+        let connection = match (persistence, version) {
             (Persistence::Close, _) => "connection: close\r\n",
             // A 1.0 client would wait for the connection's end (RFC 9112 section 9.3).
             (Persistence::KeepAlive, Version::Http10) => "connection: keep-alive\r\n",
             (Persistence::KeepAlive, Version::Http11) => "",
         };
-        let body = if self.request.method() == "HEAD" { "" } else { &text };
-        let message = format!(
-            "HTTP/1.1 {} {}\r\n{REASON_HEADER}: {reason}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n{connection}\r\n{body}",
-            status.as_u16(),
-            status.canonical_reason().unwrap_or_default(),
-            text.len(),
-        );
-        self.stream.write_all(message.as_bytes()).await
+        // A 204 has none (RFC 9110 section 8.6).
+        let length = match self.status {
+            StatusCode::NO_CONTENT => String::new(),
+            _ => format!("content-length: {}\r\n", self.text.len()),
+        };
+        let body = if method == "HEAD" { "" } else { &self.text };
+        let (code, phrase) = (self.status.as_u16(), self.status.canonical_reason().unwrap_or_default());
+        format!("HTTP/1.1 {code} {phrase}\r\n{}{length}{connection}\r\n{body}", self.fields)
     }
 }

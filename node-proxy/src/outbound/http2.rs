@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,24 +13,31 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::time::{Sleep, sleep_until};
 
+use super::attempts::{Attempts, Limit};
 use super::dial;
-use super::plan::{RequestPlan, plan};
-use super::{Session, http_label};
+use super::plan::{Action, Forwarding, RequestPlan, plan};
+use super::{Session, http_label, mirror};
 use crate::accept::rewind::Rewind;
 use crate::balance::{self, InFlight};
 use crate::connect::Destination;
+use crate::connect::idle::Repeatable;
 use crate::connect::streams::{self, Stream};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
 use crate::forward::Socket;
 use crate::http1::{FIELD_LIMIT, ReadBuffer};
-use crate::http2::{CountedBody, LocalExecutor, MAX_HEAD, RequestHead2};
+use crate::http2::body::BodyTap;
+use crate::http2::{self, LocalExecutor, MAX_HEAD, RequestBody, RequestHead2};
+use crate::route::filter::Preflight;
 use crate::route::{RouteKind, is_grpc};
 use crate::snapshot::service::ServicePort;
 use crate::telemetry::{Recording, RequestRecord};
+use crate::turns;
 
 /// Streams that one client connection may have open.
 const MAX_STREAMS: u32 = 1000;
@@ -62,8 +70,10 @@ enum AnswerBody {
         inner: Incoming,
         sent: Rc<Cell<u64>>,
         record: Option<Recording<RequestRecord>>,
+        /// By when it must have ended, and what is said when it has not.
+        limit: Option<(Pin<Box<Sleep>>, FailureReason)>,
         /// Held, not read: the endpoint and the connection are busy as long as the answer lasts.
-        _busy: (InFlight, Rc<()>),
+        _busy: Busy,
     },
     /// Of the proxy's own making.
     Own(Option<Bytes>),
@@ -71,18 +81,30 @@ enum AnswerBody {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (inner, sent, record) = match &mut *self {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let (inner, sent, record, limit) = match &mut *self {
             Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Upstream { inner, sent, record, .. } => (inner, sent, record),
+            Self::Upstream { inner, sent, record, limit, .. } => (inner, sent, record, limit),
         };
-        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
-        let Some(open) = record else { return Poll::Ready(frame) };
+        let frame = match Pin::new(&mut *inner).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some((end, late)) = limit else { return Poll::Pending };
+                ready!(end.as_mut().poll(cx));
+                if let Some(mut record) = record.take() {
+                    record.journey.bytes_sent = sent.get();
+                    record.journey.fail(*late, "the rule's timeout");
+                    record.finish();
+                }
+                return Poll::Ready(Some(Err("the rule's timeout".into())));
+            }
+        };
+        let Some(open) = record else { return Poll::Ready(frame.map(|frame| frame.map_err(Into::into))) };
         match &frame {
             Some(Ok(frame)) => {
                 open.journey.bytes_received += frame.data_ref().map_or(0, |data| data.remaining() as u64);
@@ -97,7 +119,7 @@ impl Body for AnswerBody {
                 record.finish();
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -138,19 +160,21 @@ async fn answer(session: &Session, request: Request<Incoming>) -> Response<Answe
         record.journey.fail(reason, error);
         return failure(record, reason, grpc);
     }
-    let RequestPlan { kind, rule, backend } = {
+    let RequestPlan { kind, rule, action } = {
         let snapshot = session.worker.mesh.snapshot.load();
         plan(&snapshot, &frontend, &session.pod.pod.pod.namespace, &head, balance::random())
     };
     // HTTPRoute says which HTTP status a failure has, whatever the request may carry.
     let grpc = grpc && kind != Some(RouteKind::Http);
     record.rule = rule;
-    match backend {
-        Ok(port) => {
-            record.backend = record.rule.is_some().then(|| port.key.clone());
-            forward(session, record, &port, (Request::from_parts(parts, body), grpc)).await
+    match action {
+        Action::Forward(forwarding) => {
+            record.backend = record.rule.is_some().then(|| forwarding.port.key.clone());
+            forward(session, record, &forwarding, (Request::from_parts(parts, body), grpc)).await
         }
-        Err(reason) => {
+        Action::Redirect { status, location } => head_only(record, status, &[("location", location)]),
+        Action::Preflight(Preflight(lines)) => head_only(record, StatusCode::NO_CONTENT, &lines),
+        Action::Fail(reason) => {
             record.journey.fail(reason, format!("for {}", frontend.port.key.service));
             failure(record, reason, grpc)
         }
@@ -169,41 +193,124 @@ fn refusal(parts: &Parts) -> Option<(FailureReason, &'static str)> {
 async fn forward(
     session: &Session,
     mut record: Recording<RequestRecord>,
-    port: &Arc<ServicePort>,
+    forwarding: &Forwarding,
     (request, grpc): (Request<Incoming>, bool),
 ) -> Response<AnswerBody> {
     let (mut parts, body) = request.into_parts();
+    let filters = forwarding.filters.as_deref();
+    let answer_edit = filters.map(|filters| filters.answer_edit(&RequestHead2(&parts)));
+    if let Some(filters) = filters {
+        http2::apply(filters, &mut parts);
+    }
     // A request without `:authority` (RFC 9113 section 8.3.1 lets it have Host alone) is known to the client's
     // library as one of HTTP/1.1 only.
     parts.version = if parts.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+    let taps = copy(session, forwarding, (&parts, &body), &record);
     let sent = Rc::new(Cell::new(0));
-    let mut request = Request::from_parts(parts, CountedBody::new(body, Rc::clone(&sent)));
-    let mut tried = Vec::new();
+    let is_repeatable = body.is_end_stream() && parts.method.is_idempotent();
+    let repeatable = if is_repeatable { Repeatable::Yes } else { Repeatable::No };
+    let port = &forwarding.port;
+    let mut attempts = Attempts::new(&session.worker, &port.key, record.rule.as_ref(), repeatable);
+    let spare = (is_repeatable && attempts.has_more()).then(|| parts.clone());
+    let body = RequestBody::Client { inner: body, bytes: Rc::clone(&sent), taps };
+    let mut unsent = Some(Request::from_parts(parts, body));
+    loop {
+        record.journey.begin_again();
+        let limit = attempts.limit();
+        let sending = send((session, port), &mut unsent, &mut attempts.tried, &mut record);
+        let reason = match limit.hold(sending).await.flatten() {
+            Ok((mut response, busy)) if !attempts.codes().contains(&response.status().as_u16()) => {
+                if let Some(edit) = &answer_edit {
+                    http2::edit(edit, response.headers_mut());
+                }
+                return passed_on(record, response, sent, (limit, busy));
+            }
+            Ok(_held_back) => FailureReason::UpstreamReset,
+            Err(reason) => reason,
+        };
+        let was_sent = unsent.is_none();
+        if was_sent {
+            unsent = spare.clone().map(|parts| Request::from_parts(parts, RequestBody::Empty));
+        }
+        if unsent.is_none() || !attempts.goes_on(was_sent).await {
+            record.journey.fail(reason, "the rule's timeout");
+            return failure(record, reason, grpc);
+        }
+    }
+}
+
+/// What is held as long as an answer lasts: the endpoint and the connection are busy.
+type Busy = (InFlight, Rc<()>);
+
+/// Sends a request to an endpoint of the port, not one of `tried` if there is another. It is left in its place if
+/// nothing of it was sent.
+async fn send(
+    (session, port): (&Session, &ServicePort),
+    request: &mut Option<Request<RequestBody>>,
+    tried: &mut Vec<SocketAddr>,
+    record: &mut Recording<RequestRecord>,
+) -> Result<(Response<Incoming>, Busy), FailureReason> {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let (stream, load) = match find_stream(session, port, &mut tried, &mut record).await {
-            Ok(found) => found,
-            Err(reason) => return failure(record, reason, grpc),
-        };
+        let (stream, load) = find_stream(session, port, tried, record).await?;
         let Stream { mut sender, hop, under_way, .. } = stream;
         record.journey.hop = Some(hop);
-        let mut unsent = match sender.try_send_request(request).await {
-            Ok(response) => return passed_on(record, response, sent, (load, under_way)),
+        let Some(sent) = request.take() else { return Err(FailureReason::UpstreamReset) };
+        let mut error = match sender.try_send_request(sent).await {
+            Ok(response) => return Ok((response, (load, under_way))),
             Err(error) => error,
         };
-        match unsent.take_message() {
-            // The connection closed before it took the request: the same endpoint on a new one does no harm.
-            Some(again) if attempts < dial::MAX_TRIES => {
-                tried.pop();
-                request = again;
-            }
-            _ => {
-                record.journey.fail(FailureReason::UpstreamReset, with_causes(unsent.error()));
-                return failure(record, FailureReason::UpstreamReset, grpc);
-            }
+        *request = error.take_message();
+        // The connection closed before it took the request: the same endpoint on a new one does no harm.
+        if request.is_some() && attempts < dial::MAX_TRIES {
+            tried.pop();
+            continue;
         }
+        record.journey.fail(FailureReason::UpstreamReset, with_causes(error.error()));
+        return Err(FailureReason::UpstreamReset);
     }
+}
+
+/// Starts the copies of a request (see [`mirror`]); its body goes into their taps.
+fn copy(
+    session: &Session,
+    forwarding: &Forwarding,
+    (parts, body): (&Parts, &Incoming),
+    record: &RequestRecord,
+) -> Vec<BodyTap> {
+    let copies = forwarding.mirrors.iter().map(|port| {
+        let (tap, listener) = BodyTap::open(body.size_hint());
+        let sent = Rc::<Cell<u64>>::default();
+        let body = RequestBody::Copy { inner: listener, bytes: Rc::clone(&sent) };
+        let request = Request::from_parts(parts.clone(), body);
+        let mut record = mirror::record(session, record, port);
+        let (session, port) = (session.clone(), Arc::clone(port));
+        turns::spawn(async move {
+            let sending = async {
+                let (response, _busy) =
+                    send((&session, &port), &mut Some(request), &mut Vec::new(), &mut record).await?;
+                record.status = Some(response.status());
+                let mut body = response.into_body();
+                while let Some(frame) = body.frame().await {
+                    if let Err(error) = frame {
+                        record.journey.fail(FailureReason::UpstreamReset, with_causes(&error));
+                        break;
+                    }
+                }
+                Ok::<(), FailureReason>(())
+            };
+            // Why it has failed is in its record.
+            let outcome = tokio::time::timeout(mirror::PATIENCE, Box::pin(sending)).await;
+            if outcome.is_err() {
+                record.journey.fail(FailureReason::UpstreamReset, "the copy has taken too long");
+            }
+            record.journey.bytes_sent = sent.get();
+            record.finish();
+        });
+        tap
+    });
+    copies.collect()
 }
 
 /// An open connection to an endpoint that was not tried yet.
@@ -223,7 +330,7 @@ fn passed_on(
     mut record: Recording<RequestRecord>,
     response: Response<Incoming>,
     sent: Rc<Cell<u64>>,
-    busy: (InFlight, Rc<()>),
+    (limit, busy): (Limit, Busy),
 ) -> Response<AnswerBody> {
     record.status = Some(response.status());
     let record = if response.body().is_end_stream() {
@@ -233,7 +340,27 @@ fn passed_on(
     } else {
         Some(record)
     };
-    response.map(|inner| AnswerBody::Upstream { inner, sent, record, _busy: busy })
+    let limit = limit.end().map(|(end, late)| (Box::pin(sleep_until(end)), late));
+    response.map(|inner| AnswerBody::Upstream { inner, sent, record, limit, _busy: busy })
+}
+
+/// An answer of the proxy's own with nothing but fields.
+fn head_only(
+    mut record: Recording<RequestRecord>,
+    status: StatusCode,
+    lines: &[(&'static str, String)],
+) -> Response<AnswerBody> {
+    record.status = Some(status);
+    let mut response = Response::new(AnswerBody::Own(None));
+    *response.status_mut() = status;
+    for (name, value) in lines {
+        // What a request said comes back here: bytes that a field cannot hold are left out with their field.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().append(*name, value);
+        }
+    }
+    record.finish();
+    response
 }
 
 /// An answer of the proxy's own: for gRPC a status in the head alone ("Trailers-Only").

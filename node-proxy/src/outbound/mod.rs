@@ -4,9 +4,11 @@
 //! the hop begins. A connection to a pod's own address is never routed; one to nothing that the mesh knows is
 //! passed through as it is.
 
+mod attempts;
 mod dial;
 mod http1;
 mod http2;
+mod mirror;
 mod opaque;
 pub mod plan;
 pub mod target;
@@ -37,7 +39,7 @@ use target::{Target, find_target};
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// One captured connection of a pod, on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Session {
     worker: Rc<Worker>,
     pod: Arc<JoinedPod>,

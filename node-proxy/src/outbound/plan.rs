@@ -2,23 +2,56 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use crate::error::FailureReason;
-use crate::route::{Backend, RequestHead, RouteKind, Rule};
+use crate::route::filter::location::Asked;
+use crate::route::filter::{Preflight, Redirect};
+use crate::route::{Backend, Filters, RequestHead, RouteKind, Rule};
 use crate::snapshot::Snapshot;
 use crate::snapshot::service::{Frontend, FrontendKind, ServicePort};
 
-/// Where a request goes.
+/// What shall become of a request.
 #[derive(Clone, Debug)]
 pub struct RequestPlan {
     /// The kind of the routes that hold for this client, if there are any.
     pub kind: Option<RouteKind>,
     /// The rule that took it; none when no route holds for this client.
     pub rule: Option<Arc<Rule>>,
-    /// The Service port whose endpoints take it, or why none does.
-    pub backend: Result<Arc<ServicePort>, FailureReason>,
+    /// What is done with it.
+    pub action: Action,
 }
 
-/// Plans a request of a client in `namespace` to a Service port. `random` decides between weights.
+/// What is done with a request.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Endpoints take it.
+    Forward(Forwarding),
+    /// The client is sent to another place.
+    Redirect {
+        /// The status of the answer.
+        status: StatusCode,
+        /// `Location`.
+        location: String,
+    },
+    /// It asked what it may ask.
+    Preflight(Preflight),
+    /// Nobody takes it.
+    Fail(FailureReason),
+}
+
+/// Who takes a request.
+#[derive(Clone, Debug)]
+pub struct Forwarding {
+    /// The Service port whose endpoints take it.
+    pub port: Arc<ServicePort>,
+    /// What is done to it and to its answer, if anything is.
+    pub filters: Option<Arc<Filters>>,
+    /// Who gets a copy.
+    pub mirrors: Vec<Arc<ServicePort>>,
+}
+
+/// Plans a request of a client in `namespace` to a Service port. `random` decides between weights and shares.
 pub fn plan(
     snapshot: &Snapshot,
     frontend: &Frontend,
@@ -31,21 +64,83 @@ pub fn plan(
         FrontendKind::External => None,
     };
     let Some(routes) = routes else {
-        return RequestPlan { kind: None, rule: None, backend: Ok(Arc::clone(&frontend.port)) };
+        let port = Arc::clone(&frontend.port);
+        let action = Action::Forward(Forwarding { port, filters: None, mirrors: Vec::new() });
+        return RequestPlan { kind: None, rule: None, action };
     };
     let kind = routes.kind();
     let Some(rule) = routes.find(head) else {
-        return RequestPlan { kind, rule: None, backend: Err(FailureReason::NoMatchingRule) };
+        return RequestPlan { kind, rule: None, action: Action::Fail(FailureReason::NoMatchingRule) };
     };
-    let backend = match rule.backends.pick(random) {
-        // A rule without a backend that could be picked answers 500 (HTTPRouteRule.backendRefs).
-        None => Err(FailureReason::InvalidBackend),
-        Some(Backend::Failing(reason)) => Err(*reason),
-        Some(Backend::Service(key)) => {
-            snapshot.find_service_port(key).cloned().ok_or(FailureReason::InvalidBackend)
-        }
+    let action = decide(snapshot, frontend, rule, (head, random));
+    RequestPlan { kind, rule: Some(Arc::clone(rule)), action }
+}
+
+fn decide(
+    snapshot: &Snapshot,
+    frontend: &Frontend,
+    rule: &Rule,
+    (head, random): (&impl RequestHead, u64),
+) -> Action {
+    if let Some(answered) = answer(&rule.filters, frontend, head) {
+        return answered;
+    }
+    // A rule without a backend that could be picked answers 500 (HTTPRouteRule.backendRefs).
+    let Some(picked) = rule.backends.pick(random) else { return Action::Fail(FailureReason::InvalidBackend) };
+    let key = match &picked.backend {
+        Backend::Service(key) => key,
+        Backend::Failing(reason) => return Action::Fail(*reason),
     };
-    RequestPlan { kind, rule: Some(Arc::clone(rule)), backend }
+    let Some(port) = snapshot.find_service_port(key).cloned() else {
+        return Action::Fail(FailureReason::InvalidBackend);
+    };
+    if picked.filters.is_empty() {
+        return Action::Forward(Forwarding { port, filters: None, mirrors: Vec::new() });
+    }
+    if let Some(answered) = answer(&picked.filters, frontend, head) {
+        return answered;
+    }
+    let mirrors = find_mirrors(snapshot, &picked.filters, random);
+    Action::Forward(Forwarding { port, filters: Some(Arc::clone(&picked.filters)), mirrors })
+}
+
+/// What filters answer themselves.
+fn answer(filters: &Filters, frontend: &Frontend, head: &impl RequestHead) -> Option<Action> {
+    if let Some(preflight) = filters.cors.as_ref().and_then(|cors| cors.preflight(head)) {
+        return Some(Action::Preflight(preflight));
+    }
+    let redirect = filters.redirect.as_ref()?;
+    Some(Action::Redirect { status: redirect.status, location: locate(redirect, frontend, head) })
+}
+
+fn locate(redirect: &Redirect, frontend: &Frontend, head: &impl RequestHead) -> String {
+    let authority = head.header("host").unwrap_or_default();
+    redirect.location(&Asked {
+        // What a pod says to its Service is plain text to the proxy.
+        scheme: "http",
+        authority: &String::from_utf8_lossy(&authority),
+        path: head.path(),
+        query: head.query(),
+        port: frontend.port.key.port,
+    })
+}
+
+fn find_mirrors(snapshot: &Snapshot, filters: &Filters, random: u64) -> Vec<Arc<ServicePort>> {
+    let mut seed = random;
+    let taken = filters.mirrors.iter().filter_map(|mirror| {
+        seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let Backend::Service(key) = &mirror.backend else { return None };
+        mirror.takes(scramble(seed)).then(|| snapshot.find_service_port(key).cloned())?
+    });
+    taken.collect()
+}
+
+/// Another number, which tells nothing of the first (the finalizer of SplitMix64): the share of one mirror has nothing
+/// to do with another's, or with weights.
+const fn scramble(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use gammarus_ca::TrustDomain;
 
-use super::plan;
+use super::{Action, Forwarding, plan};
 use crate::attach::fixture::objects;
 use crate::compile::compile;
+use crate::dice::Dice;
 use crate::route::RequestHead;
 use crate::snapshot::Snapshot;
+use crate::snapshot::service::ServicePort;
 
 const SERVICES: &str = "
 kind: Service
@@ -83,10 +85,17 @@ fn planned(snapshot: &Snapshot, destination: &str, namespace: &str, request: &st
     let plan = plan(snapshot, frontend, namespace, &Request::new(request), random);
     let rule =
         plan.rule.map_or_else(|| "none".to_owned(), |rule| format!("{}#{}", rule.route.key, rule.index));
-    match plan.backend {
-        Ok(port) => format!("{rule} -> {}:{}", port.key.service, port.key.port),
-        Err(reason) => format!("{rule} -> {reason}"),
-    }
+    let action = match plan.action {
+        Action::Forward(Forwarding { port, mirrors, .. }) => {
+            let name = |port: &ServicePort| format!("{}:{}", port.key.service, port.key.port);
+            let copies = mirrors.iter().map(|mirror| format!(" + {}", name(mirror)));
+            name(&port) + &copies.collect::<String>()
+        }
+        Action::Redirect { status, location } => format!("{} {location}", status.as_u16()),
+        Action::Preflight(_) => "preflight".to_owned(),
+        Action::Fail(reason) => reason.to_string(),
+    };
+    format!("{rule} -> {action}")
 }
 
 #[track_caller]
@@ -175,7 +184,7 @@ fn a_rule_that_can_send_nowhere_says_why() {
     let rules = [
         at("/none", "backendRefs: []"),
         at("/zero", "backendRefs: [{name: v1, port: 80, weight: 0}]"),
-        at("/retry", "retry: {attempts: 2}, backendRefs: [{name: v1, port: 80}]"),
+        at("/session", "sessionPersistence: {sessionName: s}, backendRefs: [{name: v1, port: 80}]"),
         at("/raw", "backendRefs: [{name: web, port: 82}]"),
         at("/fine", "backendRefs: [{name: v1, port: 80}]"),
     ];
@@ -183,10 +192,49 @@ fn a_rule_that_can_send_nowhere_says_why() {
     for (request, expected) in [
         ("GET /none", "shop/r#0 -> invalid_backend"),
         ("GET /zero", "shop/r#1 -> invalid_backend"),
-        ("GET /retry", "shop/r#2 -> unsupported_rule"),
+        ("GET /session", "shop/r#2 -> unsupported_rule"),
         ("GET /raw", "shop/r#3 -> invalid_backend"),
         ("GET /fine", "shop/r#4 -> shop/v1:80"),
     ] {
         check(&snapshot, ("any", "10.96.0.1:80"), request, expected);
     }
+}
+
+#[test]
+fn a_redirect_goes_nowhere_and_a_preflight_is_answered() {
+    let rules = "{matches: [{path: {type: PathPrefix, value: /old}}], filters: [{type: RequestRedirect, requestRedirect: \
+                   {scheme: https, hostname: new.example, statusCode: 301, path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]}, \
+                 {matches: [{path: {type: Exact, value: /port}}], filters: [{type: RequestRedirect, requestRedirect: {port: 8080}}]}, \
+                 {filters: [{type: CORS, cors: {allowOrigins: ['*']}}], backendRefs: [{name: v1, port: 80}]}";
+    let snapshot = snapshot_of(&[route("shop/r", WEB, rules)]);
+    for (request, expected) in [
+        ("GET /old/x?y=z", "shop/r#0 -> 301 https://new.example/new/x?y=z"),
+        ("GET /port host:web", "shop/r#1 -> 302 http://web:8080/port"),
+        ("OPTIONS / origin:https://a.example", "shop/r#2 -> shop/v1:80"),
+    ] {
+        check(&snapshot, ("any", "10.96.0.1:80"), request, expected);
+    }
+}
+
+#[test]
+fn mirrors_take_their_shares_each_by_itself() {
+    let rules = "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}, percent: 30}}, \
+                   {type: RequestMirror, requestMirror: {backendRef: {name: far, namespace: other, port: 80}, \
+                    fraction: {numerator: 1, denominator: 2}}}, \
+                   {type: RequestMirror, requestMirror: {backendRef: {name: gone, port: 80}}}], \
+                 backendRefs: [{name: v1, port: 80}]}";
+    let snapshot = snapshot_of(&[route("shop/r", WEB, rules)]);
+    let mut dice = Dice(7);
+    let plans: Vec<String> = (0..4000)
+        .map(|_| {
+            let random = u64::try_from(dice.below(usize::MAX >> 33)).expect("small") << 20;
+            planned(&snapshot, "10.96.0.1:80", "any", "GET /", random)
+        })
+        .collect();
+    let count = |text: &str| plans.iter().filter(|plan| plan.contains(text)).count();
+    assert_eq!(count("-> shop/v1:80"), 4000);
+    assert!((1080..1320).contains(&count("+ shop/v2:80")), "{}", count("+ shop/v2:80"));
+    assert!((1880..2120).contains(&count("+ other/far:80")), "{}", count("+ other/far:80"));
+    let both = plans.iter().filter(|plan| plan.contains("v2") && plan.contains("far")).count();
+    assert!((500..700).contains(&both), "{both}");
 }

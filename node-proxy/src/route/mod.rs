@@ -4,6 +4,7 @@
 //! [`RouteTable::find`]. The order of the table is the Gateway API's precedence.
 
 mod describe;
+pub mod filter;
 pub mod grpc;
 mod index;
 mod literal;
@@ -11,6 +12,7 @@ pub mod matcher;
 pub mod precedence;
 mod query;
 pub mod split;
+pub mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -88,10 +90,17 @@ pub struct Rule {
     pub index: usize,
     /// Its `name`, if it has one.
     pub name: Option<Arc<str>>,
+    /// How long its requests may take, and how often they are tried.
+    pub terms: Terms,
+    /// What is done to a request before a backend is chosen for it. Each backend has what follows with its own.
+    pub filters: Arc<Filters>,
     /// Where matching requests go, by weight.
     pub backends: split::Split,
 }
 
+pub use filter::{FieldEdit, Filters};
 pub use grpc::{GrpcMatch, is_grpc};
 pub use matcher::{HeaderMatch, MatchError, PathMatch, QueryMatch, RouteMatch, StringMatch};
 pub use precedence::{RouteInput, RouteTable, RuleMatches};
+pub use split::WeightedBackend;
+pub use terms::{Retry, Terms};

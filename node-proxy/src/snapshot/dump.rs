@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Snapshot;
 use super::service::{Endpoint, FrontendKind, PortProtocol, ServicePort};
 use super::workload::{Enrolment, MtlsMode, Workload};
-use crate::route::{Backend, RouteTable, Rule};
+use crate::route::{Backend, RouteTable, Rule, WeightedBackend};
 
 impl Snapshot {
     /// Everything that the data path knows: namespaces, workloads, Service ports with their protocol,
@@ -87,12 +87,13 @@ fn dump_table(table: &RouteTable) -> Vec<Value> {
 }
 
 fn dump_rule(matches: &str, rule: &Rule) -> Value {
-    let backends = rule.backends.backends().iter().map(|(backend, weight)| match backend {
-        Backend::Service(key) => {
-            json!({"service": key.service.to_string(), "port": key.port, "weight": weight})
-        }
-        Backend::Failing(reason) => json!({"failing": reason.as_label(), "weight": weight}),
-    });
+    let backends =
+        rule.backends.backends().iter().map(|WeightedBackend { backend, weight, .. }| match backend {
+            Backend::Service(key) => {
+                json!({"service": key.service.to_string(), "port": key.port, "weight": weight})
+            }
+            Backend::Failing(reason) => json!({"failing": reason.as_label(), "weight": weight}),
+        });
     json!({
         "match": matches,
         "route": rule.route.to_string(),

@@ -85,6 +85,26 @@ impl PlaintextReason {
     }
 }
 
+/// Whose journey it is, and how it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Course {
+    /// To a pod of this node.
+    Inbound,
+    /// From a pod of this node.
+    Outbound,
+    /// A copy of a request from a pod of this node.
+    Mirror,
+}
+
+impl From<Direction> for Course {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::Inbound,
+            Direction::Outbound => Self::Outbound,
+        }
+    }
+}
+
 /// How the two pods were joined. A journey that ended before that has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hop {
@@ -109,7 +129,7 @@ pub struct Peer {
 #[derive(Clone, Debug)]
 pub struct Journey {
     /// Seen from the pod of this node.
-    pub direction: Direction,
+    pub direction: Course,
     /// Who opened it.
     pub source: Peer,
     /// Who answered it.
@@ -133,9 +153,9 @@ pub struct Journey {
 impl Journey {
     /// A journey that begins now; everything else is unknown yet.
     #[must_use]
-    pub fn new(direction: Direction, source: Peer, destination: Peer) -> Self {
+    pub fn new(direction: impl Into<Course>, source: Peer, destination: Peer) -> Self {
         Self {
-            direction,
+            direction: direction.into(),
             source,
             destination,
             service: None,
@@ -154,6 +174,12 @@ impl Journey {
             self.reason = Some(reason);
             self.error = Some(error.into());
         }
+    }
+
+    /// Forgets why a try has failed: there is another one.
+    pub fn begin_again(&mut self) {
+        self.reason = None;
+        self.error = None;
     }
 
     pub(crate) fn duration(&self) -> Duration {

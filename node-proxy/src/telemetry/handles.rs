@@ -12,10 +12,9 @@ use std::sync::Arc;
 use prometheus::{Histogram, IntCounter};
 
 use super::Metrics;
-use super::access::{ConnectionRecord, Hop, ProtocolLabel, RequestRecord};
+use super::access::{ConnectionRecord, Course, Hop, ProtocolLabel, RequestRecord};
 use super::line::direction_label;
 use crate::error::FailureReason;
-use crate::pod::Direction;
 use crate::route::RouteRef;
 use crate::snapshot::service::ServicePortKey;
 
@@ -33,7 +32,7 @@ struct RuleView<'a> {
 /// What decides the labels of a request, borrowed from its record.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct RequestView<'a> {
-    direction: Direction,
+    direction: Course,
     service: Option<&'a ServicePortKey>,
     rule: Option<RuleView<'a>>,
     backend: Option<&'a ServicePortKey>,
@@ -62,7 +61,7 @@ impl<'a> RequestView<'a> {
 
 /// A [`RequestView`] that stays.
 struct RequestKey {
-    direction: Direction,
+    direction: Course,
     service: Option<ServicePortKey>,
     rule: Option<(Arc<RouteRef>, usize, Option<Arc<str>>)>,
     backend: Option<ServicePortKey>,
@@ -109,7 +108,7 @@ struct RequestHandles {
 
 #[derive(PartialEq, Eq, Hash)]
 struct ConnectionView<'a> {
-    direction: Direction,
+    direction: Course,
     service: Option<&'a ServicePortKey>,
     hop: Option<Hop>,
     reason: Option<FailureReason>,
@@ -128,7 +127,7 @@ impl<'a> ConnectionView<'a> {
 }
 
 struct ConnectionKey {
-    direction: Direction,
+    direction: Course,
     service: Option<ServicePortKey>,
     hop: Option<Hop>,
     reason: Option<FailureReason>,
@@ -268,7 +267,7 @@ fn service_texts(service: Option<&ServicePortKey>) -> [String; 3] {
 
 fn resolve_failures(
     metrics: &Metrics,
-    direction: Direction,
+    direction: Course,
     reason: Option<FailureReason>,
 ) -> Option<IntCounter> {
     // That a client has left is no failure of the proxy's.
@@ -345,9 +344,10 @@ fn resolve_closed(metrics: &Metrics, view: &ConnectionView<'_>) -> IntCounter {
 }
 
 /// Whose proxy counts: the client's sees what leaves its pod, the server's what reaches it.
-const fn reporter_label(direction: Direction) -> &'static str {
+const fn reporter_label(direction: Course) -> &'static str {
     match direction {
-        Direction::Inbound => "destination",
-        Direction::Outbound => "source",
+        Course::Inbound => "destination",
+        Course::Mirror => "mirror",
+        Course::Outbound => "source",
     }
 }

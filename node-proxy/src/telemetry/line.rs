@@ -5,10 +5,9 @@
 
 use std::time::SystemTime;
 
-use super::access::{ConnectionRecord, Hop, Journey, Peer, RequestRecord};
+use super::access::{ConnectionRecord, Course, Hop, Journey, Peer, RequestRecord};
 use super::log::LogFormat;
 use super::text::{push_address, push_display, push_milliseconds, push_number, push_time};
-use crate::pod::Direction;
 
 /// Longer values are cut here: a request line may be as long as a whole head.
 const LONGEST_VALUE: usize = 2048;
@@ -208,10 +207,11 @@ fn tail(line: &mut Line<'_>, journey: &Journey) {
 }
 
 /// The text of a direction in logs and labels.
-pub(crate) const fn direction_label(direction: Direction) -> &'static str {
+pub(crate) const fn direction_label(direction: Course) -> &'static str {
     match direction {
-        Direction::Inbound => "inbound",
-        Direction::Outbound => "outbound",
+        Course::Inbound => "inbound",
+        Course::Mirror => "mirror",
+        Course::Outbound => "outbound",
     }
 }
 

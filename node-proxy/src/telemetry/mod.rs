@@ -18,7 +18,8 @@ mod tests;
 use std::sync::Arc;
 
 pub use access::{
-    ConnectionRecord, Hop, Journey, Peer, PlaintextReason, ProtocolLabel, Record, Recording, RequestRecord,
+    ConnectionRecord, Course, Hop, Journey, Peer, PlaintextReason, ProtocolLabel, Record, Recording,
+    RequestRecord,
 };
 pub use log::{LogControl, LogFormat};
 pub use metrics::Metrics;

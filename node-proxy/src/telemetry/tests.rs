@@ -14,7 +14,7 @@ use crate::cluster::objects::ObjectKey;
 use crate::error::FailureReason;
 use crate::pod::Direction;
 use crate::route::split::Split;
-use crate::route::{RouteKind, RouteRef, Rule};
+use crate::route::{RouteKind, RouteRef, Rule, Terms};
 use crate::snapshot::service::ServicePortKey;
 
 /// What the writer has written, and a way to hold it up.
@@ -75,6 +75,8 @@ fn request() -> RequestRecord {
             route: Arc::new(route),
             index: 2,
             name: None,
+            terms: Terms::default(),
+            filters: Arc::default(),
             backends: Split::default(),
         })),
         backend: Some(service("web-v2")),
@@ -216,8 +218,9 @@ fn a_connection_that_became_requests_leaves_nothing() {
 fn requests_that_differ_in_one_label_are_counted_apart_and_a_renamed_rule_is_another() {
     let (telemetry, _paper) = telemetry(LogFormat::Text);
     let named = |name: &str| {
-        let Rule { route, index, backends, .. } = (**request().rule.as_ref().unwrap()).clone();
-        Some(Arc::new(Rule { route, index, name: Some(name.into()), backends }))
+        let Rule { route, index, terms, filters, backends, .. } =
+            (**request().rule.as_ref().unwrap()).clone();
+        Some(Arc::new(Rule { route, index, name: Some(name.into()), terms, filters, backends }))
     };
     for _ in 0..3 {
         telemetry.request(request()).finish();

@@ -9,7 +9,7 @@ use node_proxy::cluster::objects::ObjectKey;
 use node_proxy::route::split::Split;
 use node_proxy::route::{
     GrpcMatch, HeaderMatch, PathMatch, QueryMatch, RequestHead, RouteInput, RouteKind, RouteMatch, RouteRef,
-    RouteTable, Rule, RuleMatches, StringMatch,
+    RouteTable, Rule, RuleMatches, StringMatch, Terms,
 };
 
 use crate::meter::{Moment, median};
@@ -146,7 +146,14 @@ fn table(kind: &Kind, size: usize) -> RouteTable {
     let name = RouteKind::Http;
     let route = Arc::new(RouteRef { kind: name, key: ObjectKey::new("shop", "r") });
     let rules = (0..size).map(|index| {
-        let rule = Rule { route: Arc::clone(&route), index, name: None, backends: Split::default() };
+        let rule = Rule {
+            route: Arc::clone(&route),
+            index,
+            name: None,
+            terms: Terms::default(),
+            filters: Arc::default(),
+            backends: Split::default(),
+        };
         ((kind.rule)(index), rule)
     });
     let rules = rules.collect();

@@ -9,7 +9,7 @@ const PARENT: &str = r#"parentRefs: [{group: "", kind: Service, name: web, port:
 /// The one rule's backends, as programmed.
 fn backends(attachments: &Attachments) -> Vec<(Backend, u32)> {
     let group = producers("shop/web", 80);
-    attachments.routes_of(&group).next().expect("the route holds").rules[0].backends.clone()
+    shares(&attachments.routes_of(&group).next().expect("the route holds").rules[0])
 }
 
 fn to(namespace: &str, name: &str, port: u16) -> Backend {

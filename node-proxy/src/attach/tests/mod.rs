@@ -1,13 +1,14 @@
 //! Tests of the judgement: YAML objects in, ports and conditions out.
 
 mod backends;
+mod filters;
 mod parents;
 mod rules;
 
 use super::fixture::{objects, replace};
-use super::{Attachments, Clients, Condition, ConditionType, PortGroup, RouteAttachment};
+use super::{AttachedRule, Attachments, Clients, Condition, ConditionType, PortGroup, RouteAttachment};
 use crate::cluster::objects::{ObjectKey, Objects};
-use crate::route::RouteKind;
+use crate::route::{Backend, RouteKind};
 use crate::snapshot::service::ServicePortKey;
 
 /// The Services that most cases are about.
@@ -64,6 +65,11 @@ fn find<'a>(attachments: &'a Attachments, kind: RouteKind, key: &str) -> &'a Rou
 
 fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<String> {
     conditions.iter().find(|condition| condition.kind == kind).map(ToString::to_string)
+}
+
+/// A rule's backends with their weights.
+fn shares(rule: &AttachedRule) -> Vec<(Backend, u32)> {
+    rule.backends.iter().map(|share| (share.backend.clone(), share.weight)).collect()
 }
 
 /// The names of the routes that hold on a port: producers, then consumers as `NAMESPACE:NAME`.

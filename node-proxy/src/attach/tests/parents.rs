@@ -135,7 +135,7 @@ spec:
 ";
     let spec = format!(r#"parentRefs: [{{group: "", kind: Service, name: mixed}}], {RULES}"#);
     let attachments = judge(&[service, &http_route(&spec)]);
-    assert_eq!(find(&attachments, RouteKind::Http, "shop/r").parents[0].ports, [1, 3, 6, 9]);
+    assert_eq!(find(&attachments, RouteKind::Http, "shop/r").parents[0].ports, [1, 3, 4, 6, 9]);
 }
 
 #[test]

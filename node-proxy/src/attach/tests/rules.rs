@@ -1,8 +1,10 @@
 //! What a rule asks for and is not applied: refused by name, never ignored.
 
+use std::time::Duration;
+
 use super::*;
 use crate::error::FailureReason;
-use crate::route::{Backend, RuleMatches};
+use crate::route::{Backend, Retry, RuleMatches, Terms};
 
 const PARENT: &str = r#"parentRefs: [{group: "", kind: Service, name: web, port: 80}]"#;
 const BACKEND: &str = "backendRefs: [{name: v1, port: 80}]";
@@ -21,10 +23,10 @@ fn check(kind: &str, rule: &str, paths: &str) {
     );
     let group = producers("shop/web", 80);
     let held = attachments.routes_of(&group).next().unwrap();
-    assert!(matches!(held.rules[0].backends[..], [(Backend::Service(_), 1)]), "the first rule is as it was");
+    assert!(matches!(shares(&held.rules[0])[..], [(Backend::Service(_), 1)]), "the first rule is as it was");
     let refused = held.rules.iter().find(|rule| rule.index == 1);
     assert!(
-        refused.is_none_or(|rule| rule.backends == [(Backend::Failing(FailureReason::UnsupportedRule), 1)])
+        refused.is_none_or(|rule| shares(rule) == [(Backend::Failing(FailureReason::UnsupportedRule), 1)])
     );
 
     let alone = format!("{PARENT}, rules: [{{{rule}}}]");
@@ -43,62 +45,81 @@ fn check(kind: &str, rule: &str, paths: &str) {
 //= gateway-api RouteConditionPartiallyInvalid
 //# The message for this condition MUST start with the prefix "Dropped Rule" and include information about which Rules have been dropped.
 #[test]
-fn filters_of_rules_are_refused_by_name() {
-    let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: v1, port: 80}}}";
-    check(
-        "HTTPRoute",
-        &format!("{BACKEND}, filters: [{mirror}]"),
-        "spec.rules[1].filters[0] (RequestMirror)",
-    );
-    check(
-        "GRPCRoute",
-        &format!("{BACKEND}, filters: [{mirror}]"),
-        "spec.rules[1].filters[0] (RequestMirror)",
-    );
-    check(
-        "HTTPRoute",
-        "filters: [{type: URLRewrite, urlRewrite: {hostname: x}}, {type: CORS, cors: {}}]",
-        "spec.rules[1].filters[0] (URLRewrite), spec.rules[1].filters[1] (CORS)",
-    );
+fn filters_that_are_not_applied_are_refused_by_name() {
+    let extension = "{type: ExtensionRef, extensionRef: {group: g, kind: k, name: ext}}";
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        let rule = format!("{BACKEND}, filters: [{extension}]");
+        check(kind, &rule, "spec.rules[1].filters[0] (ExtensionRef)");
+        let rule =
+            format!("backendRefs: [{{name: v1, port: 80}}, {{name: v1, port: 80, filters: [{extension}]}}]");
+        check(kind, &rule, "spec.rules[1].backendRefs[1].filters[0] (ExtensionRef)");
+    }
 }
 
 #[test]
-fn filters_of_backends_are_refused_by_name() {
-    let filter = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}";
-    for kind in ["HTTPRoute", "GRPCRoute"] {
-        check(
-            kind,
-            &format!("backendRefs: [{{name: v1, port: 80}}, {{name: v1, port: 80, filters: [{filter}]}}]"),
-            "spec.rules[1].backendRefs[1].filters[0] (RequestHeaderModifier)",
-        );
+fn a_filter_that_would_break_a_message_is_refused_by_its_field() {
+    for (filter, paths) in [
+        (
+            "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Content-Length, value: '1'}]}}",
+            "requestHeaderModifier.set[0] (Content-Length is the proxy's own)",
+        ),
+        (
+            "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x, transfer-encoding]}}",
+            "responseHeaderModifier.remove[1] (transfer-encoding is the proxy's own)",
+        ),
+        (
+            r#"{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: a, value: "b\r\nc: d"}]}}"#,
+            "requestHeaderModifier.add[0].value (no value of a field: RFC 9110 section 5.5)",
+        ),
+        (
+            "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: '/a b'}}}",
+            r#"urlRewrite.path ("/a b" is no path: RFC 3986 section 3.3)"#,
+        ),
+    ] {
+        let rule = format!("{BACKEND}, filters: [{filter}]");
+        check("HTTPRoute", &rule, &format!("spec.rules[1].filters[0].{paths}"));
     }
 }
 
 //= gateway-api RouteConditionPartiallyInvalid
 //# This condition MUST NOT be set if a Route is fully valid, fully invalid, or not accepted.
 #[test]
-fn timeouts_retries_and_session_persistence_are_refused_by_name() {
-    check(
-        "HTTPRoute",
-        &format!("{BACKEND}, timeouts: {{request: 10s, backendRequest: 2s}}"),
-        "spec.rules[1].timeouts.request, spec.rules[1].timeouts.backendRequest",
-    );
-    check("HTTPRoute", &format!("{BACKEND}, retry: {{attempts: 2}}"), "spec.rules[1].retry");
-    check("HTTPRoute", &format!("{BACKEND}, retry: {{codes: [503]}}"), "spec.rules[1].retry");
+fn session_persistence_is_refused_by_name() {
     for kind in ["HTTPRoute", "GRPCRoute"] {
         let rule = format!("{BACKEND}, sessionPersistence: {{sessionName: s}}");
         check(kind, &rule, "spec.rules[1].sessionPersistence");
     }
 }
 
-#[test]
-fn a_timeout_of_zero_and_no_retries_ask_for_what_is_done_anyway() {
-    let rule =
-        format!("{BACKEND}, timeouts: {{request: 0s, backendRequest: 0h0m0s}}, retry: {{attempts: 0}}");
-    let attachments = judge(&[&http_route(&format!("{PARENT}, rules: [{{{rule}}}]"))]);
+/// The terms of a route's only rule.
+#[track_caller]
+fn terms(rule: &str) -> Terms {
+    let attachments = judge(&[&http_route(&format!("{PARENT}, rules: [{{{BACKEND}, {rule}}}]"))]);
     let conditions = &attachments.routes().next().unwrap().parents[0].conditions;
     assert_eq!(find_condition(conditions, ConditionType::Accepted).unwrap(), "Accepted=True Accepted");
     assert_eq!(find_condition(conditions, ConditionType::PartiallyInvalid), None);
+    attachments.routes_of(&producers("shop/web", 80)).next().unwrap().rules[0].terms.clone()
+}
+
+//= gateway-api HTTPRouteTimeouts.request
+//# Setting a timeout to the zero duration (e.g. "0s") SHOULD disable the timeout completely.
+#[test]
+fn a_timeout_of_zero_and_no_attempts_are_nothing() {
+    let rule = "timeouts: {request: 0s, backendRequest: 0h0m0s}, retry: {attempts: 0}";
+    assert_eq!(terms(rule), Terms::default());
+}
+
+#[test]
+fn timeouts_and_retries_hold_as_they_are_written() {
+    let rule = "timeouts: {request: 1m10s, backendRequest: 500ms}, retry: {codes: [503, 500], attempts: 3, backoff: 10ms}";
+    let retry = Retry { codes: vec![503, 500], attempts: 3, backoff: Duration::from_millis(10) };
+    let expected = Terms {
+        request: Some(Duration::from_secs(70)),
+        backend_request: Some(Duration::from_millis(500)),
+        retry: Some(retry),
+    };
+    assert_eq!(terms(rule), expected);
+    assert_eq!(terms("retry: {codes: [502]}").retry.unwrap().attempts, 1);
 }
 
 #[test]
@@ -145,7 +166,7 @@ fn check_refused_match(kind: &str, rule: &str, field: &str, matches_left: usize)
     let held = attachments.routes_of(&group).next().unwrap();
     let left = held.rules.iter().find(|rule| rule.index == 1);
     assert_eq!(left.map_or(0, |rule| count(&rule.matches)), matches_left);
-    assert!(left.is_none_or(|rule| rule.backends == [(Backend::Failing(FailureReason::UnsupportedRule), 1)]));
+    assert!(left.is_none_or(|rule| shares(rule) == [(Backend::Failing(FailureReason::UnsupportedRule), 1)]));
 }
 
 fn count(matches: &RuleMatches) -> usize {

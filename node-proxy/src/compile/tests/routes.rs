@@ -66,7 +66,7 @@ fn ask(
 ) -> Result<Option<Vec<(Backend, u32)>>, ()> {
     let Some(table) = port(snapshot, "shop/web", number).find_routes(namespace) else { return Ok(None) };
     let rule = table.find(request).ok_or(())?;
-    Ok(Some(rule.backends.backends().to_vec()))
+    Ok(Some(rule.backends.backends().iter().map(|share| (share.backend.clone(), share.weight)).collect()))
 }
 
 fn to(namespace: &str, name: &str) -> Backend {
@@ -146,7 +146,7 @@ fn weights_invalid_shares_and_backends_of_other_namespaces_are_kept() {
 
 #[test]
 fn a_rejected_route_is_programmed_nowhere() {
-    let refused = "{filters: [{type: CORS, cors: {}}], backendRefs: [{name: v1, port: 80, namespace: shop}]}";
+    let refused = "{filters: [{type: ExtensionRef, extensionRef: {group: g, kind: k, name: x}}], backendRefs: [{name: v1, port: 80, namespace: shop}]}";
     let snapshot = snapshot_of(
         &[SERVICES, &route("HTTPRoute", "shop/r", "", refused), &route("HTTPRoute", "client/c", "", refused)]
             .concat(),
@@ -159,7 +159,7 @@ fn a_rejected_route_is_programmed_nowhere() {
 
 #[test]
 fn a_refused_rule_answers_500_and_the_rest_of_the_route_holds() {
-    let rules = "{matches: [{path: {type: Exact, value: /mirror}}], filters: [{type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}}}], \
+    let rules = "{matches: [{path: {type: Exact, value: /mirror}}], filters: [{type: ExtensionRef, extensionRef: {group: g, kind: k, name: x}}], \
                  backendRefs: [{name: v1, port: 80}]}, {backendRefs: [{name: v1, port: 80}]}";
     let snapshot = snapshot_of(&[SERVICES, &route("HTTPRoute", "shop/r", "", rules)].concat());
     let mirrored = Request { path: "/mirror", header: ("a", "b") };

@@ -14,8 +14,9 @@ use crate::forward::Source;
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, RequestHead1, ResponseHead1, Version};
 use crate::http1::relay::{Relay, RelayError};
+use crate::http1::tap::Tap;
 use crate::http1::{HeadError, Parsed, ReadBuffer};
-use crate::route::RequestHead;
+use crate::route::{FieldEdit, Filters, RequestHead};
 
 /// How long a client that has ended its half waits for an answer to begin. By then, the kernel has forgotten
 /// one that has in truth left (`tcp_fin_timeout`), and nothing else would tell the two apart.
@@ -39,6 +40,9 @@ pub enum ExchangeError {
     /// The answer's head is not to be understood.
     #[error("upstream answer")]
     Answer(#[source] HeadError),
+    /// An answer that another try may do better than: nothing of it was passed on.
+    #[error("upstream answered {0}")]
+    HeldBack(u16),
     /// An answer that takes the connection over without having been asked to.
     #[error("upstream switched protocols without being asked")]
     SwitchedProtocols,
@@ -51,7 +55,7 @@ impl ExchangeError {
         match self {
             Self::Client(_) => FailureReason::ClientClosed,
             Self::ClientBody(_) => FailureReason::MalformedRequest,
-            Self::NoAnswer(_) | Self::Upstream(_) => FailureReason::UpstreamReset,
+            Self::HeldBack(_) | Self::NoAnswer(_) | Self::Upstream(_) => FailureReason::UpstreamReset,
             Self::Answer(_) | Self::SwitchedProtocols => FailureReason::MalformedResponse,
         }
     }
@@ -62,6 +66,8 @@ impl ExchangeError {
 pub struct Outcome {
     /// The status of the answer.
     pub status: u16,
+    /// Whether both connections go on with another protocol: what comes on one belongs to the other.
+    pub is_upgrade: bool,
     /// Whether the client's connection takes another request.
     pub client: Persistence,
     /// Whether the upstream connection takes another request.
@@ -81,6 +87,12 @@ pub struct Exchange<'a> {
     request: Relay,
     request_state: RequestState,
     answer_head: &'a mut ResponseHead1,
+    /// Statuses that are not passed on.
+    held_back: &'a [u16],
+    /// What becomes of the answer's fields, if anything does.
+    answer_edit: Option<FieldEdit>,
+    /// Whether the request offers another protocol.
+    offers_upgrade: bool,
     answer: Option<Relay>,
     /// Interim answers on their way to the client.
     interim: Option<Relay>,
@@ -103,9 +115,13 @@ enum RequestState {
 impl<'a> Exchange<'a> {
     /// Prepares the exchange of `request`. `answer_head` is only room that is used again.
     #[must_use]
-    pub fn new(request: &mut RequestHead1, answer_head: &'a mut ResponseHead1) -> Self {
+    pub fn new(
+        request: &mut RequestHead1,
+        answer_head: &'a mut ResponseHead1,
+        filters: Option<&Filters>,
+    ) -> Self {
         let mut head = Vec::with_capacity(1024);
-        request.write(&mut head);
+        request.write(filters, &mut head);
         Self {
             method: request.method().to_owned(),
             client_version: request.version(),
@@ -113,11 +129,28 @@ impl<'a> Exchange<'a> {
             request: Relay::new(head, request.body_length()),
             request_state: RequestState::UnderWay,
             answer_head,
+            held_back: &[],
+            offers_upgrade: request.offers_upgrade(),
+            answer_edit: filters.map(|filters| filters.answer_edit(request)),
             answer: None,
             interim: None,
             outcome: None,
             patience: None,
         }
+    }
+
+    /// The same exchange, which ends with [`ExchangeError::HeldBack`] at an answer of one of these statuses.
+    #[must_use]
+    pub const fn holding_back(mut self, statuses: &'a [u16]) -> Self {
+        self.held_back = statuses;
+        self
+    }
+
+    /// The same exchange, whose request's body goes into these, too.
+    #[must_use]
+    pub fn heard_by(mut self, taps: Vec<Tap>) -> Self {
+        self.request = self.request.heard_by(taps);
+        self
     }
 
     /// Bytes of the request's body that were passed on.
@@ -303,17 +336,24 @@ impl<'a> Exchange<'a> {
     /// Takes over a parsed head. True when it was the final one.
     fn take_answer_head(&mut self) -> Result<bool, ExchangeError> {
         let head = &mut *self.answer_head;
-        if head.status() == 101 {
+        let is_upgrade = head.status() == 101;
+        // One that nobody asked for, or that comes while the request is under way, would make of the rest of the
+        // request what nobody has looked at.
+        let is_due = self.offers_upgrade && head.is_upgrade() && self.request_state == RequestState::Sent;
+        if is_upgrade && !is_due {
             return Err(ExchangeError::SwitchedProtocols);
         }
         let mut text = Vec::with_capacity(512);
-        if head.is_interim() {
+        if head.is_interim() && !is_upgrade {
             // An HTTP/1.0 client does not know interim answers (RFC 9110 section 15.2).
             if self.client_version == Version::Http11 {
-                head.write(self.client_version, Persistence::KeepAlive, &mut text);
+                head.write((self.client_version, Persistence::KeepAlive), None, &mut text);
                 self.interim = Some(Relay::new(text, BodyLength::None));
             }
             return Ok(false);
+        }
+        if self.held_back.contains(&head.status()) {
+            return Err(ExchangeError::HeldBack(head.status()));
         }
         let body = head.body_length(&self.method);
         let client = match body {
@@ -322,13 +362,14 @@ impl<'a> Exchange<'a> {
             _ => self.client_persistence,
         };
         let outcome = Outcome {
+            is_upgrade,
             status: head.status(),
             client,
             upstream: if body == BodyLength::UntilClose { Persistence::Close } else { head.persistence() },
             keep_alive_seconds: head.keep_alive_seconds(),
             binds_connection: head.binds_connection(),
         };
-        head.write(self.client_version, client, &mut text);
+        head.write((self.client_version, client), self.answer_edit.as_ref(), &mut text);
         self.answer = Some(Relay::new(text, body));
         self.outcome = Some(outcome);
         Ok(true)

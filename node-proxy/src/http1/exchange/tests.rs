@@ -14,11 +14,11 @@ struct Rig {
 fn start(head: &'static str, early: &'static [u8]) -> Rig {
     let (client, mut proxy_client) = duplex(1024);
     let (mut proxy_server, server) = duplex(1024);
-    let proxy = tokio::spawn(async move {
+    let proxy = tokio::task::spawn_local(async move {
         let mut request = RequestHead1::default();
         request.parse(head.as_bytes()).expect("a good request");
         let mut answer = ResponseHead1::default();
-        let mut exchange = Exchange::new(&mut request, &mut answer);
+        let mut exchange = Exchange::new(&mut request, &mut answer, None);
         let mut client_buffer = ReadBuffer::with_bytes(early.to_vec());
         let mut server_buffer = ReadBuffer::default();
         let outcome = exchange
@@ -35,7 +35,7 @@ async fn read_exactly(stream: &mut DuplexStream, expected: &str) {
     assert_eq!(String::from_utf8_lossy(&found), expected);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_answer_with_a_length_keeps_both_connections() {
     let mut rig = start("GET /a HTTP/1.1\r\nHost: a\r\n\r\n", b"");
     read_exactly(&mut rig.server, "GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -47,7 +47,7 @@ async fn an_answer_with_a_length_keeps_both_connections() {
     assert_eq!((outcome.client, outcome.upstream), (Persistence::KeepAlive, Persistence::KeepAlive));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_body_streams_both_ways_and_trailers_pass() {
     let mut rig = start("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\nab\r\n");
     read_exactly(
@@ -73,7 +73,7 @@ async fn a_body_streams_both_ways_and_trailers_pass() {
     assert_eq!(outcome.expect("complete").upstream, Persistence::KeepAlive);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn interim_answers_are_passed_on() {
     let mut rig =
         start("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"");
@@ -91,7 +91,7 @@ async fn interim_answers_are_passed_on() {
     assert_eq!(rig.proxy.await.expect("joined").0.expect("complete").status, 204);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_server_that_closes_without_a_word_gave_no_answer() {
     let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"");
     read_exactly(&mut rig.server, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -99,7 +99,7 @@ async fn a_server_that_closes_without_a_word_gave_no_answer() {
     assert!(matches!(rig.proxy.await.expect("joined").0, Err(ExchangeError::NoAnswer(_))));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_truncated_answer_is_never_taken_for_the_whole() {
     for part in [
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel",
@@ -114,7 +114,7 @@ async fn a_truncated_answer_is_never_taken_for_the_whole() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_answer_that_ends_with_its_connection_ends_the_clients_too() {
     let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"");
     read_exactly(&mut rig.server, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -125,7 +125,7 @@ async fn an_answer_that_ends_with_its_connection_ends_the_clients_too() {
     assert_eq!((outcome.client, outcome.upstream), (Persistence::Close, Persistence::Close));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_ambiguous_answer_is_refused() {
     for fields in
         ["content-length: 1\r\ntransfer-encoding: chunked\r\n", "content-length: 1\r\ncontent-length: 2\r\n"]
@@ -139,16 +139,42 @@ async fn an_ambiguous_answer_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_switch_of_protocols_is_not_asked_for_and_refused() {
-    let mut rig =
-        start("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", b"");
-    read_exactly(&mut rig.server, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    rig.server.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.expect("written");
-    assert!(matches!(rig.proxy.await.expect("joined").0, Err(ExchangeError::SwitchedProtocols)));
+#[tokio::test(flavor = "local")]
+async fn a_switch_of_protocols_is_offered_and_taken() {
+    let mut rig = start(
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket, h2c\r\nConnection: keep-alive, upgrade\r\n\r\n",
+        b"",
+    );
+    // `h2c` would be requests, which have rules.
+    read_exactly(
+        &mut rig.server,
+        "GET / HTTP/1.1\r\nHost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    )
+    .await;
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    rig.server.write_all(switch.as_bytes()).await.expect("written");
+    read_exactly(&mut rig.client, switch).await;
+    let outcome = rig.proxy.await.expect("joined").0.expect("complete");
+    assert!(outcome.is_upgrade, "{outcome:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
+async fn a_switch_of_protocols_that_was_not_offered_is_refused() {
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+    ] {
+        let mut rig = start(request, b"");
+        read_exactly(&mut rig.server, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        rig.server.write_all(switch.as_bytes()).await.expect("written");
+        let outcome = rig.proxy.await.expect("joined").0;
+        assert!(matches!(outcome, Err(ExchangeError::SwitchedProtocols)), "{request}: {outcome:?}");
+    }
+}
+
+#[tokio::test(flavor = "local")]
 async fn the_end_of_a_clients_half_is_passed_on_and_its_answer_comes() {
     let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"");
     rig.client.shutdown().await.expect("shut down");
@@ -161,7 +187,7 @@ async fn the_end_of_a_clients_half_is_passed_on_and_its_answer_comes() {
     assert_eq!((outcome.client, outcome.upstream), (Persistence::Close, Persistence::Close));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn a_client_that_has_ended_its_half_is_not_waited_for_without_end() {
     let mut rig = start("GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"");
     rig.client.shutdown().await.expect("shut down");

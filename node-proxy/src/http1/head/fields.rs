@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::{HeadError, Persistence, Version};
 use crate::http1::framing::BodyLength;
+use crate::route::FieldEdit;
 
 pub(super) type Span = Range<usize>;
 
@@ -17,7 +18,7 @@ pub(super) struct Field {
 }
 
 /// The text of a head, copied out of the read buffer, with its fields by place. Reused between messages.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Fields {
     pub(super) text: Vec<u8>,
     fields: Vec<Field>,
@@ -80,6 +81,18 @@ impl Fields {
         self.values(name).any(|value| tokens(value).any(|item| item.eq_ignore_ascii_case(token.as_bytes())))
     }
 
+    /// The protocols that this message offers to go on with, or goes on with, in the connection's next words (RFC
+    /// 9110 section 7.8). `h2c` is never among them: what comes after it are requests, which have rules.
+    pub(super) fn upgrade(&self, version: Version) -> Option<Vec<u8>> {
+        if version == Version::Http10 || !self.has_token("connection", "upgrade") {
+            return None;
+        }
+        let offered =
+            self.values("upgrade").flat_map(tokens).filter(|token| !token.eq_ignore_ascii_case(b"h2c"));
+        let offered = offered.collect::<Vec<_>>().join(&b", "[..]);
+        (!offered.is_empty()).then_some(offered)
+    }
+
     /// Marks the fields of this hop alone, so that they are not forwarded (RFC 9110 section 7.6.1).
     pub(super) fn drop_hop_by_hop(&mut self) {
         let Self { text, fields } = self;
@@ -98,12 +111,23 @@ impl Fields {
         }
     }
 
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
-        for field in self.fields.iter().filter(|field| field.forwarded) {
-            out.extend_from_slice(self.name(field));
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(self.value(field));
-            out.extend_from_slice(b"\r\n");
+    /// Writes what goes on, and `host` in the place of the message's own, if given.
+    pub(super) fn write(&self, host: Option<&str>, edit: Option<&FieldEdit>, out: &mut Vec<u8>) {
+        let goes = |field: &&Field| edit.is_some_and(|edit| edit.removes(self.name(field)));
+        for field in self.fields.iter().filter(|field| field.forwarded && !goes(field)) {
+            let name = self.name(field);
+            let value = match host {
+                Some(host) if name.eq_ignore_ascii_case(b"host") => host.as_bytes(),
+                _ => self.value(field),
+            };
+            write_line(out, name, value);
+        }
+        // A message of HTTP/1.0 need not have one.
+        if let Some(host) = host.filter(|_| self.values("host").next().is_none()) {
+            write_line(out, b"host", host.as_bytes());
+        }
+        for (name, value) in edit.into_iter().flat_map(FieldEdit::added) {
+            write_line(out, name.as_bytes(), value.as_bytes());
         }
     }
 
@@ -141,6 +165,13 @@ impl Fields {
         };
         if stays { Persistence::KeepAlive } else { Persistence::Close }
     }
+}
+
+fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn parse_length(value: &[u8]) -> Result<u64, HeadError> {

@@ -7,10 +7,10 @@ use super::fields::{Fields, Span, is_connection_scheme};
 use super::{HeadError, Parsed, Persistence, Version};
 use crate::http1::framing::BodyLength;
 use crate::http1::{FIELD_LIMIT, HEAD_LIMIT};
-use crate::route::RequestHead;
+use crate::route::{Filters, RequestHead};
 
 /// A request head.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RequestHead1 {
     fields: Fields,
     method: Span,
@@ -111,21 +111,37 @@ impl RequestHead1 {
         self.fields.values("authorization").any(is_connection_scheme)
     }
 
-    /// Writes the head for the next hop, without the fields of this one.
-    pub fn write(&mut self, out: &mut Vec<u8>) {
+    /// Whether it offers to go on with another protocol.
+    #[must_use]
+    pub fn offers_upgrade(&self) -> bool {
+        self.fields.upgrade(self.version).is_some()
+    }
+
+    /// Writes the head for the next hop, without the fields of this one, and as the filters say.
+    pub fn write(&mut self, filters: Option<&Filters>, out: &mut Vec<u8>) {
         let trailers_welcome = self.fields.has_token("te", "trailers");
+        let upgrade = self.fields.upgrade(self.version);
         self.fields.drop_hop_by_hop();
         out.extend_from_slice(self.method().as_bytes());
         out.push(b' ');
-        out.extend_from_slice(self.target());
+        match filters.and_then(|filters| filters.target(self)) {
+            Some(target) => out.extend_from_slice(target.as_bytes()),
+            None => out.extend_from_slice(self.target()),
+        }
         out.extend_from_slice(match self.version {
             // A 1.0 client cannot read what a 1.1 answer may hold, so its version goes on with its request.
             Version::Http10 => b" HTTP/1.0\r\n",
             Version::Http11 => b" HTTP/1.1\r\n",
         });
-        self.fields.write(out);
-        if trailers_welcome {
-            out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
+        self.fields.write(filters.and_then(Filters::host), filters.map(|filters| &filters.request), out);
+        match (upgrade, trailers_welcome) {
+            (Some(upgrade), _) => {
+                out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
+                out.extend_from_slice(&upgrade);
+                out.extend_from_slice(b"\r\n");
+            }
+            (None, true) => out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n"),
+            (None, false) => {}
         }
         out.extend_from_slice(b"\r\n");
     }

@@ -5,6 +5,7 @@ use super::fields::{Fields, Span, is_connection_scheme, tokens};
 use super::{HeadError, Parsed, Persistence, Version};
 use crate::http1::framing::BodyLength;
 use crate::http1::{FIELD_LIMIT, HEAD_LIMIT};
+use crate::route::FieldEdit;
 
 /// A response head.
 #[derive(Debug, Default)]
@@ -66,6 +67,12 @@ impl ResponseHead1 {
         self.body.unwrap_or(BodyLength::UntilClose)
     }
 
+    /// Whether the connection goes on with another protocol.
+    #[must_use]
+    pub fn is_upgrade(&self) -> bool {
+        self.status == 101 && self.fields.upgrade(self.version).is_some()
+    }
+
     /// Whether the server's connection takes another request.
     #[must_use]
     pub fn persistence(&self) -> Persistence {
@@ -87,16 +94,26 @@ impl ResponseHead1 {
         self.fields.values("www-authenticate").any(is_connection_scheme)
     }
 
-    /// Writes the head for the client, without the fields of the upstream hop.
-    pub fn write(&mut self, client: Version, persistence: Persistence, out: &mut Vec<u8>) {
+    /// Writes the head for the client, without the fields of the upstream hop, and edited.
+    pub fn write(
+        &mut self,
+        (client, persistence): (Version, Persistence),
+        edit: Option<&FieldEdit>,
+        out: &mut Vec<u8>,
+    ) {
+        let upgrade = (self.status == 101).then(|| self.fields.upgrade(self.version)).flatten();
         self.fields.drop_hop_by_hop();
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(self.status.to_string().as_bytes());
         out.push(b' ');
         out.extend_from_slice(&self.fields.text[self.reason.clone()]);
         out.extend_from_slice(b"\r\n");
-        self.fields.write(out);
-        if !self.is_interim() {
+        self.fields.write(None, edit, out);
+        if let Some(upgrade) = upgrade {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
+            out.extend_from_slice(&upgrade);
+            out.extend_from_slice(b"\r\n");
+        } else if !self.is_interim() {
             match (client, persistence) {
                 (_, Persistence::Close) => out.extend_from_slice(b"connection: close\r\n"),
                 (Version::Http10, Persistence::KeepAlive) => {

@@ -95,7 +95,7 @@ fn a_head_beyond_the_limits_is_too_large() {
 fn check_forwarded(text: &str, expected: &str) {
     let mut head = request(text.as_bytes()).expect("a good request");
     let mut out = Vec::new();
-    head.write(&mut out);
+    head.write(None, &mut out);
     assert_eq!(String::from_utf8_lossy(&out), expected);
 }
 
@@ -174,6 +174,6 @@ fn an_answer_is_written_for_the_client_it_goes_to() {
     head.parse(text.as_bytes()).expect("a good answer");
     assert_eq!((head.persistence(), head.keep_alive_seconds()), (Persistence::Close, Some(7)));
     let mut out = Vec::new();
-    head.write(Version::Http11, Persistence::KeepAlive, &mut out);
+    head.write((Version::Http11, Persistence::KeepAlive), None, &mut out);
     assert_eq!(String::from_utf8_lossy(&out), "HTTP/1.1 200 Fine\r\nX-A: 1\r\nContent-Length: 0\r\n\r\n");
 }

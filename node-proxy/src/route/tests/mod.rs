@@ -66,8 +66,14 @@ pub(super) fn route(name: &str, created: Option<i64>, rules: Vec<RuleMatches>) -
         _ => RouteKind::Http,
     };
     let route = Arc::new(RouteRef { kind, key: ObjectKey::new(namespace, name) });
-    let rule =
-        |index| Rule { route: Arc::clone(&route), index, name: None, backends: split::Split::default() };
+    let rule = |index| Rule {
+        route: Arc::clone(&route),
+        index,
+        name: None,
+        terms: Terms::default(),
+        filters: Arc::default(),
+        backends: split::Split::default(),
+    };
     let rules = rules.into_iter().enumerate().map(|(index, matches)| (matches, rule(index))).collect();
     RouteInput { route, created, rules }
 }

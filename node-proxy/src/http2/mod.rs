@@ -2,19 +2,17 @@
 //!
 //! Bodies are passed on frame by frame, trailers included, and counted on the way.
 
+pub mod body;
+
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::future::Future;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
 use http::request::Parts;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
-use crate::route::RequestHead;
+use crate::route::{FieldEdit, Filters, RequestHead};
 use crate::turns;
+pub use body::RequestBody;
 
 /// Field section size, in bytes (RFC 9113 section 6.5.2).
 pub const MAX_HEAD: u32 = 64 * 1024;
@@ -29,47 +27,6 @@ where
 {
     fn execute(&self, future: F) {
         turns::spawn(future);
-    }
-}
-
-/// A body on its way upstream, counted.
-#[derive(Debug)]
-pub struct CountedBody {
-    inner: Incoming,
-    bytes: Rc<Cell<u64>>,
-}
-
-impl CountedBody {
-    /// Counts the bytes of `inner` into `bytes`.
-    #[must_use]
-    pub const fn new(inner: Incoming, bytes: Rc<Cell<u64>>) -> Self {
-        Self { inner, bytes }
-    }
-}
-
-impl Body for CountedBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.bytes.set(self.bytes.get() + data.remaining() as u64);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 
@@ -108,6 +65,41 @@ impl RequestHead for RequestHead2<'_> {
             joined.extend_from_slice(value.as_bytes());
         }
         Some(Cow::Owned(joined))
+    }
+}
+
+/// Changes a request's head as filters say.
+pub fn apply(filters: &Filters, parts: &mut Parts) {
+    let target = filters.target(&RequestHead2(parts));
+    if target.is_some() || filters.host().is_some() {
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        if let Some(target) = target.and_then(|target| target.try_into().ok()) {
+            uri.path_and_query = Some(target);
+        }
+        if let Some(host) = filters.host() {
+            if parts.headers.contains_key(header::HOST) {
+                edit(&FieldEdit::new(&[("host", host)], &[], &[]), &mut parts.headers);
+            }
+            if uri.authority.is_some() {
+                uri.authority = host.parse().ok();
+            }
+        }
+        // Its parts were a URI's before, of which none has gone.
+        parts.uri = Uri::from_parts(uri).unwrap_or_default();
+    }
+    edit(&filters.request, &mut parts.headers);
+}
+
+/// Changes the fields of a head.
+pub fn edit(edit: &FieldEdit, fields: &mut HeaderMap) {
+    for name in edit.removed() {
+        fields.remove(name);
+    }
+    for (name, value) in edit.added() {
+        // Both were checked when the route was judged.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            fields.append(name, value);
+        }
     }
 }
 
