@@ -4,6 +4,7 @@
 //! running process. The private key stays in [`WorkloadKey`] and is never sent or written.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,9 @@ use hyper_util::rt::TokioIo;
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -37,13 +39,23 @@ pub enum ClientError {
     /// The CA's trust bundle on this machine cannot be used.
     #[error("the CA bundle {} holds no usable certificate", .0.display())]
     Bundle(PathBuf),
+    /// The CA's own certificate does not hold at this moment: one of the two clocks is wrong.
+    #[error("the certificate of the CA at {address} {problem}, and this node's clock says {now}")]
+    Clock {
+        /// The address that was dialled.
+        address: String,
+        /// From or until when it holds.
+        problem: String,
+        /// This node's clock.
+        now: OffsetDateTime,
+    },
     /// The connection or the handshake failed.
     #[error("the CA at {address} cannot be reached")]
     Connect {
         /// The address that was dialled.
         address: String,
         /// What the system or TLS said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The exchange broke off.
     #[error("the exchange with the CA failed")]
@@ -57,7 +69,7 @@ pub enum ClientError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The CA said no.
     #[error("the CA answered {status}: {message}")]
@@ -76,6 +88,30 @@ pub enum ClientError {
     /// TLS could not be set up.
     #[error("TLS towards the CA cannot be set up")]
     Tls(#[from] rustls::Error),
+}
+
+impl ClientError {
+    /// Of a dial or a handshake; one that failed for the time names both clocks.
+    fn connect(address: &str, source: io::Error) -> Self {
+        let address = address.to_owned();
+        let (problem, now) = match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after })) => {
+                (format!("expired at {}", clock(*not_after)), clock(*time))
+            }
+            Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+                time,
+                not_before,
+            })) => (format!("holds from {}", clock(*not_before)), clock(*time)),
+            _ => return Self::Connect { address, source },
+        };
+        Self::Clock { address, problem, now }
+    }
+}
+
+/// A time that can be printed.
+fn clock(time: UnixTime) -> OffsetDateTime {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// What the CA gave for one identity.
@@ -169,7 +205,7 @@ impl CaClient {
         let token = String::from_utf8(read(&self.token).await?)
             .map_err(|_| ClientError::BadAnswer("the token is not text"))?;
         let tls = self.tls_config().await?;
-        let connect = |source| ClientError::Connect { address: self.address.clone(), source };
+        let connect = |source| ClientError::connect(&self.address, source);
         let tcp = TcpStream::connect(&self.address).await.map_err(connect)?;
         let stream = TlsConnector::from(Arc::new(tls))
             .connect(self.server_name.clone(), tcp)
@@ -259,7 +295,7 @@ async fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
     let owned = path.to_owned();
     tokio::task::spawn_blocking(move || std::fs::read(owned))
         .await
-        .map_err(std::io::Error::other)
+        .map_err(io::Error::other)
         .and_then(|content| content)
         .map_err(|source| ClientError::Read { path: path.to_owned(), source })
 }

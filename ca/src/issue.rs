@@ -25,8 +25,9 @@ use crate::spiffe::SpiffeId;
 pub const MAX_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The shortest: below it, renewal at half life would be a constant load on the CA.
 pub const MIN_LEAF_LIFETIME: Duration = Duration::from_secs(10);
-/// How far `NotBefore` lies in the past: a node whose clock is this much behind still takes a fresh leaf.
-pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
+/// How far `NotBefore` lies in the past: a node whose clock is this much behind the CA's still takes a fresh leaf.
+/// Room for a CA that is five minutes ahead, and for nodes that differ by as much.
+pub const BACKDATED: Duration = Duration::from_secs(10 * 60);
 
 /// Why no leaf was made.
 #[derive(Debug, thiserror::Error)]

@@ -156,7 +156,7 @@ async fn a_leaf_says_its_identity_and_nothing_else() {
     let validity = leaf.validity();
     let now = time::OffsetDateTime::now_utc();
     let backdated = now - validity.not_before.to_datetime();
-    assert!((290..=330).contains(&backdated.whole_seconds()), "{backdated}");
+    assert!((590..=630).contains(&backdated.whole_seconds()), "{backdated}");
     let left = validity.not_after.to_datetime() - now;
     assert!((3570..=3600).contains(&left.whole_seconds()), "{left}");
     assert!(!leaf.raw_serial().is_empty() && leaf.raw_serial().len() <= 20 && leaf.raw_serial()[0] < 0x80);
@@ -456,26 +456,4 @@ fn no_leaf_outlives_the_root() {
     assert_eq!(Validity::within(end, now, hour).unwrap().not_after, end);
     let nearly_over = Validity::within(now + Duration::from_secs(59), now, hour);
     assert!(matches!(nearly_over, Err(IssueError::RootExpires(_))));
-}
-
-#[test]
-fn the_process_serves_and_ends_cleanly_at_sigterm() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    fs::create_dir(path("tokens")).unwrap();
-    fs::create_dir(path("objects")).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gammarus-ca"))
-        .args(["--listen", "127.0.0.1:0", "--state-dir", &path("state"), "--tokens", &path("tokens")])
-        .args(["--objects", &path("objects")])
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("serving") {
-        line.clear();
-        assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "it ended before it served");
-    }
-    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
-    assert!(child.wait().unwrap().success());
 }

@@ -13,6 +13,8 @@ pub const REASON_HEADER: &str = "gammarus-reason";
 pub enum FailureReason {
     /// One try of a request took longer than its rule allows (HTTPRouteTimeouts.backendRequest).
     BackendTimeout,
+    /// The connection has reached the end of a certificate that it was made with.
+    CertificateExpired,
     /// The client went away before its answer was complete.
     ClientClosed,
     /// The endpoint refused or did not answer the dial, and so did every other that was tried.
@@ -59,8 +61,9 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::BackendTimeout,
+        Self::CertificateExpired,
         Self::ClientClosed,
         Self::ConnectFailed,
         Self::ConnectMethodRefused,
@@ -89,6 +92,7 @@ impl FailureReason {
     pub const fn as_label(self) -> &'static str {
         match self {
             Self::BackendTimeout => "backend_timeout",
+            Self::CertificateExpired => "certificate_expired",
             Self::ClientClosed => "client_closed",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectMethodRefused => "connect_method_refused",
@@ -124,7 +128,8 @@ impl FailureReason {
             Self::ConnectMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::MalformedResponse | Self::UpstreamReset => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::ConnectFailed
+            Self::CertificateExpired
+            | Self::ConnectFailed
             | Self::DestinationIsProxy
             | Self::HandshakeFailed
             | Self::HandshakeTimeout
@@ -150,7 +155,8 @@ impl FailureReason {
             Self::ClientClosed => 1,
             Self::HeadTooLarge | Self::PodLimit | Self::ProxyLimit => 8,
             Self::MalformedRequest | Self::MalformedResponse => 13,
-            Self::ConnectFailed
+            Self::CertificateExpired
+            | Self::ConnectFailed
             | Self::DestinationIsProxy
             | Self::HandshakeFailed
             | Self::HandshakeTimeout

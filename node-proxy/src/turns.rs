@@ -147,9 +147,19 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    CURRENT
-        .with_borrow(|share| share.as_ref().expect("only a share's task starts others").run(task))
-        .detach();
+    accompany(task).detach();
+}
+
+/// Runs a task of the share whose step this is, by itself, until what is returned is dropped.
+///
+/// # Panics
+/// Outside of a share's task.
+pub fn accompany<F>(task: F) -> Task<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    CURRENT.with_borrow(|share| share.as_ref().expect("only a share's task starts others").run(task))
 }
 
 /// Notes that the step has carried so many bytes.

@@ -9,10 +9,13 @@
 )]
 
 mod ca;
+mod clock;
 mod ends;
+mod expiry;
 mod families;
 mod foreign;
 mod limits;
+mod load;
 mod outage;
 mod peer;
 mod permissive;

@@ -153,7 +153,9 @@ pub(crate) fn listen_in(world: &World, pod: &str) -> TcpListener {
     listen(world, pod, address(world, pod, OWN_APP))
 }
 
-fn netns(world: &World, place: &str) -> NetnsFd {
+/// A namespace of the world: a pod's, a node's, or `fabric`.
+#[track_caller]
+pub(crate) fn netns(world: &World, place: &str) -> NetnsFd {
     let name = format!("{}{place}", world.prefix());
     NetnsFd::open(&Path::new("/run/netns").join(name)).unwrap()
 }

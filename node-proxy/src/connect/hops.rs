@@ -7,10 +7,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use gammarus_ca::SpiffeId;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -22,7 +22,7 @@ use crate::hop::switch::Side;
 use crate::hop::{self, OpenError};
 use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::telemetry::Hop;
-use crate::tls::{self, WorkloadCert, verify};
+use crate::tls::{FirstEnd, verify};
 use crate::turns;
 
 /// A hop takes no new streams when it is older than this.
@@ -162,20 +162,15 @@ async fn handshake(
         ConnectError::Handshake { address, reason, text }
     })?;
     let (socket, connection) = stream.into_inner();
-    let usable_until = usable_until(&certificate, connection.peer_certificates());
+    let ends = FirstEnd::of(&certificate, connection.peer_certificates());
+    let usable_until = Instant::now() + MAX_AGE.min(ends.usable_for());
     let (hop, driver) = hop::Hop::new(Side::Client, socket, connection.into());
+    let expiring = hop.clone();
     turns::spawn(pod.while_there(async move {
+        let _expiry = turns::accompany(ends.enforce(expiring));
         if let Err(error) = driver.run().await {
             tracing::debug!(%error, %address, "a hop has ended");
         }
     }));
     Ok(PooledHop { hop, usable_until })
-}
-
-/// Until when a new hop may be used: ten minutes, or less when either leaf ends sooner.
-#[must_use]
-fn usable_until(own: &WorkloadCert, peer: Option<&[CertificateDer<'_>]>) -> Instant {
-    let left = |end: SystemTime| end.duration_since(SystemTime::now()).unwrap_or_default();
-    let peer_left = peer.and_then(<[_]>::first).and_then(tls::certs::not_after).map_or(Duration::ZERO, left);
-    Instant::now() + MAX_AGE.min(left(own.not_after())).min(peer_left)
 }

@@ -93,7 +93,7 @@ pub(crate) fn start_ca(world: &World) -> Result<Process, DemoError> {
     for part in [&dir, &tokens] {
         fs::create_dir_all(part).map_err(DemoError::file(part))?;
     }
-    let argv = [
+    let mut argv = vec![
         binary("gammarus-ca")?.display().to_string(),
         format!("--listen={}", ca_address(world)),
         format!("--state-dir={}", dir.display()),
@@ -102,11 +102,10 @@ pub(crate) fn start_ca(world: &World) -> Result<Process, DemoError> {
         format!("--objects={}", world.objects_dir().display()),
         format!("--server-name={CA_NAME}"),
     ];
-    let mut ca = Process::start(
-        "gammarus-ca",
-        command::within(&world.netns("fabric"), &argv),
-        &world.dir().join("ca.log"),
-    )?;
+    argv.extend(world.ca_arguments.iter().cloned());
+    let mut command = command::within(&world.netns("fabric"), &argv);
+    command.envs(world.ca_environment.iter().map(|(name, value)| (name, value)));
+    let mut ca = Process::start("gammarus-ca", command, &world.dir().join("ca.log"))?;
     let root = dir.join("ca.crt");
     ca.wait_until("the root", READY, || fs::metadata(&root).is_ok_and(|file| file.len() > 0))?;
     Ok(ca)

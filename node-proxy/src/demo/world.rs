@@ -40,6 +40,8 @@ pub struct WorldBuilder {
     log_level: String,
     access_log: AccessLog,
     proxy_arguments: Vec<String>,
+    ca_arguments: Vec<String>,
+    ca_environment: Vec<(String, String)>,
 }
 
 /// Whether the proxies write their access logs.
@@ -92,6 +94,20 @@ impl WorldBuilder {
         self
     }
 
+    /// More arguments for the CA.
+    #[must_use]
+    pub fn ca_arguments(mut self, arguments: &[&str]) -> Self {
+        self.ca_arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Sets a variable of the CA's environment.
+    #[must_use]
+    pub fn ca_environment(mut self, name: &str, value: &str) -> Self {
+        self.ca_environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Makes the fabric and, with a mesh, starts the CA.
     ///
     /// # Errors
@@ -110,6 +126,8 @@ impl WorldBuilder {
             log_level: self.log_level,
             access_log: self.access_log,
             proxy_arguments: self.proxy_arguments,
+            ca_arguments: self.ca_arguments,
+            ca_environment: self.ca_environment,
             objects,
             nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
@@ -141,6 +159,8 @@ pub struct World {
     pub(crate) log_level: String,
     pub(crate) access_log: AccessLog,
     pub(crate) proxy_arguments: Vec<String>,
+    pub(crate) ca_arguments: Vec<String>,
+    pub(crate) ca_environment: Vec<(String, String)>,
     claim: Arc<Claim>,
 }
 
@@ -154,6 +174,8 @@ impl World {
             log_level: "info".to_owned(),
             access_log: AccessLog::File,
             proxy_arguments: Vec::new(),
+            ca_arguments: Vec::new(),
+            ca_environment: Vec::new(),
         }
     }
 

@@ -8,6 +8,8 @@ use thiserror::Error;
 use tokio::io::AsyncWrite;
 
 use super::Source;
+use crate::error::FailureReason;
+use crate::hop;
 use crate::http1::ReadBuffer;
 
 /// Which of the two joined connections failed.
@@ -19,6 +21,19 @@ pub enum CopyError {
     /// The one towards the server.
     #[error("connection to the server failed")]
     Server(#[source] io::Error),
+}
+
+impl CopyError {
+    /// The reason to give.
+    #[must_use]
+    pub fn reason(&self) -> FailureReason {
+        let (Self::Client(error) | Self::Server(error)) = self;
+        match self {
+            _ if error.kind() == hop::EXPIRED => FailureReason::CertificateExpired,
+            Self::Client(_) => FailureReason::ClientClosed,
+            Self::Server(_) => FailureReason::UpstreamReset,
+        }
+    }
 }
 
 /// What has been copied, in bytes. Read it also after an error.

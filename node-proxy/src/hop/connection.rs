@@ -4,7 +4,7 @@
 //! which speak at the same moment share records and system calls.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, BufRead as _, IoSlice, Write};
+use std::io::{self, BufRead as _, IoSlice, Write as _};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use rustls::Connection;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::Instant;
 
 use super::frame::{FrameHead, HEAD_LENGTH, Kind, MAX_PAYLOAD};
 use super::lane::wake;
+use super::sink::Sink;
 use super::stream::{Arrival, HopStream, OpenError};
 use super::switch::{SharedLane, Side, Switch};
 use crate::forward::{Reset as _, Socket};
@@ -36,6 +37,9 @@ const RECORD_CONTENT: usize = HEAD_LENGTH + MAX_PAYLOAD;
 const DIRECT: usize = 4 * 1024;
 /// How long the other side of an ended hop has for its own end.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How streams fail when their hop has reached the end of a certificate. No socket of the data path says this.
+pub const EXPIRED: io::ErrorKind = io::ErrorKind::PermissionDenied;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into());
@@ -171,6 +175,15 @@ impl Hop {
     /// Ends it now, with a reset, and its streams with it.
     pub fn reset(&self) {
         self.0.core.borrow_mut().fail(io::ErrorKind::ConnectionAborted);
+    }
+
+    /// Ends it now, as a certificate of one of its ends no longer holds; its streams fail with [`EXPIRED`].
+    pub fn expire(&self) {
+        let mut core = self.0.core.borrow_mut();
+        if !matches!(core.life, Life::Over(_)) {
+            core.why = Some("a certificate of it has expired".into());
+            core.fail(EXPIRED);
+        }
     }
 
     /// Queues bytes of a stream, as many as there is credit and room for.
@@ -382,7 +395,7 @@ impl Core {
 
     fn write_tls(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
         let socket = self.socket.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        self.tls.write_tls(&mut Sink { socket, cx })
+        self.tls.write_tls(&mut Sink::new(socket, cx))
     }
 
     /// There is room again.
@@ -441,7 +454,7 @@ impl Driver {
         };
         if let Err(error) = outcome {
             let mut core = core.borrow_mut();
-            core.why = Some(error.to_string().into());
+            core.why.get_or_insert_with(|| error.to_string().into());
             core.fail(io::ErrorKind::ConnectionReset);
             return Err(error);
         }
@@ -465,32 +478,5 @@ impl Drop for Driver {
         if core.socket.is_some() {
             core.fail(io::ErrorKind::ConnectionReset);
         }
-    }
-}
-
-/// Writes to a socket as far as it goes at once.
-struct Sink<'a, 'b> {
-    socket: &'a mut Socket,
-    cx: &'a mut Context<'b>,
-}
-
-impl Write for Sink<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        at_once(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
-    }
-
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        at_once(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, pieces))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn at_once<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
-        Poll::Ready(outcome) => outcome,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }

@@ -14,11 +14,12 @@
 pub mod connection;
 pub mod frame;
 pub mod lane;
+mod sink;
 pub mod stream;
 pub mod switch;
 
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Driver, Hop};
+pub use connection::{Driver, EXPIRED, Hop};
 pub use stream::{Arrival, HopStream, OpenError};

@@ -23,12 +23,13 @@ use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::connect::find_certificate;
 use crate::error::FailureReason;
 use crate::forward::copy::Copied;
-use crate::forward::{CopyError, Reset, Socket, Source, copy_both};
+use crate::forward::{Reset, Socket, Source, copy_both};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::telemetry::{ConnectionRecord, Hop, Journey, PlaintextReason, ProtocolLabel, Recording};
 use crate::tls;
+use crate::tls::FirstEnd;
 use crate::tls::client_hello::{ClientHelloPeek, inspect};
 use peer::{ServerFirst, Terms, find_terms};
 
@@ -190,8 +191,9 @@ impl Session {
                 return self.record.finish();
             }
         };
-        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
-        match tls::verify::peer_identity(certificates) {
+        let certificates = tls.get_ref().1.peer_certificates();
+        let ends = FirstEnd::of(&certificate, certificates);
+        match tls::verify::peer_identity(certificates.unwrap_or_default()) {
             Ok(identity) => self.record.journey.source.identity = Some(identity),
             Err(error) => {
                 let stream = tls.get_ref().0.stream();
@@ -203,7 +205,7 @@ impl Session {
         if !unread.unread().is_empty() {
             return self.refuse(&socket, FailureReason::HandshakeFailed, "bytes before the handshake's end");
         }
-        streams::serve(self, socket, connection, dialled).await;
+        streams::serve(self, (socket, connection, ends), dialled).await;
     }
 }
 
@@ -237,11 +239,7 @@ async fn copy<C>(
     record.journey.bytes_sent = copied.sent;
     record.journey.bytes_received = copied.received;
     if let Err(error) = outcome {
-        let reason = match error {
-            CopyError::Client(_) => FailureReason::ClientClosed,
-            CopyError::Server(_) => FailureReason::UpstreamReset,
-        };
-        record.journey.fail(reason, error.to_string());
+        record.journey.fail(error.reason(), error.to_string());
         client.reset();
         server.reset();
     }

@@ -19,6 +19,8 @@ use crate::hop::{self, Arrival};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::telemetry::{ConnectionRecord, Hop, Journey, Peer, Recording};
+use crate::tls::FirstEnd;
+use crate::turns;
 
 /// How long the application may take to accept: less than the client's side waits for a hop.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -38,8 +40,7 @@ struct Peers {
 /// is the first stream's.
 pub(super) async fn serve(
     session: Session,
-    socket: Socket,
-    connection: ServerConnection,
+    (socket, connection, ends): (Socket, ServerConnection, FirstEnd),
     mut dialled: Option<(Socket, ReadBuffer)>,
 ) {
     let Session { worker, pod, client, destination, record } = session;
@@ -52,7 +53,9 @@ pub(super) async fn serve(
     let peers = Rc::new(Peers { worker, pod, client, destination, source });
     let begin = Instant::now();
     let streams = share.clone();
+    let expiring = hop.clone();
     let serving = async move {
+        let _expiry = turns::accompany(ends.enforce(expiring));
         let accepting = async {
             while let Some(arrival) = hop.arrival().await {
                 let fresh = dialled.take().filter(|_| begin.elapsed() < FRESH);

@@ -3,7 +3,7 @@
 use super::Session;
 use super::dial::{self, Chosen};
 use crate::connect::{self, Destination, Dialled};
-use crate::error::{FailureReason, with_causes};
+use crate::error::with_causes;
 use crate::forward::copy::Copied;
 use crate::forward::{CopyError, Reset as _, Socket, copy_both};
 use crate::http1::ReadBuffer;
@@ -101,11 +101,7 @@ pub(super) fn break_off(
     (client, dialled): (&Socket, &Dialled),
     error: &CopyError,
 ) {
-    let reason = match error {
-        CopyError::Client(_) => FailureReason::ClientClosed,
-        CopyError::Server(_) => FailureReason::UpstreamReset,
-    };
-    record.journey.fail(reason, with_causes(error));
+    record.journey.fail(error.reason(), with_causes(error));
     client.reset();
     dialled.transport.reset();
     record.finish();

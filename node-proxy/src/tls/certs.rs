@@ -6,20 +6,20 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use gammarus_ca::{ClientError, SignedIdentity, SpiffeId};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 use webpki::KeyUsage;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::HOP_ALPN;
+use super::clock::validity;
 use super::verify::{ExpectedServer, MeshClients, PeerError, Trust};
 
 /// How many peers' configurations are kept per leaf; beyond it they are made anew.
@@ -206,17 +206,4 @@ fn server_config(
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
-}
-
-/// The last second of a leaf; `None` if it cannot be read.
-#[must_use]
-pub fn not_after(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
-    validity(leaf).map(|(_, not_after)| not_after)
-}
-
-/// From when to when a certificate holds.
-fn validity(leaf: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
-    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
-    let at = |seconds: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));
-    Some((at(leaf.validity().not_before.timestamp())?, at(leaf.validity().not_after.timestamp())?))
 }

@@ -6,6 +6,7 @@
 
 pub mod certs;
 pub mod client_hello;
+pub mod clock;
 pub mod store;
 pub mod verify;
 
@@ -14,6 +15,7 @@ mod tests;
 
 pub use certs::{CertError, WorkloadCert};
 pub use client_hello::{ClientHelloPeek, inspect};
+pub use clock::FirstEnd;
 pub use store::{CertSource, CertStore};
 pub use verify::{PeerError, explain, failure_reason, peer_error, peer_identity};
 

@@ -16,14 +16,13 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::certs::{CertError, WorkloadCert};
+use super::clock::sleep_until;
 use crate::error::with_causes;
 
 /// The pause after a first failure; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The longest sleep before the wall clock is looked at again: it may jump, and machines sleep.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// A leaf, later.
 pub type Fetch<'a> = Pin<Box<dyn Future<Output = Result<WorkloadCert, CertError>> + Send + 'a>>;
@@ -102,7 +101,8 @@ impl CertStore {
         }
     }
 
-    /// Drops leaf and key of `identity` and ends their renewal. Connections that are open keep theirs.
+    /// Drops leaf and key of `identity` and ends their renewal. Connections that are open keep theirs: they go with
+    /// their pods, the last of which has left by now.
     pub fn forget(&self, identity: &SpiffeId) {
         let forgotten = self.entries().remove(identity);
         if forgotten.is_some() {
@@ -143,16 +143,20 @@ async fn keep_new(
         match source.fetch(&identity).await {
             Ok(cert) => {
                 failures = 0;
-                let now = SystemTime::now();
-                let left = cert.not_after().duration_since(now).unwrap_or_default();
-                let renewal = now + left.mul_f64(0.45 + 0.1 * random_fraction());
+                let left = time_left(&cert);
+                let renewal = SystemTime::now() + left.mul_f64(0.45 + 0.1 * random_fraction());
                 tracing::info!(%identity, seconds_left = left.as_secs(), "certificate fetched");
                 publish.send_replace(Some(Arc::new(cert)));
                 sleep_until(renewal).await;
             }
             Err(error) => {
-                let pause = pause_after(failures);
-                failures = failures.saturating_add(1);
+                let left = publish.borrow().as_ref().map(|cert| time_left(cert));
+                let longest = longest_pause(left.unwrap_or_default());
+                let pause = pause_after(failures, longest);
+                // What was tried often because time was short is no reason to wait for long when it is over.
+                if FIRST_PAUSE * (1 << failures) < longest {
+                    failures += 1;
+                }
                 let error = with_causes(&error);
                 let try_again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 tracing::warn!(%identity, error, failures, try_again_ms, "certificate not fetched");
@@ -162,20 +166,21 @@ async fn keep_new(
     }
 }
 
-/// Sleeps until the wall clock says `deadline`.
-async fn sleep_until(deadline: SystemTime) {
-    while let Ok(left) = deadline.duration_since(SystemTime::now()) {
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
-    }
+/// For how long a leaf still holds, by our clock: the CA's may be another.
+fn time_left(cert: &WorkloadCert) -> Duration {
+    cert.not_after().duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+/// The longest pause while a leaf holds for so long: it is tried to be renewed some times before it ends, however
+/// short its life is.
+fn longest_pause(left: Duration) -> Duration {
+    if left.is_zero() { LONGEST_PAUSE } else { LONGEST_PAUSE.min((left / 4).max(FIRST_PAUSE)) }
 }
 
 /// The pause after so many earlier failures: doubling, capped, and half of it random, so that nodes that
 /// lost the CA together do not come back together.
-fn pause_after(failures: u32) -> Duration {
-    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
+fn pause_after(failures: u32, longest: Duration) -> Duration {
+    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(longest);
     pause.mul_f64(0.5 + 0.5 * random_fraction())
 }
 
@@ -193,11 +198,18 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_cap_and_never_vanish() {
-        for (failures, at_least, at_most) in
-            [(0, 125, 250), (1, 250, 500), (3, 1000, 2000), (9, 15_000, 30_000), (u32::MAX, 15_000, 30_000)]
-        {
-            let pause = pause_after(failures).as_millis();
-            assert!((at_least..=at_most).contains(&pause), "{failures}: {pause}");
+        for (failures, left, at_least, at_most) in [
+            (0, 0, 125, 250),
+            (1, 0, 250, 500),
+            (3, 0, 1000, 2000),
+            (9, 0, 15_000, 30_000),
+            (u32::MAX, 3600, 15_000, 30_000),
+            (9, 8, 1000, 2000),
+            (u32::MAX, 1, 125, 250),
+        ] {
+            let longest = longest_pause(Duration::from_secs(left));
+            let pause = pause_after(failures, longest).as_millis();
+            assert!((at_least..=at_most).contains(&pause), "{failures}, {left:?}: {pause}");
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::error::FailureReason;
 use crate::forward::Source;
+use crate::hop;
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, RequestHead1, ResponseHead1, Version};
 use crate::http1::relay::{Relay, RelayError};
@@ -51,10 +52,15 @@ pub enum ExchangeError {
 impl ExchangeError {
     /// The reason to give.
     #[must_use]
-    pub const fn reason(&self) -> FailureReason {
+    pub fn reason(&self) -> FailureReason {
         match self {
             Self::Client(_) => FailureReason::ClientClosed,
             Self::ClientBody(_) => FailureReason::MalformedRequest,
+            Self::NoAnswer(error) | Self::Upstream(RelayError::Source(error))
+                if error.kind() == hop::EXPIRED =>
+            {
+                FailureReason::CertificateExpired
+            }
             Self::HeldBack(_) | Self::NoAnswer(_) | Self::Upstream(_) => FailureReason::UpstreamReset,
             Self::Answer(_) | Self::SwitchedProtocols => FailureReason::MalformedResponse,
         }

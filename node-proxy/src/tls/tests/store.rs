@@ -120,8 +120,11 @@ async fn a_failed_renewal_keeps_the_leaf_until_it_expires_and_no_longer() {
 async fn a_forgotten_identity_is_gone_and_no_longer_renewed() {
     let source = Source::new(Duration::from_secs(2));
     let store = Arc::new(CertStore::new(Arc::<Source>::clone(&source), Handle::current()));
-    store.ensure(&id(WEB)).await.unwrap();
+    let leaf = Arc::downgrade(&store.ensure(&id(WEB)).await.unwrap());
+    assert!(leaf.upgrade().is_some());
     store.forget(&id(WEB));
+    tokio::task::yield_now().await;
+    assert!(leaf.upgrade().is_none(), "its key is gone as well");
     assert!(store.find(&id(WEB)).is_none() && store.expiries().is_empty());
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(source.asked(), 1);

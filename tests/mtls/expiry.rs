@@ -1,0 +1,110 @@
+//! The end of a leaf's life: what was made with it ends, what is new has a newer one, and a CA that is away in
+//! between is noticed by nobody.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use node_proxy::demo::command::until;
+use node_proxy::demo::world::World;
+
+use super::load::Load;
+use super::rig::{
+    End, PATIENCE, accepted, connect, listen_in, logged, metric, read_to_end, service, settle, stage, staged,
+    url_of,
+};
+
+/// The life of a leaf in these tests, in seconds.
+const LIFE: f64 = 20.0;
+
+fn short_lived() -> World {
+    staged(World::builder().ca_arguments(&["--leaf-lifetime-seconds=20"]))
+}
+
+/// Seconds until the leaf of a service account ends; 0 where it is not local.
+fn left(world: &World, node: &str, name: &str) -> f64 {
+    let identity = format!("identity=\"spiffe://cluster.local/ns/shop/sa/{name}\"");
+    metric(world, node, "gammarus_cert_expiry_seconds", &[&identity])
+}
+
+/// An opaque connection from client to server, on which both have spoken.
+#[track_caller]
+fn held(world: &World) -> (TcpStream, TcpStream) {
+    let application = listen_in(world, "server");
+    let mut client = connect(world, "client", service(world, "server.shop", 9000)).unwrap();
+    client.write_all(b"\x01hello").unwrap();
+    let mut server = accepted(&application);
+    server.write_all(b"hello").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    server.read_exact(&mut [0; 6]).unwrap();
+    (client, server)
+}
+
+#[test]
+fn a_connection_ends_with_the_first_leaf_that_it_was_made_with_and_not_before() {
+    let world = short_lived();
+    // Both renewals are some way off: what is read now is what the hop is made with.
+    let fresh = || left(&world, "node-a", "client").min(left(&world, "node-b", "server")) > 0.6 * LIFE;
+    assert!(until(PATIENCE * 2, fresh), "the leaves are not renewed");
+    let load = Load::start(&world, "client", "server.shop");
+    let end = left(&world, "node-a", "client").min(left(&world, "node-b", "server"));
+    let made = Instant::now();
+    let (mut client, mut server) = held(&world);
+    for end in [&client, &server] {
+        end.set_read_timeout(Some(Duration::from_secs_f64(2.0 * LIFE))).unwrap();
+    }
+    // The hop may be some seconds older than the connection.
+    assert_eq!(read_to_end(&mut client), (String::new(), End::Broken), "the client's end");
+    let lived = made.elapsed().as_secs_f64();
+    assert_eq!(read_to_end(&mut server).1, End::Broken, "the server's end");
+    assert!(lived < end + 1.5, "it has lived for {lived} s, and its leaves for {end} s");
+    assert!(lived > 0.3 * LIFE, "it was ended after {lived} s, long before its leaves ({end} s)");
+    let told = |node| world.access_log(node).unwrap().contains("reason=certificate_expired");
+    assert!(until(PATIENCE, || told("node-a") || told("node-b")), "no log gives the reason");
+    let answered = load.finish("while a hop expired");
+    assert!(answered > 100, "only {answered}");
+}
+
+#[test]
+fn a_ca_that_is_away_for_two_fifths_of_a_leafs_life_is_noticed_by_no_request() {
+    let mut world = short_lived();
+    let renewed = |world: &World, node: &str, name: &str| left(world, node, name) > 0.95 * LIFE;
+    assert!(until(PATIENCE * 2, || renewed(&world, "node-a", "client")), "the leaf is not renewed");
+    let load = Load::start(&world, "client", "server.shop");
+    let begun = Instant::now();
+    std::thread::sleep(Duration::from_secs_f64(0.3 * LIFE));
+    world.stop_ca().unwrap();
+    std::thread::sleep(Duration::from_secs_f64(0.4 * LIFE));
+    let waiting = left(&world, "node-a", "client");
+    assert!(waiting > 0.0 && waiting < 0.4 * LIFE, "the old leaf is not kept: {waiting} s are left");
+    world.start_ca().unwrap();
+    let rest = Duration::from_secs_f64(LIFE).saturating_sub(begun.elapsed());
+    let again = || left(&world, "node-a", "client") > 0.6 * LIFE;
+    assert!(until(rest, again), "no new leaf before the old one has ended");
+    // And on beyond the end of every leaf that was there before.
+    std::thread::sleep(rest.max(Duration::from_secs(5)));
+    let log = world.proxy("node-a").unwrap().log();
+    assert!(log.contains("certificate not fetched"), "no renewal has met the outage");
+    let answered = load.finish("with the CA away");
+    assert!(answered > 300, "only {answered}");
+}
+
+#[test]
+fn keys_and_connections_go_with_the_last_pod_of_an_identity() {
+    let mut world = stage();
+    world.pod("client-2").namespace("shop").service_account("client").on("node-a").start().unwrap();
+    settle(&world, "client-2", "http://server.shop/second", "server");
+    let (_client, mut server) = held(&world);
+    world.remove_pod("client").unwrap();
+    assert_eq!(read_to_end(&mut server).1, End::Broken, "the connection has outlived its pod");
+    assert!(left(&world, "node-a", "client") > 0.0, "another pod still has the identity");
+    settle(&world, "client-2", "http://server.shop/still", "server");
+    world.remove_pod("client-2").unwrap();
+    assert!(until(PATIENCE, || left(&world, "node-a", "client") == 0.0), "the leaf is still there");
+    let log = world.proxy("node-a").unwrap().log();
+    assert!(log.contains("certificate forgotten"), "{log}");
+    // What was held for the identity is fetched again, and works, when a pod of it comes again.
+    world.pod("client-3").namespace("shop").service_account("client").on("node-a").start().unwrap();
+    settle(&world, "client-3", &url_of(&world, "server", "/third"), "server");
+    logged(&world, "node-b", &["src.workload=client-3", "mtls=yes"]);
+}
