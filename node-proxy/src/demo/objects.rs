@@ -129,9 +129,7 @@ impl ObjectFolder {
 
     fn fill_metadata(&self, key: &Applied, object: &mut Value) -> Result<(), DemoError> {
         let old = self.applied.get(key).map(|old| &old["metadata"]);
-        let now = time::OffsetDateTime::now_utc().replace_nanosecond(0).ok();
-        let now = now.and_then(|now| now.format(&Rfc3339).ok());
-        let fresh = json!({ "uid": fresh_uid()?, "creationTimestamp": now });
+        let fresh = json!({ "uid": fresh_uid()?, "creationTimestamp": now()? });
         let metadata = &mut object["metadata"];
         if !key.namespace.is_empty() {
             metadata["namespace"] = json!(key.namespace);
@@ -174,6 +172,14 @@ impl ObjectFolder {
 pub(crate) fn fresh_uid() -> Result<String, DemoError> {
     const SOURCE: &str = "/proc/sys/kernel/random/uuid";
     Ok(fs::read_to_string(SOURCE).map_err(DemoError::file(SOURCE))?.trim().to_owned())
+}
+
+/// The present second, as objects write it.
+pub(crate) fn now() -> Result<String, DemoError> {
+    let wrong = |problem: String| DemoError::Object { origin: "the clock".to_owned(), problem };
+    let now =
+        time::OffsetDateTime::now_utc().replace_nanosecond(0).map_err(|error| wrong(error.to_string()))?;
+    now.format(&Rfc3339).map_err(|error| wrong(error.to_string()))
 }
 
 /// Replaces a file at once, so that nobody reads half of it.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::address::{Block, Family};
 use super::command::{self, Process};
 use super::fault::DemoError;
-use super::objects::{Applied, fresh_uid};
+use super::objects::{Applied, fresh_uid, now};
 use super::world::{World, binary};
 
 /// The first pod's host number: lower ones are the node's.
@@ -232,6 +232,19 @@ impl World {
                 "ips": ips.collect::<Vec<_>>(), "routes": [], "dns": {},
             },
         }))
+    }
+
+    /// Marks a pod as one that is being deleted, as the API server does: it goes on running, and is ready, until
+    /// [`World::remove_pod`].
+    ///
+    /// # Errors
+    /// When there is no such pod, or its file cannot be written.
+    pub fn begin_deletion(&mut self, name: &str) -> Result<(), DemoError> {
+        let now = now()?;
+        let unknown = || DemoError::Unknown { kind: "pod", name: name.to_owned() };
+        let pod = self.pods.get_mut(name).ok_or_else(unknown)?;
+        pod.object["metadata"]["deletionTimestamp"] = json!(now);
+        write_status(self, name)
     }
 
     /// Ends a pod as a kubelet does: its application, the plugin's `DEL`, the namespace, the object.

@@ -294,6 +294,15 @@ impl World {
         self.nodes.get_mut(node).and_then(|node| node.proxy.as_mut()).ok_or_else(unknown)
     }
 
+    /// The process of a pod's application.
+    ///
+    /// # Errors
+    /// When there is no such pod, or it has no application.
+    pub fn application(&mut self, pod: &str) -> Result<&mut Process, DemoError> {
+        let unknown = || DemoError::Unknown { kind: "application", name: pod.to_owned() };
+        self.pods.get_mut(pod).and_then(|pod| pod.app.as_mut()).ok_or_else(unknown)
+    }
+
     /// Kills the CA; nothing of it is lost but the process.
     ///
     /// # Errors

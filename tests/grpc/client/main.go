@@ -140,6 +140,44 @@ func (c *caller) duplex(ctx context.Context) error {
 	return nil
 }
 
+// both sends all messages while it receives their answers.
+func (c *caller) both(ctx context.Context) error {
+	stream, err := c.service.FullDuplexCall(ctx)
+	if err != nil {
+		return err
+	}
+	sending := make(chan error, 1)
+	go func() {
+		message := &pb.StreamingOutputCallRequest{Payload: &pb.Payload{Body: make([]byte, c.size)}}
+		for range c.count {
+			if err := stream.Send(message); err != nil {
+				sending <- err
+				return
+			}
+		}
+		sending <- stream.CloseSend()
+	}()
+	received := 0
+	for {
+		answer, err := stream.Recv()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if len(answer.GetPayload().GetBody()) != c.size {
+			return fmt.Errorf("an answer of %d bytes", len(answer.GetPayload().GetBody()))
+		}
+		received++
+	}
+	if err := <-sending; err != nil {
+		return err
+	}
+	fmt.Printf("sent=%d received=%d\n", c.count, received)
+	return nil
+}
+
 func report(err error) {
 	fmt.Printf("code=%s message=%s\n", status.Code(err), status.Convert(err).Message())
 }
@@ -176,8 +214,15 @@ func main() {
 	headers := flag.String("headers", "", "metadata as name=value,name=value")
 	count := flag.Int("count", 1, "how many calls or messages")
 	size := flag.Int("size", 0, "bytes of each message")
-	timeout := flag.Duration("timeout", 20*time.Second, "deadline of the whole")
+	timeout := flag.Duration("timeout", 20*time.Second, "deadline of the whole, or of each paced call")
+	rate := flag.Int("rate", 50, "paced calls per second")
 	flag.Parse()
+	if flag.Arg(0) == "paced" {
+		if err := new(pace).run(*target, *rate, *timeout); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	if flag.Arg(0) == "http2" {
 		if err := speakHTTP2(*target, *size); err != nil {
 			log.Fatal(err)
@@ -200,7 +245,7 @@ func main() {
 	c := &caller{service: pb.NewTestServiceClient(connection), count: *count, size: *size}
 	calls := map[string]func(context.Context) error{
 		"unary": c.unary, "status": c.status, "deadline": c.deadline,
-		"download": c.download, "upload": c.upload, "duplex": c.duplex, "crowd": c.crowd,
+		"download": c.download, "upload": c.upload, "duplex": c.duplex, "both": c.both, "crowd": c.crowd,
 	}
 	call, known := calls[flag.Arg(0)]
 	if !known {

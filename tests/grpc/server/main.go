@@ -12,8 +12,11 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -104,7 +107,7 @@ func (s *service) FullDuplexCall(stream grpc.BidiStreamingServer[pb.StreamingOut
 	}
 }
 
-// plain answers HTTP: POST /hash with the length and hash of the body, GET /bytes/N with N bytes, anything else
+// plain answers HTTP: anything under /load with who it is, the path and the length of the body; POST /hash with the length and hash of the body, GET /bytes/N with N bytes, anything else
 // with who it is; every answer ends with a trailer that repeats the request's.
 func plain(name string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -113,6 +116,10 @@ func plain(name string) http.HandlerFunc {
 		if err != nil {
 			fmt.Printf("%s: a body broke off: %v\n", name, err)
 			panic(http.ErrAbortHandler)
+		}
+		if strings.HasPrefix(r.URL.Path, "/load/") {
+			fmt.Fprintf(w, "%s %s %d\n", name, r.URL.Path, length)
+			return
 		}
 		w.Header().Set("Trailer", "X-Last")
 		w.Header().Set("X-App", name)
@@ -145,6 +152,7 @@ func main() {
 	name := flag.String("name", "server", "what it answers with")
 	grpcPort := flag.Int("grpc", 50051, "port of gRPC")
 	httpPort := flag.Int("http", 8080, "port of HTTP")
+	echoPort := flag.Int("echo", 9000, "port on which bytes come back as they are")
 	flag.Parse()
 
 	listener, err := net.Listen("tcp", fmt.Sprintf(":%d", *grpcPort))
@@ -162,6 +170,37 @@ func main() {
 		Addr: fmt.Sprintf(":%d", *httpPort), Handler: plain(*name), Protocols: protocols,
 		ReadHeaderTimeout: time.Minute,
 	}
+	echoes, err := net.Listen("tcp", fmt.Sprintf(":%d", *echoPort))
+	if err != nil {
+		log.Fatal(err)
+	}
+	go echo(echoes)
 	fmt.Println("listening")
-	log.Fatal(web.ListenAndServe())
+	go func() {
+		if err := web.ListenAndServe(); err != http.ErrServerClosed {
+			log.Fatal(err)
+		}
+	}()
+
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
+	<-told
+	// Takes nothing new, and ends in order what is open; but not for longer than its caller may wait.
+	time.AfterFunc(time.Second, func() { os.Exit(0) })
+	web.Shutdown(context.Background())
+	server.GracefulStop()
+}
+
+// echo sends back what it is sent, until the other side has ended.
+func echo(listener net.Listener) {
+	for {
+		connection, err := listener.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() {
+			defer connection.Close()
+			io.Copy(connection, connection)
+		}()
+	}
 }

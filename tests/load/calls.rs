@@ -1,0 +1,84 @@
+//! gRPC calls on one connection, by a program that knows nothing of the mesh: the paced mode of `tests/grpc`'s client.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+use node_proxy::demo::command::{Process, until};
+use node_proxy::demo::world::World;
+use serde::Deserialize;
+
+use crate::counts::{Count, Counts, Failure, Kind, PATIENCE};
+
+/// The program, while it calls.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    process: Process,
+    begun: SystemTime,
+}
+
+/// What it prints.
+#[derive(Debug, Deserialize)]
+struct Report {
+    sent: u64,
+    ok: u64,
+    slowest_ms: u64,
+    connections: u64,
+    repeated: u64,
+    failures: Option<Vec<ReportedFailure>>,
+    done: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReportedFailure {
+    at_ms: u64,
+    text: String,
+}
+
+/// A program of the gRPC tools.
+#[track_caller]
+pub(crate) fn grpc_tool(name: &str) -> String {
+    let folder = std::env::var_os("GRPC_TOOLS").expect(
+        "GRPC_TOOLS must name the folder of grpc-client and grpc-server: run tests/run, which builds them",
+    );
+    let path = PathBuf::from(folder).join(name);
+    assert!(path.is_file(), "{} is missing: run tests/run, which builds it", path.display());
+    path.display().to_string()
+}
+
+impl Calls {
+    /// Begins to call, from a pod.
+    #[track_caller]
+    pub(crate) fn begin(world: &World, pod: &str) -> Self {
+        let (client, rate) = (grpc_tool("grpc-client"), Kind::Grpc.per_second().to_string());
+        let patience = format!("{}s", PATIENCE.as_secs());
+        let argv = [&client, "-target", "web:50051", "-rate", &rate, "-timeout", &patience, "paced"];
+        let name = format!("paced-{}", SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis());
+        let begun = SystemTime::now();
+        Self { process: world.spawn(pod, &name, &argv).unwrap(), begun }
+    }
+
+    /// Ends it and adds what it has counted.
+    #[track_caller]
+    pub(crate) fn end(mut self, counts: &mut Counts) {
+        self.process.signal(Signal::SIGTERM);
+        let ended = until(PATIENCE + Duration::from_secs(5), || !self.process.is_running());
+        assert!(ended, "{}", self.process.last_words());
+        let log = self.process.log();
+        let last = log.lines().last().unwrap_or_default();
+        let report: Report = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {log}"));
+        assert!(report.done, "the client has not ended by itself: {log}");
+        let begun = self.begun.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        for failure in report.failures.into_iter().flatten() {
+            let at = Duration::from_millis(failure.at_ms).saturating_sub(begun);
+            counts.failures.push(Failure { kind: Kind::Grpc, at, text: failure.text });
+        }
+        if report.repeated > 0 {
+            let text = format!("{} calls were sent twice", report.repeated);
+            counts.failures.push(Failure { kind: Kind::Grpc, at: counts.lasted, text });
+        }
+        counts.grpc_connections = report.connections;
+        let slowest = Duration::from_millis(report.slowest_ms);
+        counts.kinds.insert(Kind::Grpc, Count { sent: report.sent, ok: report.ok, slowest });
+    }
+}

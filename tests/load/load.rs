@@ -1,0 +1,191 @@
+//! The load: 200 HTTP requests, 20 words on held connections and 20 new connections a second, half of them from each
+//! node, and 50 gRPC calls on one connection, all at their times whether earlier ones are answered or not.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use node_proxy::demo::command::until;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::calls::Calls;
+use crate::connections::Connections;
+use crate::counts::{Counts, Kind, Tally};
+use crate::requests::Requests;
+use crate::source::Source;
+use crate::stage::{CLIENTS, Stage};
+
+/// Connections that are held open, from each node.
+const HELD: u32 = 10;
+
+/// A load that goes on until it is finished.
+#[derive(Debug)]
+pub(crate) struct Load {
+    tally: Tally,
+    kinds: BTreeSet<Kind>,
+    stop: watch::Sender<()>,
+    thread: Option<JoinHandle<()>>,
+    calls: Option<Calls>,
+}
+
+impl Load {
+    /// Begins, and returns once it is under way.
+    #[track_caller]
+    pub(crate) fn start(stage: &Stage) -> Self {
+        Self::start_with(stage, &Kind::ALL)
+    }
+
+    /// Begins with some kinds alone.
+    #[track_caller]
+    pub(crate) fn start_with(stage: &Stage, kinds: &[Kind]) -> Self {
+        let kinds: BTreeSet<_> = kinds.iter().copied().collect();
+        let sources: Vec<_> = CLIENTS.iter().map(|(pod, _)| Source::new(&stage.world, pod)).collect();
+        let tally = Tally::begin();
+        let calls = kinds.contains(&Kind::Grpc).then(|| Calls::begin(&stage.world, CLIENTS[0].0));
+        let (stop, stopped) = watch::channel(());
+        let of_thread = (kinds.clone(), tally.clone());
+        let thread = thread::spawn(move || generate(sources, &of_thread, &stopped));
+        let load = Self { tally, kinds, stop, thread: Some(thread), calls };
+        load.pass(Duration::from_secs(1));
+        load
+    }
+
+    /// Notes what is done now.
+    pub(crate) fn note(&self, what: &str) {
+        self.tally.note(what);
+    }
+
+    /// Waits until so much more of the load has gone out and come back as belongs to this time.
+    #[track_caller]
+    pub(crate) fn pass(&self, time: Duration) {
+        let per_second = Kind::Http.per_second() + Kind::Held.per_second() + Kind::Fresh.per_second();
+        let enough =
+            self.concluded() + u64::from(per_second) * u64::try_from(time.as_millis()).unwrap() / 1000;
+        let passed = until(time * 10 + Duration::from_secs(20), || self.concluded() >= enough);
+        assert!(passed, "the load stands still:\n{:#}", *self.tally.counts());
+    }
+
+    /// Ends it, waits for what is under way, and prints the counts.
+    #[track_caller]
+    pub(crate) fn finish(mut self, title: &str) -> Counts {
+        let counts = self.end();
+        // Not by the macros, whose text nobody sees when the test passes.
+        io::stdout().write_all(format!("{title}: {counts}\n").as_bytes()).unwrap();
+        counts
+    }
+
+    fn end(&mut self) -> Counts {
+        self.stop.send_replace(());
+        let ended = self.thread.take().map(JoinHandle::join);
+        let mut counts = self.tally.counts().clone();
+        counts.lasted = self.tally.elapsed();
+        for kind in &self.kinds {
+            counts.kinds.entry(*kind).or_default();
+        }
+        if let Some(calls) = self.calls.take() {
+            calls.end(&mut counts);
+        }
+        assert!(ended.is_some_and(|ended| ended.is_ok()), "the thread of the load has panicked\n{counts:#}");
+        counts
+    }
+
+    /// All of this process that have been answered or have failed.
+    fn concluded(&self) -> u64 {
+        let counts = self.tally.counts();
+        counts.answered() + counts.failures.len() as u64
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // A test that has failed in the middle of it wants to know what it was like.
+        if self.thread.is_some() && thread::panicking() {
+            self.stop.send_replace(());
+            let _also_over = self.thread.take().map(JoinHandle::join);
+            eprintln!("the load so far: {:#}", *self.tally.counts());
+        }
+    }
+}
+
+/// The thread of the load.
+fn generate(sources: Vec<Source>, load: &(BTreeSet<Kind>, Tally), stopped: &watch::Receiver<()>) {
+    let (kinds, tally) = load;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let of_each = u32::try_from(sources.len()).unwrap();
+    let local = LocalSet::new();
+    for source in sources.into_iter().map(Rc::new) {
+        let (requests, connections) = (Requests::new(&source), Connections::new(&source));
+        let rate = |kind: Kind| Pace { kind, per_second: kind.per_second() / of_each };
+        if kinds.contains(&Kind::Http) {
+            let ask = move || requests.clone().ask();
+            local.spawn_local(rate(Kind::Http).keep(tally.clone(), stopped.clone(), ask));
+        }
+        if kinds.contains(&Kind::Fresh) {
+            let opening = connections.clone();
+            let open = move || opening.clone().open_and_end();
+            local.spawn_local(rate(Kind::Fresh).keep(tally.clone(), stopped.clone(), open));
+        }
+        for _ in 0..if kinds.contains(&Kind::Held) { HELD } else { 0 } {
+            local.spawn_local(hold(connections.clone(), tally.clone(), stopped.clone()));
+        }
+    }
+    runtime.block_on(local);
+}
+
+/// How often something is attempted.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    kind: Kind,
+    per_second: u32,
+}
+
+impl Pace {
+    /// Attempts it at its times until it is told to stop, and waits for those under way.
+    async fn keep<A>(self, tally: Tally, mut stopped: watch::Receiver<()>, attempt: impl Fn() -> A)
+    where
+        A: Future<Output = Result<(), String>> + 'static,
+    {
+        let mut ticks = interval(Duration::from_secs(1) / self.per_second);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut under_way = JoinSet::new();
+        while is_next(&mut ticks, &mut stopped).await {
+            let (tally, attempt) = (tally.clone(), attempt());
+            under_way.spawn_local(async move { tally.count(self.kind, attempt).await });
+            while under_way.try_join_next().is_some() {}
+        }
+        while under_way.join_next().await.is_some() {}
+    }
+}
+
+/// Waits for the next time (true) or the end (false).
+async fn is_next(ticks: &mut tokio::time::Interval, stopped: &mut watch::Receiver<()>) -> bool {
+    tokio::select! {
+        _ = ticks.tick() => true,
+        _ = stopped.changed() => false,
+    }
+}
+
+/// One connection that is held, with a word every second. One that has failed is counted as that, and there is a new one.
+async fn hold(connections: Connections, tally: Tally, mut stopped: watch::Receiver<()>) {
+    let mut held = None;
+    let mut ticks = interval(Duration::from_secs(1));
+    while is_next(&mut ticks, &mut stopped).await {
+        let saying = async {
+            let mut open = match held.take() {
+                Some(open) => open,
+                None => connections.hold().await?,
+            };
+            open.say().await?;
+            held = Some(open);
+            Ok(())
+        };
+        tally.count(Kind::Held, saying).await;
+    }
+    if let Some(held) = held {
+        tally.count(Kind::Held, held.end()).await;
+    }
+}
