@@ -56,6 +56,37 @@ fn streams_pass_both_ways() {
 }
 
 #[test]
+fn all_four_forms_pass_under_a_route() {
+    let stage = stage();
+    let streams = |arguments: &[&str]| call(&stage, "streams:50051", arguments);
+    assert_eq!(streams(&["-size", "10", "unary"]), "go-1 heard= last= size=10\n");
+    assert_eq!(streams(&["-count", "300", "-size", "20000", "upload"]), "size=6000000\n");
+    let messages = streams(&["-count", "3", "-size", "70000", "download"]);
+    assert_eq!(messages.matches("message size=70000 ").count(), 3, "{messages}");
+    assert_eq!(streams(&["-count", "2", "duplex"]), "message 0\nmessage 1\n");
+    // Both ways at once, with more under way than any window holds.
+    assert_eq!(streams(&["-count", "300", "-size", "50000", "both"]), "sent=300 received=300\n");
+    for method in ["UnaryCall", "StreamingInputCall", "StreamingOutputCall"] {
+        check_routed(&stage, method, 1);
+    }
+    check_routed(&stage, "FullDuplexCall", 2);
+}
+
+/// All calls of a method that came to `streams` were good ones and went by its route.
+#[track_caller]
+fn check_routed(stage: &Stage, method: &str, count: usize) {
+    for line in stage.wait_lines("node-a", &["shop/streams ", &format!("TestService/{method} ")], count) {
+        line.check(&[
+            ("route", "GRPCRoute/shop/streams/0"),
+            ("backend", "shop/go-1:50051"),
+            ("protocol", "grpc"),
+            ("status", "200"),
+            ("level", "INFO"),
+        ]);
+    }
+}
+
+#[test]
 fn a_deadline_cancels_the_call_at_the_server() {
     let stage = stage();
     let answer = call(&stage, "patient:50051", &["-timeout", "500ms", "deadline"]);

@@ -125,25 +125,6 @@ fn answers_without_a_body_end_with_their_head() {
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_gets_it_from_the_server() {
-    let stage = stage();
-    let head = "POST /hash/expect HTTP/1.1\r\nHost: raw\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
-    let seen =
-        stage.speak("raw", 80, &[&hex(head), "read:100 Continue\r\n\r\n", &hex("abc"), "read:ba7816bf"]);
-    assert!(seen.text.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{seen:?}");
-    stage.wait_lines("node-a", &["path=/hash/expect", "status=200"], 1);
-}
-
-#[test]
-fn a_final_answer_to_expect_comes_without_the_body() {
-    let stage = stage();
-    let head = "POST /refused HTTP/1.1\r\nHost: raw\r\nExpect: 100-continue\r\nContent-Length: 3000\r\n\r\n";
-    let seen = stage.speak("raw", 80, &[&hex(head), "rest"]);
-    assert!(seen.text.starts_with("HTTP/1.1 417 Expectation Failed\r\n"), "{seen:?}");
-    assert!(seen.text.contains("connection: close\r\n") && seen.end == "closed", "{seen:?}");
-}
-
-#[test]
 fn an_answer_without_a_length_ends_with_its_connection() {
     let stage = stage();
     let request = "GET /until-close HTTP/1.1\r\nHost: raw\r\n\r\n";
@@ -171,6 +152,31 @@ fn pipelined_requests_are_answered_in_their_order() {
         .collect();
     assert_eq!(lengths, (0..20).chain([0]).collect::<Vec<_>>(), "{}", seen.text);
     assert_eq!(stage.requests("raw", "X-Pipelined").len(), 20);
+}
+
+#[test]
+fn pipelined_requests_are_routed_each_by_itself_and_answered_in_their_order() {
+    let stage = stage();
+    let request = |number: usize| {
+        let version = if number.is_multiple_of(3) { "version: new\r\n" } else { "" };
+        let body = "x".repeat(number);
+        format!(
+            "POST /ok/in-line/{number} HTTP/1.1\r\nHost: routed\r\n{version}Content-Length: {number}\r\n\r\n{body}"
+        )
+    };
+    let last = "GET /ok/in-line/end HTTP/1.1\r\nHost: routed\r\nConnection: close\r\n\r\n".to_owned();
+    let requests: String = (0..20).map(request).chain([last]).collect();
+    let seen = stage.speak("routed", 80, &[&hex(&requests), "rest"]);
+    let answered: Vec<_> = seen.text.lines().filter(|line| line.contains(" HTTP/1.1 ")).collect();
+    let answer = |number: usize| {
+        let server = if number < 20 && number.is_multiple_of(3) { "go-2" } else { "go-1" };
+        format!("{server} HTTP/1.1 {} ", number % 20)
+    };
+    assert_eq!(answered.len(), 21, "{seen:?}");
+    for (number, line) in answered.iter().enumerate() {
+        assert!(line.starts_with(&answer(number)), "{number}: {line}");
+    }
+    stage.wait_lines("node-a", &["path=/ok/in-line/", "status=200", "route=HTTPRoute/shop/routed/"], 21);
 }
 
 #[test]
@@ -230,6 +236,13 @@ fn http_1_0_is_served_as_such() {
         |number: u8| hex(&format!("GET /old/kept/{number} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
     let seen = stage.speak("raw", 80, &[&kept(1), "read:kept/1 HTTP/1.0", &kept(2), "read:kept/2 HTTP/1.0"]);
     assert_eq!(seen.text.matches("connection: keep-alive\r\n").count(), 2, "{seen:?}");
+    // Under a route, from a server that speaks 1.1: no chunks, and the end of the connection is that of the answer.
+    let seen =
+        stage.speak("routed", 80, &[&hex("GET /bytes/300000 HTTP/1.0\r\nHost: routed\r\n\r\n"), "rest"]);
+    let head = "HTTP/1.1 200 OK\r\n".len();
+    assert!(seen.end == "closed" && seen.length > 300_000 && seen.length < 301_000 + head as u64, "{seen:?}");
+    let line = &stage.wait_lines("node-a", &["path=/bytes/300000 "], 1)[0];
+    line.check(&[("status", "200"), ("bytes_recv", "300000"), ("dst.workload", "go-1")]);
     let refused = hex("GET /no-rule/old HTTP/1.0\r\nHost: routed\r\nConnection: keep-alive\r\n\r\n");
     let seen = stage.speak(
         "routed",

@@ -7,11 +7,13 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod balance;
+mod endless;
 mod failures;
 mod grpc;
 mod http1;
 mod http2;
 mod idle;
+mod interim;
 mod opaque;
 mod passthrough;
 mod refusals;

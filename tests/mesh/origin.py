@@ -105,6 +105,16 @@ def serve_request(connection, path, body_hash, body_length, head, trailers):
             connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"first "))
             time.sleep(1)
             connection.sendall(chunk(b"last") + b"0\r\n\r\n")
+        case "hints":
+            for interim in (b"103 Early Hints\r\nLink: </a.css>; rel=preload", b"102 Processing"):
+                connection.sendall(b"HTTP/1.1 " + interim + b"\r\n\r\n")
+            time.sleep(1)
+            answer(connection, "200 OK", b"the answer")
+        case "endless":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            piece = chunk(PATTERN)
+            while True:
+                connection.sendall(piece)
         case "until-close":
             connection.sendall(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
             return False
@@ -151,6 +161,10 @@ def serve_http(connection, peer, pause):
         for line in lines[1:]:
             name, _, value = line.partition(":")
             fields[name.lower()] = value.strip()
+        if path.startswith("/unread/"):
+            # Its body is left where it is, for as long as the path says.
+            time.sleep(float(path.removeprefix("/unread/")))
+            return
         if "expect" in fields:
             if path == "/refused":
                 answer(connection, "417 Expectation Failed")
@@ -198,6 +212,11 @@ def serve_tcp(connection, peer):
             connection.shutdown(socket.SHUT_WR)
             rest = reader.until(b"\n")
             log("AFTER", rest)
+        case b"endless":
+            while True:
+                connection.sendall(PATTERN)
+        case b"unread":
+            time.sleep(3)
         case b"reset":
             connection.sendall(b"a part")
             time.sleep(0.1)
