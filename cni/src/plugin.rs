@@ -139,9 +139,7 @@ fn enrol(conf: &NetConf, attachment: &Attachment, log: &mut dyn Write) -> Result
     let outcome = match ask() {
         Ok(outcome) => outcome,
         Err(silence) => {
-            if without_proxy(conf, attachment, silence, log)? == NamespaceState::NotEnrolled {
-                return Ok(());
-            }
+            without_proxy(conf, attachment, silence, log)?;
             if let Err(error) = state::write_unseen(&conf.state_dir(), attachment) {
                 // The pod starts all the same: the proxy, when it is back, also looks for pods by itself.
                 warn(log, &format!("pod {} could not be written down", attachment.pod), &error);
@@ -168,9 +166,7 @@ fn check(environment: &Environment, conf: &NetConf, log: &mut dyn Write) -> Resu
     let netns = open_netns(&attachment.netns)?;
     match ask(conf, Command::Check(attachment.clone()), Some(netns.as_fd()))? {
         Ok(outcome) => accept("CHECK", outcome, &[Outcome::Enrolled, Outcome::NotEnrolled])?,
-        Err(silence) => {
-            without_proxy(conf, &attachment, silence, log)?;
-        }
+        Err(silence) => without_proxy(conf, &attachment, silence, log)?,
     }
     Ok(String::new())
 }
@@ -194,6 +190,9 @@ fn del(environment: &Environment, stdin: &[u8], log: &mut dyn Write) {
     });
     if let Err(error) = done {
         warn(log, &format!("{id} is left to the node's proxy to find"), &error);
+        if let Err(error) = state::note_withdrawal(&conf.state_dir(), &id) {
+            warn(log, &format!("the record of {id} stays"), &error);
+        }
     }
 }
 
@@ -281,21 +280,20 @@ fn without_proxy(
     attachment: &Attachment,
     silence: ProtocolError,
     log: &mut dyn Write,
-) -> Result<NamespaceState, PluginError> {
+) -> Result<(), PluginError> {
     let states = NamespaceStates::read(&conf.state_dir()).unwrap_or_else(|error| {
         warn(log, "no namespace is known", &error);
         NamespaceStates::default()
     });
-    let state = states.find(attachment.pod.namespace());
-    match state {
+    match states.find(attachment.pod.namespace()) {
         NamespaceState::Enrolled => {
             let pod = Some(Box::new(attachment.pod.clone()));
             Err(PluginError::Unreachable { socket: conf.socket(), pod, source: silence })
         }
-        NamespaceState::NotEnrolled => Ok(state),
+        NamespaceState::NotEnrolled => Ok(()),
         NamespaceState::Unknown => {
             warn(log, &format!("pod {} goes on without the node's proxy", attachment.pod), &silence);
-            Ok(state)
+            Ok(())
         }
     }
 }

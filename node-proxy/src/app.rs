@@ -1,6 +1,6 @@
 //! Wiring only: one function per mode. Nothing is decided here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Instant;
@@ -25,6 +25,7 @@ use crate::pod::enroll;
 use crate::pod::known::{DirectoryMarks, KnownPods};
 use crate::pod::netns::remember_home;
 use crate::pod::registry::{Patience, PodRegistry, RegistryParts};
+use crate::pod::troubles::{Trouble, Troubles};
 use crate::pod::{PodEvent, PodListener};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log};
@@ -89,12 +90,13 @@ async fn serve_mesh(
         max_connections_per_pod: config.data_path.max_connections_per_pod,
     });
     let workers = Workers::start(&mesh, config.data_path.workers).context("cannot start the data path")?;
+    let troubles = Arc::new(Troubles::new(Arc::clone(&metrics)));
     let admin = Admin {
         metrics: Arc::clone(&metrics),
         certificates: Arc::new(move || certs.expiries()),
         ready,
         snapshot: snapshot_dump(&view),
-        status: status_dump(&view, attachments),
+        status: status_dump(&view, attachments, Arc::clone(&troubles)),
         log,
     };
     serve_admin(&config, admin)?;
@@ -107,9 +109,12 @@ async fn serve_mesh(
         events,
         patience: Patience::default(),
         state_dir: Some(config.state_dir.clone()),
+        troubles,
+        metrics: Arc::clone(&metrics),
     }));
     let enrolling = async {
         view.ready().await.context("the objects were never read")?;
+        registry.restore().await;
         let listener = enroll::bind(&config.socket)
             .with_context(|| format!("cannot bind the enrolment socket {}", config.socket.display()))?;
         drop(loading);
@@ -165,13 +170,15 @@ fn snapshot_dump(view: &ClusterView) -> Dump {
     Arc::new(move || snapshot.load().dump())
 }
 
-/// The conditions of routes, and what is wrong with the objects.
-fn status_dump(view: &ClusterView, attachments: Arc<RwLock<Attachments>>) -> Dump {
+/// The conditions of routes, what is wrong with the objects, and which pods should be in the mesh and are not.
+fn status_dump(view: &ClusterView, attachments: Arc<RwLock<Attachments>>, troubles: Arc<Troubles>) -> Dump {
     let view = view.clone();
     Arc::new(move || {
         let problems: Vec<String> = view.reports().iter().map(ToString::to_string).collect();
         let attachments = attachments.read().unwrap_or_else(PoisonError::into_inner);
-        serde_json::json!({ "routes": &*attachments, "problems": problems })
+        let pods: BTreeMap<String, Trouble> =
+            troubles.list().into_iter().map(|(pod, trouble)| (pod.to_string(), trouble)).collect();
+        serde_json::json!({ "routes": &*attachments, "problems": problems, "pods": pods })
     })
 }
 
@@ -203,6 +210,11 @@ async fn follow_pods(
                 join(workers, &joined, listeners);
                 // A pod that joins anew (another namespace, the same uid) replaces what was there.
                 staying.insert(Arc::clone(&pod.uid), (joined, gone));
+            }
+            PodEvent::Listening { uid, listeners } => {
+                if let Some((joined, _)) = staying.get(&uid) {
+                    workers.join(joined, listeners);
+                }
             }
             PodEvent::Left { uid } => {
                 let Some((left, gone)) = staying.remove(&uid) else { continue };

@@ -7,20 +7,19 @@ use std::time::Duration;
 use gammarus_cni::protocol::code;
 use gammarus_cni::state::{NamespaceState, NamespaceStates, list_unseen, write_unseen};
 use gammarus_cni::{Attachment, Command, Outcome, Request, call};
-use node_proxy::pod::facts::PodFact;
 use node_proxy::pod::proof::{ProofError, prove};
 use node_proxy::pod::{Direction, enroll, sockets};
 
 use crate::mesh::{CabledPod, Node};
 use crate::rig::at;
 
-async fn enrol(node: &Node, pod: &CabledPod, name: &str) -> Outcome {
+pub(crate) async fn enrol(node: &Node, pod: &CabledPod, name: &str) -> Outcome {
     let netns = pod.namespace.fd().try_clone().expect("a descriptor");
     node.registry.enrol(pod.attachment(name), netns).await
 }
 
 #[track_caller]
-fn check_failed(outcome: &Outcome, expected: u32) {
+pub(crate) fn check_failed(outcome: &Outcome, expected: u32) {
     match outcome {
         Outcome::Failed { code, .. } => assert_eq!(*code, expected, "{outcome:?}"),
         other => panic!("{other:?} is no failure"),
@@ -37,12 +36,12 @@ async fn a_pod_joins_with_proof_and_mark_and_leaves_nothing_behind() {
     assert_eq!(mark.uid, "uid-web");
     assert_eq!(mark.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), [&*pod.v4, &*pod.v6]);
     assert_eq!(node.captured[0].load(Ordering::SeqCst), 0, "proofs are no traffic");
-    assert_eq!(node.registry.check(&pod.attachment("web")).await, Outcome::Enrolled);
-    assert_eq!(node.registry.pods().len(), 1);
+    assert_eq!(node.registry.check(&pod.attachment("web"), None).await, Outcome::Enrolled);
+    assert_eq!(node.registry.pods().await.len(), 1);
 
     node.registry.withdraw(&pod.attachment("web").id).await;
     node.registry.withdraw(&pod.attachment("web").id).await;
-    assert!(node.registry.pods().is_empty());
+    assert!(node.registry.pods().await.is_empty());
     // The mark comes last and goes first.
     node.must_have_seen(&["uid-web joined, 0 marks", "uid-web left, 0 marks"]).await;
     pod.must_vanish().await;
@@ -51,9 +50,9 @@ async fn a_pod_joins_with_proof_and_mark_and_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_pod_that_is_not_to_be_enrolled_is_not_touched() {
     let (node, pod) = (Node::start(), CabledPod::new());
-    node.say("plain", PodFact::NotEnrolled);
+    node.say_not_enrolled("plain");
     assert_eq!(enrol(&node, &pod, "plain").await, Outcome::NotEnrolled);
-    assert_eq!(node.registry.check(&pod.attachment("plain")).await, Outcome::NotEnrolled);
+    assert_eq!(node.registry.check(&pod.attachment("plain"), None).await, Outcome::NotEnrolled);
     assert_eq!(pod.rules(), "");
     assert!(node.journal().is_empty() && node.marks().is_empty());
 }
@@ -95,7 +94,7 @@ async fn a_pod_whose_capture_is_not_proven_gets_no_mark_and_everything_is_undone
     node.say_enrolled("web");
     let outcome = enrol(&node, &pod, "web").await;
     check_failed(&outcome, code::ENROLMENT_FAILED);
-    assert!(node.marks().is_empty() && node.registry.pods().is_empty());
+    assert!(node.marks().is_empty() && node.registry.pods().await.is_empty());
     assert_eq!(pod.rules(), "");
     node.must_have_seen(&["uid-web joined, 0 marks", "uid-web left, 0 marks"]).await;
     pod.must_vanish().await;
@@ -116,7 +115,7 @@ async fn a_proof_says_which_direction_fails_where_rules_are_missing() {
     let (node, pod) = (Node::start(), CabledPod::new());
     node.say_enrolled("web");
     assert_eq!(enrol(&node, &pod, "web").await, Outcome::Enrolled);
-    let enrolled = node.registry.pods().pop().expect("the pod");
+    let enrolled = node.registry.pods().await.pop().expect("the pod");
     let allowed = Duration::from_secs(1);
     prove(&enrolled, &[], allowed).await.expect("the control: with rules it is proven");
 
@@ -151,7 +150,7 @@ async fn asking_again_changes_nothing_and_a_new_namespace_replaces_the_old() {
     assert_eq!(enrol(&node, &new, "web").await, Outcome::Enrolled);
     // The DEL of the old sandbox comes late, and is not the new one's.
     node.registry.withdraw(&old.attachment("web").id).await;
-    assert_eq!(node.registry.check(&new.attachment("web")).await, Outcome::Enrolled);
+    assert_eq!(node.registry.check(&new.attachment("web"), None).await, Outcome::Enrolled);
     let joined = "uid-web joined, 0 marks";
     node.must_have_seen(&[joined, "uid-web left, 0 marks", joined]).await;
     assert_eq!(node.marks(), ["shop/web"]);
@@ -173,10 +172,10 @@ async fn a_pod_that_left_may_join_again_at_once() {
 async fn check_finds_missing_rules_and_listeners() {
     let (node, pod) = (Node::start(), CabledPod::new());
     node.say_enrolled("web");
-    check_failed(&node.registry.check(&pod.attachment("web")).await, code::NOT_AS_EXPECTED);
+    check_failed(&node.registry.check(&pod.attachment("web"), None).await, code::NOT_AS_EXPECTED);
     assert_eq!(enrol(&node, &pod, "web").await, Outcome::Enrolled);
     pod.namespace.exec("nft flush chain inet gammarus inbound");
-    check_failed(&node.registry.check(&pod.attachment("web")).await, code::NOT_AS_EXPECTED);
+    check_failed(&node.registry.check(&pod.attachment("web"), None).await, code::NOT_AS_EXPECTED);
 
     let expected = [at("127.0.0.1", 15001), at("::1", 15001), at("0.0.0.0", 15006), at("::", 15006)];
     assert_eq!(sockets::missing_listeners(pod.namespace.fd(), &expected).unwrap(), []);
@@ -192,7 +191,7 @@ async fn garbage_is_what_the_runtime_no_longer_knows_of_that_network() {
         assert_eq!(enrol(&node, pod, name).await, Outcome::Enrolled);
     }
     node.registry.collect_garbage("other", &[]).await;
-    assert_eq!(node.registry.pods().len(), 2);
+    assert_eq!(node.registry.pods().await.len(), 2);
     node.registry.collect_garbage("podnet", &[kept.attachment("kept").id]).await;
     assert_eq!(node.marks(), ["shop/kept"]);
     gone.must_vanish().await;
@@ -204,7 +203,7 @@ async fn a_shutdown_lets_go_and_leaves_rules_and_marks() {
     node.say_enrolled("web");
     assert_eq!(enrol(&node, &pod, "web").await, Outcome::Enrolled);
     node.registry.shutdown().await;
-    assert!(node.registry.pods().is_empty());
+    assert!(node.registry.pods().await.is_empty());
     assert_eq!(node.marks(), ["shop/web"]);
     assert!(pod.rules().contains("redirect to :15006"));
 }
@@ -258,8 +257,8 @@ async fn pods_that_started_unseen_are_enrolled_and_namespaces_are_kept_on_disk()
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(node.marks(), ["shop/web"]);
     assert!(list_unseen(state_dir).unwrap().is_empty());
+    node.must_be_marked(&["shop/web"]).await;
     assert_eq!(NamespaceStates::read(state_dir).unwrap().find("shop"), NamespaceState::Enrolled);
     follower.abort();
 }

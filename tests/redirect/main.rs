@@ -9,4 +9,5 @@ mod enrolment;
 mod live;
 mod mesh;
 mod node;
+mod records;
 mod rig;

@@ -17,9 +17,11 @@ use gammarus_cni::{Attachment, PodName};
 use node_proxy::cluster::objects::{Mark, ObjectKey};
 use node_proxy::pod::facts::{MarkWriter, PodFact, PodFacts};
 use node_proxy::pod::registry::{Patience, PodRegistry, RegistryParts};
+use node_proxy::pod::troubles::Troubles;
 use node_proxy::pod::{Direction, EnrolledPod, PodEvent, PodListener};
+use node_proxy::telemetry::Metrics;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::rig::{Namespace, run};
 
@@ -33,7 +35,8 @@ pub(crate) struct CabledPod {
 
 impl CabledPod {
     pub(crate) fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        // From one: an address with a zero in it has a shorter text.
+        static COUNT: AtomicUsize = AtomicUsize::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let namespace = Namespace::new("meshed");
         let cable = format!("gp{}x{number}", std::process::id());
@@ -69,8 +72,17 @@ impl CabledPod {
 
     /// Deletes the namespace's name, and waits until the namespace itself has gone.
     pub(crate) async fn must_vanish(&mut self) {
+        self.vanish_within(Duration::from_secs(10)).await;
+    }
+
+    /// As [`Self::must_vanish`], when first somebody has to find out that it has gone.
+    pub(crate) async fn must_vanish_soon(&mut self) {
+        self.vanish_within(Duration::from_secs(30)).await;
+    }
+
+    async fn vanish_within(&mut self, allowed: Duration) {
         self.namespace.delete();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + allowed;
         let there = |cable: &str| PathBuf::from("/sys/class/net").join(cable).exists();
         while there(&self.cable) {
             assert!(Instant::now() < deadline, "something still holds the namespace");
@@ -119,8 +131,8 @@ impl MarkWriter for Cluster {
         Ok(())
     }
 
-    fn remove(&self, pod: &ObjectKey) -> io::Result<()> {
-        lock(&self.marks).remove(&pod.to_string());
+    fn remove(&self, pod: &ObjectKey, uid: &str) -> io::Result<()> {
+        lock(&self.marks).retain(|marked, mark| *marked != pod.to_string() || mark.uid != uid);
         Ok(())
     }
 }
@@ -129,6 +141,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn fact(pod: &str, is_enrolled: bool) -> PodFact {
+    let domain = TrustDomain::new("cluster.local").expect("a trust domain");
+    let identity = SpiffeId::new(domain, "shop", "web").expect("an identity");
+    PodFact { uid: format!("uid-{pod}").into(), identity, is_enrolled }
+}
+
+/// Everything that the registry waits for, in the time of a test.
+pub(crate) const QUICK: Patience = Patience {
+    facts: Duration::from_secs(1),
+    proof: Duration::from_secs(1),
+    mark: Duration::from_secs(1),
+    inspection: Duration::from_secs(2),
+    retry: Duration::from_millis(200),
+    lag: Duration::from_millis(500),
+    dial: Duration::from_millis(100),
+    release: Duration::from_secs(1),
+    linger: Duration::from_secs(20),
+};
+
 /// A node.
 pub(crate) struct Node {
     pub(crate) registry: Arc<PodRegistry>,
@@ -136,6 +167,7 @@ pub(crate) struct Node {
     generation: watch::Sender<u64>,
     pub(crate) captured: Arc<[AtomicUsize; 2]>,
     pub(crate) journal: Arc<Mutex<Vec<String>>>,
+    pub(crate) troubles: Arc<Troubles>,
     data_path: JoinHandle<()>,
 }
 
@@ -159,16 +191,25 @@ impl Node {
             pods: BTreeMap::new(),
         };
         let data_path = tokio::spawn(data_path.run(received));
-        let second = Duration::from_secs(1);
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let troubles = Arc::new(Troubles::new(metrics.clone()));
         let registry = Arc::new(PodRegistry::new(RegistryParts {
             facts: cluster.clone(),
             generations,
             marks: cluster.clone(),
             events,
-            patience: Patience { facts: second, proof: second, mark: second },
+            patience: QUICK,
             state_dir,
+            troubles: troubles.clone(),
+            metrics,
         }));
-        Self { registry, cluster, generation, captured, journal, data_path }
+        Self { registry, cluster, generation, captured, journal, troubles, data_path }
+    }
+
+    /// Ends the data path, and with it every listener.
+    pub(crate) async fn end(mut self) {
+        self.data_path.abort();
+        (&mut self.data_path).await.expect_err("it never ends by itself");
     }
 
     pub(crate) fn say(&self, pod: &str, fact: PodFact) {
@@ -177,13 +218,31 @@ impl Node {
     }
 
     pub(crate) fn say_enrolled(&self, pod: &str) {
-        let domain = TrustDomain::new("cluster.local").expect("a trust domain");
-        let identity = SpiffeId::new(domain, "shop", "web").expect("an identity");
-        self.say(pod, PodFact::Enrolled { uid: format!("uid-{pod}").into(), identity });
+        self.say(pod, fact(pod, true));
+    }
+
+    pub(crate) fn say_not_enrolled(&self, pod: &str) {
+        self.say(pod, fact(pod, false));
+    }
+
+    pub(crate) fn say_gone(&self, pod: &str) {
+        self.cluster.facts.lock().unwrap().remove(pod);
+        self.generation.send_modify(|generation| *generation += 1);
     }
 
     pub(crate) fn marks(&self) -> Vec<String> {
         self.cluster.marks.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// Which pods are marked, once there was time for it.
+    pub(crate) async fn must_be_marked(&self, expected: &[&str]) {
+        for _ in 0..200 {
+            if self.marks() == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(self.marks(), expected, "{:?}", self.troubles.list());
     }
 
     /// What the data path was told, once it has had the time to take it.
@@ -213,7 +272,7 @@ struct DataPath {
     captured: Arc<[AtomicUsize; 2]>,
     journal: Arc<Mutex<Vec<String>>>,
     cluster: Arc<Cluster>,
-    pods: BTreeMap<String, Vec<JoinHandle<()>>>,
+    pods: BTreeMap<String, (Arc<EnrolledPod>, JoinSet<()>)>,
 }
 
 impl DataPath {
@@ -223,18 +282,27 @@ impl DataPath {
             match event {
                 PodEvent::Joined { pod, listeners } => {
                     self.journal.lock().unwrap().push(format!("{} joined, {marks} marks", pod.uid));
-                    let accepts = listeners.into_iter().filter(|_| self.accepts);
-                    let tasks = accepts.map(|listener| tokio::spawn(self.accept(&pod, listener))).collect();
-                    self.pods.insert(pod.uid.to_string(), tasks);
+                    self.pods.insert(pod.uid.to_string(), (pod.clone(), JoinSet::new()));
+                    self.accept_on(&pod.uid, listeners);
+                }
+                PodEvent::Listening { uid, listeners } => {
+                    self.journal.lock().unwrap().push(format!("{uid} listening, {} again", listeners.len()));
+                    self.accept_on(&uid, listeners);
                 }
                 PodEvent::Left { uid } => {
                     self.journal.lock().unwrap().push(format!("{uid} left, {marks} marks"));
-                    for task in self.pods.remove(&*uid).unwrap_or_default() {
-                        task.abort();
-                    }
+                    self.pods.remove(&*uid);
                 }
             }
         }
+    }
+
+    fn accept_on(&mut self, uid: &str, listeners: Vec<PodListener>) {
+        let Some((pod, mut tasks)) = self.pods.remove(uid) else { return };
+        for listener in listeners.into_iter().filter(|_| self.accepts) {
+            tasks.spawn(self.accept(&pod, listener));
+        }
+        self.pods.insert(uid.to_owned(), (pod, tasks));
     }
 
     fn accept(&self, pod: &Arc<EnrolledPod>, listener: PodListener) -> impl Future<Output = ()> + use<> {
@@ -244,7 +312,12 @@ impl DataPath {
             let count = &captured[usize::from(direction == Direction::Outbound)];
             let listener = tokio::net::TcpListener::from_std(listener.socket).expect("a listener");
             loop {
-                let Ok((_, client)) = listener.accept().await else { continue };
+                let client = match listener.accept().await {
+                    Ok((_, client)) => client,
+                    // Somebody has closed the socket.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+                    Err(_) => continue,
+                };
                 if !pod.proofs.claim(direction, client) {
                     count.fetch_add(1, Ordering::SeqCst);
                 }

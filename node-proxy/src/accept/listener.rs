@@ -32,6 +32,10 @@ pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener)
             match socket.accept().await {
                 Ok((stream, client)) => deal(&worker, &pod, direction, (stream.into(), client)),
                 Err(error) if is_of_the_connection(&error) => {}
+                // Somebody has closed it (`ss --kill`): it is missed and replaced.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    return tracing::warn!(pod = %pod.pod.pod, ?direction, "a listening socket was closed");
+                }
                 Err(error) => {
                     tracing::warn!(pod = %pod.pod.pod, %error, "cannot accept");
                     tokio::time::sleep(REST).await;

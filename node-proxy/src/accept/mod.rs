@@ -12,7 +12,6 @@ pub mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
@@ -45,7 +44,6 @@ pub struct JoinedPod {
     /// The pod.
     pub pod: Arc<EnrolledPod>,
     gone: watch::Receiver<bool>,
-    connections: AtomicUsize,
     shares: Box<[Share]>,
 }
 
@@ -53,7 +51,7 @@ impl JoinedPod {
     /// A pod that stays until the sender of `gone` sends true or is dropped, with its share of each thread.
     #[must_use]
     pub const fn new(pod: Arc<EnrolledPod>, gone: watch::Receiver<bool>, shares: Box<[Share]>) -> Self {
-        Self { pod, gone, connections: AtomicUsize::new(0), shares }
+        Self { pod, gone, shares }
     }
 
     /// Its share of a thread.
@@ -112,7 +110,7 @@ impl Seat {
     pub fn take(pod: &Arc<JoinedPod>, limit: usize) -> Result<Self, (FailureReason, &'static str)> {
         let seat = Self(Arc::clone(pod));
         // Dropping the seat gives it back, also when it is one too many.
-        if pod.connections.fetch_add(1, Ordering::Relaxed) >= limit {
+        if pod.pod.standing.connection_begins() >= limit {
             return Err((FailureReason::PodLimit, "the pod has as many connections open as it may"));
         }
         // Asked each time: it can be raised while the proxy runs, and a connection costs more than asking.
@@ -127,7 +125,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.pod.standing.connection_ends();
     }
 }
 

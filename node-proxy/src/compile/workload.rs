@@ -123,13 +123,13 @@ pub(super) fn owns_addresses(pod: &Pod) -> bool {
     !pod.is_finished && !pod.is_on_host_network
 }
 
-/// Whether a pod is to be in the mesh.
+/// Who a pod is in the mesh, and whether it is to be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Membership {
-    /// It is, with this identity.
-    Enrolled(SpiffeId),
-    /// It is not.
-    None,
+pub struct Membership {
+    /// The identity of its service account.
+    pub identity: SpiffeId,
+    /// Whether its namespace and labels put it into the mesh.
+    pub is_enrolled: bool,
 }
 
 /// Whether a pod is to be in the mesh; `None` as long as it or its namespace is not known.
@@ -140,12 +140,8 @@ pub fn find_membership(objects: &Objects, key: &ObjectKey, trust_domain: &TrustD
     let policy = compile_namespace(namespace);
     let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, service_account(pod)).ok()?;
     let workload = compile_pod(key, pod, Some(&policy), identity);
-    Some(match workload.enrolment {
-        Enrolment::Marked | Enrolment::Expected if !pod.is_on_host_network => {
-            Membership::Enrolled(workload.identity)
-        }
-        _ => Membership::None,
-    })
+    let is_enrolled = workload.enrolment != Enrolment::None && !pod.is_on_host_network;
+    Some(Membership { identity: workload.identity, is_enrolled })
 }
 
 fn service_account(pod: &Pod) -> &str {

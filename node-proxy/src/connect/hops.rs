@@ -20,6 +20,7 @@ use crate::accept::{JoinedPod, Worker};
 use crate::error::FailureReason;
 use crate::hop::switch::Side;
 use crate::hop::{self, OpenError};
+use crate::pod::EnrolledPod;
 use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::telemetry::Hop;
 use crate::tls::{FirstEnd, verify};
@@ -51,19 +52,22 @@ pub struct HopKey {
     /// How the endpoint was to be spoken with: its mark may come and go, and its namespace turn strict. A
     /// connection in plain text is never used again once mTLS is due.
     pub terms: Option<(Enrolment, MtlsMode)>,
+    /// Whether the client pod was on its way into the mesh or out of it: it speaks plain text then where it may.
+    pub is_between: bool,
 }
 
 impl HopKey {
     /// The key of connections from a pod to a destination.
     #[must_use]
-    pub fn new(client: &Arc<str>, source: IpAddr, destination: &Destination) -> Self {
+    pub fn new(client: &EnrolledPod, source: IpAddr, destination: &Destination) -> Self {
         let workload = destination.workload.as_ref();
         Self {
-            client: Arc::clone(client),
+            client: Arc::clone(&client.uid),
             source,
             address: destination.address,
             workload: workload.map(|workload| Arc::clone(&workload.uid)),
             terms: workload.map(|workload| (workload.enrolment, workload.mtls)),
+            is_between: client.standing.is_between(),
         }
     }
 }
@@ -106,11 +110,10 @@ impl Shareable for PooledHop {
 pub(super) async fn open(
     worker: &Worker,
     pod: &JoinedPod,
-    source: IpAddr,
-    (destination, peer): (&Destination, &SpiffeId),
+    key: &HopKey,
+    peer: &SpiffeId,
 ) -> Result<Dialled, ConnectError> {
-    let address = destination.address;
-    let key = HopKey::new(&pod.pod.uid, source, destination);
+    let (source, address) = (key.source, key.address);
     loop {
         let mut is_new = false;
         let dialling = async || {
@@ -119,7 +122,7 @@ pub(super) async fn open(
             let shaking = handshake(worker, pod, source, (address, peer));
             timeout(DIAL_TIMEOUT, shaking).await.unwrap_or(Err(ConnectError::Timeout(address)))
         };
-        let PooledHop { hop, usable_until } = shared::open(&worker.hops, &key, dialling).await?;
+        let PooledHop { hop, usable_until } = shared::open(&worker.hops, key, dialling).await?;
         match timeout(OPEN_TIMEOUT, hop.open()).await {
             Ok(Ok(stream)) => {
                 return Ok(Dialled { transport: Transport::Hop(stream), hop: Hop::Mutual, usable_until });

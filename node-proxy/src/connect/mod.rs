@@ -120,7 +120,7 @@ enum Way {
     Refused,
 }
 
-fn find_way(pod: &JoinedPod, destination: &Destination) -> Way {
+fn find_way(pod: &JoinedPod, is_between: bool, destination: &Destination) -> Way {
     let Some(workload) = &destination.workload else {
         return Way::Plain(PlaintextReason::DestinationUnknown);
     };
@@ -128,6 +128,10 @@ fn find_way(pod: &JoinedPod, destination: &Destination) -> Way {
         return Way::Plain(PlaintextReason::SamePod);
     }
     match (workload.enrolment, workload.mtls) {
+        // A node that does not know of the pod's membership would not wait for its handshake.
+        (Enrolment::Marked, MtlsMode::Permissive) if is_between => {
+            Way::Plain(PlaintextReason::SourceUnsettled)
+        }
         (Enrolment::Marked, _) => Way::Mtls(workload.identity.clone()),
         // Towards a strict namespace plain text is never sent, whatever became of the mark.
         (_, MtlsMode::Strict) => Way::Refused,
@@ -137,22 +141,22 @@ fn find_way(pod: &JoinedPod, destination: &Destination) -> Way {
     }
 }
 
-/// Connects the pod to a destination, from the address `source` of the pod.
+/// Connects the pod to a destination, in the way and from the address that `key` says.
 ///
 /// # Errors
 /// When there is no connection, or none that may be used.
 pub async fn open(
     worker: &Worker,
     pod: &JoinedPod,
-    source: IpAddr,
+    key: &HopKey,
     destination: &Destination,
 ) -> Result<Dialled, ConnectError> {
     let address = destination.address;
     let opening = async {
-        match find_way(pod, destination) {
-            Way::Mtls(peer) => hops::open(worker, pod, source, (destination, &peer)).await,
+        match find_way(pod, key.is_between, destination) {
+            Way::Mtls(peer) => hops::open(worker, pod, key, &peer).await,
             Way::Plain(reason) => {
-                let stream = dial(pod, source, address).await?;
+                let stream = dial(pod, key.source, address).await?;
                 let usable_until = tokio::time::Instant::now() + hops::MAX_AGE;
                 Ok(Dialled { transport: Transport::Plain(stream), hop: Hop::Plain(reason), usable_until })
             }

@@ -61,7 +61,7 @@ pub async fn open(
     destination: &Destination,
 ) -> Result<Stream, ConnectError> {
     let dial = async || {
-        let dialled = super::open(worker, pod, key.source, destination).await?;
+        let dialled = super::open(worker, pod, key, destination).await?;
         handshake(dialled, pod, destination).await
     };
     shared::open(&worker.streams, key, dial).await

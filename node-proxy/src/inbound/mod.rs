@@ -173,6 +173,7 @@ impl Session {
 
     /// The mesh's own: the handshake, and then the bytes inside.
     async fn serve_mesh(mut self, stream: Socket, buffer: ReadBuffer, dialled: Option<(Socket, ReadBuffer)>) {
+        self.pod.pod.standing.mesh_is_used();
         let Some(certificate) = find_certificate(&self.worker.mesh, &self.pod).await else {
             let error = format!("no valid certificate for {}", self.pod.pod.identity);
             return self.refuse(&stream, FailureReason::NoCertificate, error);

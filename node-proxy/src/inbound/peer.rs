@@ -36,7 +36,7 @@ pub(super) fn find_terms(
 ) -> Terms {
     // A namespace that is not known cannot be said to be permissive.
     let mode = snapshot.find_namespace(&pod.pod.pod.namespace).map_or(MtlsMode::Strict, |policy| policy.mtls);
-    if mode == MtlsMode::Permissive {
+    if mode == MtlsMode::Permissive || pod.pod.standing.is_leaving() {
         let (server_first, reason) = match snapshot.find_workload(client.ip()) {
             Some(workload) if workload.enrolment == Enrolment::None => {
                 (ServerFirst::Pass, PlaintextReason::SourceNotEnrolled)

@@ -58,6 +58,7 @@ pub(super) async fn serve(
         let _expiry = turns::accompany(ends.enforce(expiring));
         let accepting = async {
             while let Some(arrival) = hop.arrival().await {
+                peers.pod.pod.standing.mesh_is_used();
                 let fresh = dialled.take().filter(|_| begin.elapsed() < FRESH);
                 let serving = Rc::clone(&peers).serve_stream(arrival, fresh);
                 peers.worker.run((&peers.pod, &streams), serving);

@@ -91,7 +91,7 @@ pub(super) async fn try_endpoints<T>(
         tried.push(endpoint.address);
         note_destination(journey, endpoint);
         let destination = Destination::from(&**endpoint);
-        let key = HopKey::new(&session.pod.pod.uid, session.client.ip(), &destination);
+        let key = HopKey::new(&session.pod.pod, session.client.ip(), &destination);
         let load = InFlight::begin(&endpoint.load);
         match connect(key, &destination).await {
             Ok(connection) => return Ok((connection, load)),
@@ -125,7 +125,7 @@ async fn find_connection(
             return Ok(Chosen { dialled, buffer, key, origin: Origin::Pooled, is_bound: false, load: None });
         }
     }
-    let dialling = connect::open(&session.worker, &session.pod, key.source, destination);
+    let dialling = connect::open(&session.worker, &session.pod, &key, destination);
     let dialled = Box::pin(dialling).await?;
     let (buffer, origin) = (ReadBuffer::default(), Origin::Fresh);
     Ok(Chosen { dialled, buffer, key, origin, is_bound: false, load: None })

@@ -259,7 +259,7 @@ impl Connection {
             // The endpoint may have become another pod, or mTLS may be due by now.
             let still_his = |endpoint: &Endpoint| {
                 let destination = Destination::from(endpoint);
-                own.key == HopKey::new(&self.session.pod.pod.uid, own.key.source, &destination)
+                own.key == HopKey::new(&self.session.pod.pod, own.key.source, &destination)
             };
             if let Some(endpoint) = endpoint.filter(|endpoint| still_his(endpoint))
                 && own.dialled.transport.is_quiet()

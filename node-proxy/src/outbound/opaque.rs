@@ -2,7 +2,7 @@
 
 use super::Session;
 use super::dial::{self, Chosen};
-use crate::connect::{self, Destination, Dialled};
+use crate::connect::{self, Destination, Dialled, HopKey};
 use crate::error::with_causes;
 use crate::forward::copy::Copied;
 use crate::forward::{CopyError, Reset as _, Socket, copy_both};
@@ -49,7 +49,8 @@ pub(super) async fn serve_address(session: &Session, stream: Socket, destination
             identity: Some(workload.identity.clone()),
         };
     }
-    match connect::open(&session.worker, &session.pod, session.client.ip(), &destination).await {
+    let key = HopKey::new(&session.pod.pod, session.client.ip(), &destination);
+    match connect::open(&session.worker, &session.pod, &key, &destination).await {
         Ok(dialled) => {
             record.journey.hop = Some(dialled.hop);
             copy(record, (stream, ReadBuffer::default()), (dialled, ReadBuffer::default())).await;

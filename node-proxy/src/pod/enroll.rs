@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gammarus_cni::protocol::code;
-use gammarus_cni::state::{self, NamespaceStates};
 use gammarus_cni::{Command, Outcome, ProtocolError, Reply, Request, read_request, write_reply};
 use tokio::net::UnixListener;
 
@@ -67,7 +66,7 @@ pub async fn serve(registry: Arc<PodRegistry>, listener: UnixListener) {
     }
 }
 
-async fn exchange(registry: &PodRegistry, stream: UnixStream) -> Result<(), ProtocolError> {
+async fn exchange(registry: &Arc<PodRegistry>, stream: UnixStream) -> Result<(), ProtocolError> {
     let (stream, request) = on_thread(move || {
         let request = read_request(&stream, EXCHANGE);
         Ok((stream, request))
@@ -90,7 +89,7 @@ async fn on_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| ProtocolError::Io(io::Error::other(error)))?
 }
 
-async fn answer(registry: &PodRegistry, request: &Request, netns: Option<OwnedFd>) -> Outcome {
+async fn answer(registry: &Arc<PodRegistry>, request: &Request, netns: Option<OwnedFd>) -> Outcome {
     match &request.command {
         Command::Enrol(attachment) => match netns {
             Some(netns) => registry.enrol(attachment.clone(), NetnsFd::new(netns)).await,
@@ -100,7 +99,7 @@ async fn answer(registry: &PodRegistry, request: &Request, netns: Option<OwnedFd
                 details: String::new(),
             },
         },
-        Command::Check(attachment) => registry.check(attachment).await,
+        Command::Check(attachment) => registry.check(attachment, netns.map(NetnsFd::new)).await,
         Command::Gc { network, valid } => {
             registry.collect_garbage(network, valid).await;
             Outcome::Done
@@ -110,78 +109,6 @@ async fn answer(registry: &PodRegistry, request: &Request, netns: Option<OwnedFd
             registry.withdraw(id).await;
             registry.forget_unseen(id);
             Outcome::Done
-        }
-    }
-}
-
-impl PodRegistry {
-    /// Keeps `namespaces.json` as the cluster has it, and enrols the pods that started while no proxy was there;
-    /// ends when the cluster's watcher does. Start it once the socket is bound, so that no pod falls between.
-    pub async fn follow_state(&self) {
-        let Some(state_dir) = self.parts.state_dir.clone() else { return };
-        let mut generations = self.parts.generations.clone();
-        let mut written: Option<NamespaceStates> = None;
-        loop {
-            generations.mark_unchanged();
-            let states = self.parts.facts.namespaces();
-            if written.as_ref() != Some(&states) {
-                match states.write(&state_dir) {
-                    Ok(()) => written = Some(states),
-                    Err(error) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot keep the namespaces")
-                    }
-                }
-            }
-            self.enrol_unseen(&state_dir).await;
-            if generations.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Enrols what started unseen and is known by now; the rest waits for the next generation.
-    async fn enrol_unseen(&self, state_dir: &Path) {
-        let records = match state::list_unseen(state_dir) {
-            Ok(records) => records,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot list unseen pods");
-                return;
-            }
-        };
-        for record in records {
-            let attachment = match record {
-                Ok(attachment) => attachment,
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the record of an unseen pod is lost"
-                    );
-                    continue;
-                }
-            };
-            if self.parts.facts.find(&attachment.pod).is_none() {
-                continue;
-            }
-            let id = attachment.id.clone();
-            let outcome = match NetnsFd::open(&attachment.netns) {
-                Ok(netns) => self.enrol(attachment, netns).await,
-                // The pod went while no proxy was there.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Outcome::Done,
-                Err(error) => {
-                    tracing::warn!(attachment = %id, %error, "cannot open the namespace of an unseen pod");
-                    continue;
-                }
-            };
-            if !matches!(outcome, Outcome::Failed { .. }) {
-                self.forget_unseen(&id);
-            }
-        }
-    }
-
-    fn forget_unseen(&self, id: &gammarus_cni::AttachmentId) {
-        let Some(state_dir) = &self.parts.state_dir else { return };
-        if let Err(error) = state::forget_unseen(state_dir, id) {
-            tracing::warn!(attachment = %id, error = &error as &dyn std::error::Error, "a record is left behind");
         }
     }
 }

@@ -12,16 +12,13 @@ use crate::cluster::objects::{Mark, ObjectKey};
 
 /// What the cluster says of one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PodFact {
-    /// Its namespace and labels put it into the mesh.
-    Enrolled {
-        /// Its Pod's `metadata.uid`, which goes into the mark.
-        uid: Arc<str>,
-        /// The identity of its service account.
-        identity: SpiffeId,
-    },
-    /// They do not.
-    NotEnrolled,
+pub struct PodFact {
+    /// Its Pod's `metadata.uid`, which goes into the mark.
+    pub uid: Arc<str>,
+    /// The identity of its service account.
+    pub identity: SpiffeId,
+    /// Whether its namespace and labels put it into the mesh.
+    pub is_enrolled: bool,
 }
 
 /// What the cluster says, as of now. Asked again after each generation.
@@ -45,9 +42,10 @@ pub trait MarkWriter: Send + Sync {
     /// When the mark is not written.
     fn write(&self, pod: &ObjectKey, mark: &Mark) -> io::Result<()>;
 
-    /// Takes a pod's mark away; there may be none.
+    /// Takes the mark of a pod away, if there is one and it is of the pod with this uid: another of the same name may
+    /// have come, on another node.
     ///
     /// # Errors
-    /// When a mark may still be there.
-    fn remove(&self, pod: &ObjectKey) -> io::Result<()>;
+    /// When its mark may still be there.
+    fn remove(&self, pod: &ObjectKey, uid: &str) -> io::Result<()>;
 }

@@ -13,7 +13,7 @@ use crate::cluster::directory::{remove_mark, write_mark};
 use crate::cluster::objects::{Mark, ObjectKey};
 use crate::cluster::trimmed::MIRROR_ANNOTATION;
 use crate::cluster::writer::ClusterView;
-use crate::compile::workload::{Membership, find_membership};
+use crate::compile::workload::find_membership;
 
 /// Pods as the cluster's view has them.
 #[derive(Clone, Debug)]
@@ -44,10 +44,9 @@ impl PodFacts for KnownPods {
         {
             return None;
         }
-        Some(match find_membership(&objects, &key, &self.trust_domain)? {
-            Membership::Enrolled(identity) => PodFact::Enrolled { uid: uid.as_ref().into(), identity },
-            Membership::None => PodFact::NotEnrolled,
-        })
+        let membership = find_membership(&objects, &key, &self.trust_domain)?;
+        let uid = uid.as_ref().into();
+        Some(PodFact { uid, identity: membership.identity, is_enrolled: membership.is_enrolled })
     }
 
     fn service_addresses(&self) -> Vec<SocketAddr> {
@@ -85,7 +84,7 @@ impl MarkWriter for DirectoryMarks {
         write_mark(&self.root, pod, mark).map_err(io::Error::other)
     }
 
-    fn remove(&self, pod: &ObjectKey) -> io::Result<()> {
-        remove_mark(&self.root, pod).map_err(io::Error::other)
+    fn remove(&self, pod: &ObjectKey, uid: &str) -> io::Result<()> {
+        remove_mark(&self.root, pod, uid).map_err(io::Error::other)
     }
 }

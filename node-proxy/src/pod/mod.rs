@@ -1,23 +1,31 @@
 //! A pod joins the mesh: its namespace gets rules and listening sockets, and what it proves, its mark.
 //!
-//! The plugin's request comes in [`enroll`]; [`registry`] decides by [`facts`] and goes step by step: rules and
-//! routes ([`redirect`]), listeners ([`sockets`]), [`PodEvent::Joined`] to the data path, the [`proof`], the mark.
-//! From then on the data path dials through [`EnrolledPod`]. Nothing here reads what connections carry, and no
-//! thread stays in a pod's namespace ([`netns`]).
+//! The plugin's request comes in [`enroll`]; [`registry`] decides by [`facts`], and `joining` goes step by step: rules
+//! and routes ([`redirect`]), listeners ([`sockets`]), [`PodEvent::Joined`] to the data path, the [`proof`], the mark.
+//! From then on the data path dials through [`EnrolledPod`], and the pod is looked after ([`tending`], `repair`) until
+//! it goes or is released. A proxy that starts finds the pods again by `records`. Nothing here reads what connections
+//! carry, and no thread stays in a pod's namespace ([`netns`]).
 
 pub mod enroll;
+pub mod error;
 pub mod facts;
+mod joining;
 pub mod known;
 mod netlink;
 pub mod netns;
 mod nft;
 pub mod node_socket;
 pub mod proof;
+mod records;
 pub mod redirect;
 pub mod registry;
+mod repair;
 mod routing;
 pub mod sockets;
+pub mod standing;
 mod sysctl;
+pub mod tending;
+pub mod troubles;
 
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
@@ -27,6 +35,7 @@ use gammarus_ca::SpiffeId;
 use crate::cluster::objects::ObjectKey;
 use netns::NetnsFd;
 use proof::ProofBoard;
+use standing::Standing;
 
 /// Which way a captured connection goes, seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +61,8 @@ pub struct EnrolledPod {
     pub netns: NetnsFd,
     /// What the accept loop asks about each connection: one that it claims is closed at once.
     pub proofs: ProofBoard,
+    /// How it stands to the mesh.
+    pub standing: Standing,
 }
 
 /// One listening socket in a pod's namespace.
@@ -71,6 +82,13 @@ pub enum PodEvent {
         /// The pod.
         pod: Arc<EnrolledPod>,
         /// Its listeners, one per direction and address family.
+        listeners: Vec<PodListener>,
+    },
+    /// Listeners of a pod were closed by somebody else, and are open again: accept on these, too.
+    Listening {
+        /// The pod's uid.
+        uid: Arc<str>,
+        /// The listeners that are new.
         listeners: Vec<PodListener>,
     },
     /// A pod has left: close everything of it, and let go of the [`EnrolledPod`], which holds its namespace.

@@ -59,6 +59,11 @@ impl Attributes {
     pub(super) fn nest(self, kind: u16, inner: &Self) -> Self {
         self.put(kind | NESTED, &inner.0)
     }
+
+    /// Whether each of these attributes is among `others`, with the same value.
+    pub(super) fn are_within(&self, others: &[u8]) -> bool {
+        is_within(&self.0, others)
+    }
 }
 
 /// One message: a kind, flags, the fixed header of that kind, attributes.
@@ -214,12 +219,24 @@ fn error_of(answer: &Answer) -> Option<io::Error> {
     (code != 0).then(|| io::Error::from_raw_os_error(-code))
 }
 
+fn is_within(wanted: &[u8], others: &[u8]) -> bool {
+    flagged(wanted).all(|(kind, value)| {
+        let other = attribute(others, kind & !NESTED);
+        other.is_some_and(|other| if kind & NESTED == 0 { value == other } else { is_within(value, other) })
+    })
+}
+
 /// The attributes in `bytes`, by kind; ends at the first that is malformed.
 pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    flagged(bytes).map(|(kind, value)| (kind & !NESTED, value))
+}
+
+/// As [`attributes`], each kind with its flag.
+fn flagged(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(rest, 0)?);
-        let kind = u16_at(rest, 2)? & !NESTED;
+        let kind = u16_at(rest, 2)?;
         let value = rest.get(4..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))
@@ -257,6 +274,19 @@ mod tests {
         let written = Attributes::new().nest(4, &inner);
         let list = attribute(&written.0, 4).expect("the list");
         assert_eq!(attribute(list, 1), Some(b"ab\0".as_slice()));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_found_in_an_answer_that_says_more() {
+        let wanted = Attributes::new().put_be32(1, 7).nest(4, &Attributes::new().put(1, &[9]));
+        let answer = |value: u8| {
+            let inner = Attributes::new().put(1, &[value]).put(2, &[0]);
+            Attributes::new().put_be32(3, 0).nest(4, &inner).put_be32(1, 7)
+        };
+        assert!(wanted.are_within(&answer(9).0));
+        assert!(!wanted.are_within(&answer(8).0));
+        assert!(!wanted.are_within(&Attributes::new().put_be32(1, 7).0));
+        assert!(!answer(9).are_within(&wanted.0));
     }
 
     #[test]

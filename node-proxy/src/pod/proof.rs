@@ -63,6 +63,18 @@ pub enum ProofError {
 }
 
 impl ProofError {
+    /// The label of `gammarus_pods_unenrolled`.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Bypassed { .. } => "bypassed",
+            Self::Dial { .. } => "not_reachable",
+            Self::NoAddress => "no_address",
+            Self::NotCaptured { direction: Direction::Inbound, .. } => "inbound_not_captured",
+            Self::NotCaptured { direction: Direction::Outbound, .. } => "outbound_not_captured",
+        }
+    }
+
     /// The direction in which nothing is proven, when it is one.
     #[must_use]
     pub const fn direction(&self) -> Option<Direction> {

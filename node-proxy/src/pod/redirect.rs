@@ -81,6 +81,18 @@ pub enum Deviation {
     Setting(PathBuf),
 }
 
+impl Deviation {
+    /// The label of `gammarus_repairs_total`.
+    #[must_use]
+    pub const fn what(&self) -> &'static str {
+        match self {
+            Self::Rule(..) | Self::ForeignRule(_) => "rules",
+            Self::Routing(_) => "routing",
+            Self::Setting(_) => "settings",
+        }
+    }
+}
+
 impl fmt::Display for Deviation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -137,6 +149,21 @@ pub fn remove(netns: &NetnsFd) -> Result<(), RedirectError> {
             }
         }
         Ok(routing::remove()?)
+    })
+}
+
+/// Whether the namespace has a table of ours, whatever is in it.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn is_installed(netns: &NetnsFd) -> Result<bool, RedirectError> {
+    inside(netns, || {
+        for family in [Family::Inet, Family::Ipv4, Family::Ipv6] {
+            if has_table(family)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     })
 }
 
@@ -274,7 +301,7 @@ fn rule(chain: &Chain, comment: &str, expressions: Vec<Expression>) -> Rule {
     Rule { chain: chain.name, comment: comment.to_owned(), expressions }
 }
 
-/// Compares chain, order, comment and the kinds of expressions, in the tables that are there.
+/// Compares chain, order, comment and expressions, in the tables that are there.
 fn inspect_rules() -> Result<Vec<Deviation>, RedirectError> {
     let mut families = Vec::new();
     for family in [Family::Inet, Family::Ipv4, Family::Ipv6] {
@@ -305,7 +332,8 @@ fn inspect_rules() -> Result<Vec<Deviation>, RedirectError> {
 
 fn is_same(wanted: &Rule, there: &nft::ExistingRule) -> bool {
     there.comment.as_deref() == Some(wanted.comment.as_str())
-        && there.expressions.iter().eq(wanted.expressions.iter().map(|expression| expression.name))
+        && there.expressions.len() == wanted.expressions.len()
+        && wanted.expressions.iter().zip(&there.expressions).all(|(wanted, there)| wanted.is_same_as(there))
 }
 
 #[cfg(test)]

@@ -1,32 +1,33 @@
-//! The pods of this node that are in the mesh: how one joins, is checked, and leaves.
+//! The pods of this node: which there are, and which of them are in the mesh.
 //!
 //! A pod's Pod and Namespace must have been seen before anything is decided: not to be enrolled is a fact, not
-//! a cache miss. Joining is done completely or undone; leaving always succeeds, and closes everything of the
+//! a cache miss. A new pod joins completely or not at all (`joining`); from then on it is looked after
+//! until its last attachment has gone (`tending`). Leaving always succeeds, and closes everything of the
 //! pod, so that its namespace can end. Work on one pod is done one step after the other, pods do not wait for
 //! each other.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gammarus_cni::protocol::code;
+use gammarus_cni::state::Record;
 use gammarus_cni::{Attachment, AttachmentId, Outcome, PodName};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
 
+use super::error::EnrolError;
 use super::facts::{MarkWriter, PodFact, PodFacts};
-use super::netns::{NetnsCookie, NetnsFd};
-use super::proof::{ProofBoard, ProofError, prove};
-use super::redirect::{self, RedirectError};
-use super::{EnrolledPod, PodEvent, PodListener, sockets};
-use crate::cluster::objects::{Mark, ObjectKey};
+use super::joining::{Arrival, Enrolment, Phase};
+use super::netns::NetnsFd;
+use super::repair::differences;
+use super::troubles::Troubles;
+use super::{EnrolledPod, PodEvent};
+use crate::cluster::objects::ObjectKey;
+use crate::telemetry::Metrics;
 
-/// How long the data path may take to let go of a pod that has left.
-const LET_GO: Duration = Duration::from_secs(1);
-
-/// How long enrolment takes at most, step by step.
+/// How long enrolment takes at most, step by step, and how long it waits for others.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Until the Pod and its Namespace have been seen; less than the plugin waits for everything.
@@ -35,13 +36,37 @@ pub struct Patience {
     pub proof: Duration,
     /// For the mark to be written.
     pub mark: Duration,
+    /// Between two comparisons of a pod's rules and sockets with what they should be.
+    pub inspection: Duration,
+    /// Until a pod that is not in the mesh as it should be is tried again; doubled each time, up to the time
+    /// between two comparisons.
+    pub retry: Duration,
+    /// How far behind this node's view of the cluster that of another node may be.
+    pub lag: Duration,
+    /// How long a dial of the data path may be under way.
+    pub dial: Duration,
+    /// How long nobody must have used the hop to a pod that is being released.
+    pub release: Duration,
+    /// How long connections through the proxy may outlive the release of their pod.
+    pub linger: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        // A new IPv6 address of the node's end of the link answers nobody until it is known to be unique, up to two
-        // seconds after it was given (RFC 4862 section 5.4): the proof waits that long, and its usual milliseconds else.
-        Self { facts: Duration::from_secs(5), proof: Duration::from_secs(3), mark: Duration::from_secs(2) }
+        Self {
+            facts: Duration::from_secs(5),
+            // A new IPv6 address of the node's end of the link answers nobody until it is known to be unique, up to two
+            // seconds after it was given (RFC 4862 section 5.4): the proof waits that long, and its usual milliseconds
+            // else.
+            proof: Duration::from_secs(3),
+            mark: Duration::from_secs(2),
+            inspection: Duration::from_secs(15),
+            retry: Duration::from_secs(1),
+            lag: Duration::from_secs(10),
+            dial: Duration::from_secs(1),
+            release: Duration::from_secs(30),
+            linger: Duration::from_secs(24 * 3600),
+        }
     }
 }
 
@@ -57,114 +82,62 @@ pub struct RegistryParts {
     pub events: mpsc::Sender<PodEvent>,
     /// How long to wait.
     pub patience: Patience,
-    /// Where `namespaces.json` and the records of unseen pods are, if anywhere.
+    /// Where `namespaces.json` and the records of pods are, if anywhere.
     pub state_dir: Option<PathBuf>,
+    /// The pods that are not in the mesh as they should be.
+    pub troubles: Arc<Troubles>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
-/// Why a pod did not join.
-#[derive(Debug, thiserror::Error)]
-pub enum EnrolError {
-    /// The data path has ended.
-    #[error("the node's proxy is shutting down")]
-    DataPathGone,
-    /// The pod's listeners could not be opened.
-    #[error("cannot open the listeners of pod {pod}")]
-    Listeners {
-        /// The pod.
-        pod: ObjectKey,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The mark could not be written.
-    #[error("cannot write the mark of pod {pod}")]
-    Mark {
-        /// The pod.
-        pod: ObjectKey,
-        /// Why not.
-        source: io::Error,
-    },
-    /// What was passed is no network namespace, or cannot be entered.
-    #[error("cannot enter the network namespace of pod {pod}")]
-    Namespace {
-        /// The pod.
-        pod: ObjectKey,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The capture could not be proven.
-    #[error("the connections of pod {pod} are not captured")]
-    Proof {
-        /// The pod.
-        pod: ObjectKey,
-        /// What did not arrive.
-        source: ProofError,
-    },
-    /// The rules could not be installed.
-    #[error("cannot install the rules of pod {pod}")]
-    Redirect {
-        /// The pod.
-        pod: ObjectKey,
-        /// Why not.
-        source: RedirectError,
-    },
-    /// The Pod or its Namespace was not seen in time.
-    #[error("pod {pod} or its namespace has not been seen within {} ms", waited.as_millis())]
-    Unseen {
-        /// The pod, as the runtime names it.
-        pod: String,
-        /// How long was waited.
-        waited: Duration,
-    },
-    /// Its DEL came before its ADD was done.
-    #[error("pod {pod} was released while it was being enrolled")]
-    Withdrawn {
-        /// The pod.
-        pod: ObjectKey,
-    },
+/// What is known of one pod.
+#[derive(Default)]
+pub(super) struct PodState {
+    /// Its attachments, the latest last.
+    pub(super) records: Vec<Record>,
+    /// What it has in the mesh.
+    pub(super) enrolment: Option<Enrolment>,
 }
 
-impl EnrolError {
-    /// The answer to the plugin.
-    fn outcome(&self) -> Outcome {
-        let code = match self {
-            Self::Unseen { .. } | Self::DataPathGone => code::TRY_AGAIN_LATER,
-            Self::Listeners { .. }
-            | Self::Mark { .. }
-            | Self::Namespace { .. }
-            | Self::Proof { .. }
-            | Self::Redirect { .. }
-            | Self::Withdrawn { .. } => code::ENROLMENT_FAILED,
-        };
-        let causes: Vec<String> =
-            std::iter::successors(std::error::Error::source(self), |error| error.source())
-                .map(ToString::to_string)
-                .collect();
-        Outcome::Failed { code, msg: self.to_string(), details: causes.join(": ") }
+impl PodState {
+    /// Puts a record last, in place of an older one of the same attachment.
+    pub(super) fn remember(&mut self, record: Record) {
+        self.records.retain(|known| known.attachment.id != record.attachment.id);
+        self.records.push(record);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.enrolment.is_none()
+    }
+
+    /// Whether an attachment of the namespace that is enrolled is still there.
+    pub(super) fn has_its_namespace(&self) -> bool {
+        let cookie = self.enrolment.as_ref().map(|enrolment| enrolment.cookie.0);
+        self.records.iter().any(|record| Some(record.cookie) == cookie)
     }
 }
 
-/// A pod that has joined.
-struct Enrolment {
-    attachments: Vec<AttachmentId>,
-    cookie: NetnsCookie,
-    listening: Vec<SocketAddr>,
-    pod: Arc<EnrolledPod>,
+/// One pod: its state is locked for as long as a step on it takes.
+#[derive(Default)]
+pub(super) struct Slot {
+    pub(super) state: tokio::sync::Mutex<PodState>,
+    /// Somebody waits for the state: whatever only waits should end.
+    pub(super) hurry: Notify,
+    /// Who looks after the pod.
+    pub(super) tender: Mutex<Option<AbortHandle>>,
 }
-
-/// The state of one pod: locked for as long as a step on it takes.
-type Slot = Arc<tokio::sync::Mutex<Option<Enrolment>>>;
 
 /// Which pod an attachment is of, from the moment its ADD came.
-struct Owner {
-    pod: ObjectKey,
-    network: String,
+pub(super) struct Owner {
+    pub(super) pod: ObjectKey,
+    pub(super) network: String,
 }
 
-/// The pods of this node that are in the mesh.
+/// The pods of this node.
 pub struct PodRegistry {
     pub(super) parts: RegistryParts,
-    slots: Mutex<HashMap<ObjectKey, Slot>>,
-    owners: Mutex<HashMap<AttachmentId, Owner>>,
+    slots: Mutex<HashMap<ObjectKey, Arc<Slot>>>,
+    pub(super) owners: Mutex<HashMap<AttachmentId, Owner>>,
 }
 
 impl PodRegistry {
@@ -174,141 +147,132 @@ impl PodRegistry {
         Self { parts, slots: Mutex::default(), owners: Mutex::default() }
     }
 
-    /// Takes a pod into the mesh, if it is to be there; asking again is no error.
-    pub async fn enrol(&self, attachment: Attachment, netns: NetnsFd) -> Outcome {
+    /// Takes a new pod into the mesh, if it is to be there; asking again is no error.
+    pub async fn enrol(self: &Arc<Self>, attachment: Attachment, netns: NetnsFd) -> Outcome {
         let (id, key) = (attachment.id.clone(), key_of(&attachment.pod));
-        let owner = Owner { pod: key.clone(), network: attachment.network.clone() };
-        lock(&self.owners).insert(id.clone(), owner);
+        self.own(&attachment);
         let outcome = match self.try_enrol(attachment, netns).await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                self.parts.troubles.solve(&key);
+                outcome
+            }
             Err(error) => {
                 tracing::warn!(attachment = %id, error = &error as &dyn std::error::Error, "a pod cannot be enrolled");
+                self.parts.troubles.note(&key, &error);
+                self.disown(&key, &id).await;
                 error.outcome()
             }
         };
-        if outcome != Outcome::Enrolled {
-            self.disown(&key, &id).await;
-        }
         self.forget_idle_slots();
         outcome
     }
 
-    async fn try_enrol(&self, attachment: Attachment, netns: NetnsFd) -> Result<Outcome, EnrolError> {
-        let PodFact::Enrolled { uid, identity } = self.wait_for_fact(&attachment.pod).await? else {
-            return Ok(Outcome::NotEnrolled);
-        };
+    async fn try_enrol(
+        self: &Arc<Self>,
+        attachment: Attachment,
+        netns: NetnsFd,
+    ) -> Result<Outcome, EnrolError> {
+        let fact = self.wait_for_fact(&attachment.pod).await?;
         let key = key_of(&attachment.pod);
         let cookie = netns.id().map_err(|source| EnrolError::Namespace { pod: key.clone(), source })?;
         let slot = self.slot(&key);
-        let mut slot = slot.lock().await;
+        let mut state = slot.state.lock().await;
         if !lock(&self.owners).contains_key(&attachment.id) {
             return Err(EnrolError::Withdrawn { pod: key });
         }
-        if let Some(enrolment) = slot.as_mut().filter(|old| old.cookie == cookie && old.pod.uid == uid) {
-            if !enrolment.attachments.contains(&attachment.id) {
-                enrolment.attachments.push(attachment.id);
+        // Before the mark: whoever finds the one finds the other.
+        let record = Record::new(attachment, cookie.0, fact.uid.to_string());
+        self.write_down(&record).await;
+        let outcome = if fact.is_enrolled {
+            let known = |old: &&mut Enrolment| old.cookie == cookie && old.pod.uid == fact.uid;
+            if state.enrolment.as_mut().filter(known).is_none() {
+                if let Some(replaced) = state.enrolment.take() {
+                    self.leave(&replaced).await;
+                }
+                let pod = enrolled_pod(&record, fact, netns);
+                state.enrolment = Some(self.join_new(pod, cookie).await?);
             }
-            return Ok(Outcome::Enrolled);
-        }
-        if let Some(replaced) = slot.take() {
+            Outcome::Enrolled
+        } else {
+            Outcome::NotEnrolled
+        };
+        state.remember(record);
+        self.tend(&slot, &key);
+        Ok(outcome)
+    }
+
+    /// Takes over a pod that another process has served, with sockets that listen in its namespace: they are accepted
+    /// on from now on, and the pod is then looked after like any other, also when it is no longer to be in the mesh.
+    ///
+    /// # Errors
+    /// When nothing is known of the pod, or the namespace is not the record's.
+    pub async fn adopt(
+        self: &Arc<Self>,
+        record: Record,
+        netns: NetnsFd,
+        listeners: Vec<super::PodListener>,
+    ) -> Result<(), EnrolError> {
+        let fact = self.wait_for_fact(&record.attachment.pod).await?;
+        let key = key_of(&record.attachment.pod);
+        let other = || std::io::Error::new(std::io::ErrorKind::NotFound, "another namespace is in its place");
+        let cookie = netns
+            .id()
+            .and_then(|cookie| if cookie.0 == record.cookie { Ok(cookie) } else { Err(other()) })
+            .map_err(|source| EnrolError::Namespace { pod: key.clone(), source })?;
+        self.own(&record.attachment);
+        let slot = self.slot(&key);
+        let mut state = slot.state.lock().await;
+        if let Some(replaced) = state.enrolment.take() {
             self.leave(&replaced).await;
         }
-        let pod = EnrolledPod {
-            uid,
-            pod: key,
-            identity,
-            addresses: attachment.addresses,
-            netns,
-            proofs: ProofBoard::default(),
-        };
-        let mut enrolment =
-            Enrolment { attachments: vec![attachment.id], cookie, listening: Vec::new(), pod: Arc::new(pod) };
-        if let Err(error) = self.join(&mut enrolment).await {
-            self.undo(&enrolment).await;
-            return Err(error);
-        }
-        tracing::info!(pod = %enrolment.pod.pod, uid = %enrolment.pod.uid, "a pod has joined the mesh");
-        *slot = Some(enrolment);
-        Ok(Outcome::Enrolled)
+        let pod = enrolled_pod(&record, fact, netns);
+        state.enrolment = Some(self.take_in(pod, cookie, (listeners, Arrival::Captured)).await?);
+        state.remember(record);
+        self.tend(&slot, &key);
+        Ok(())
     }
 
-    /// Forgets an attachment whose enrolment came to nothing; one that was enrolled before stays known.
+    pub(super) fn own(&self, attachment: &Attachment) {
+        let owner = Owner { pod: key_of(&attachment.pod), network: attachment.network.clone() };
+        lock(&self.owners).insert(attachment.id.clone(), owner);
+    }
+
+    /// Forgets an attachment whose enrolment came to nothing; one that was there before stays known.
     async fn disown(&self, pod: &ObjectKey, id: &AttachmentId) {
         let slot = self.slot(pod);
-        let enrolled = slot.lock().await.as_ref().is_some_and(|enrolment| enrolment.attachments.contains(id));
-        if !enrolled {
+        let state = slot.state.lock().await;
+        if !state.records.iter().any(|record| record.attachment.id == *id) {
             lock(&self.owners).remove(id);
-        }
-    }
-
-    /// Rules, listeners, data path, proof, mark: in this order, each only when the one before holds.
-    async fn join(&self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {
-        let pod = enrolment.pod.clone();
-        let key = || pod.pod.clone();
-        let prepared = pod.clone();
-        let listeners = blocking(move || prepare(&prepared)).await?;
-        enrolment.listening =
-            listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
-        let joined = PodEvent::Joined { pod: pod.clone(), listeners };
-        self.parts.events.send(joined).await.map_err(|_| EnrolError::DataPathGone)?;
-        let proven = prove(&pod, &self.parts.facts.service_addresses(), self.parts.patience.proof)
-            .await
-            .map_err(|source| EnrolError::Proof { pod: key(), source })?;
-        self.write_mark(&pod, proven).await.map_err(|source| EnrolError::Mark { pod: key(), source })
-    }
-
-    async fn write_mark(&self, pod: &EnrolledPod, proven: Vec<IpAddr>) -> io::Result<()> {
-        let (marks, key) = (self.parts.marks.clone(), pod.pod.clone());
-        let mark = Mark { uid: pod.uid.to_string(), addresses: proven };
-        let written = blocking(move || marks.write(&key, &mark));
-        match tokio::time::timeout(self.parts.patience.mark, written).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-
-    /// Takes back what [`Self::join`] may have done of a pod that goes on without the mesh.
-    async fn undo(&self, enrolment: &Enrolment) {
-        self.leave(enrolment).await;
-        let pod = enrolment.pod.clone();
-        if let Err(error) = blocking(move || redirect::remove(&pod.netns)).await {
-            let pod = &enrolment.pod.pod;
-            tracing::warn!(%pod, error = &error as &dyn std::error::Error, "rules may be left in a pod");
-        }
-    }
-
-    /// The mark goes first, so that no peer sends mTLS to a pod without listeners; rules go with the namespace.
-    async fn leave(&self, enrolment: &Enrolment) {
-        let pod = &enrolment.pod;
-        let (marks, key) = (self.parts.marks.clone(), pod.pod.clone());
-        if let Err(error) = blocking(move || marks.remove(&key)).await {
-            tracing::warn!(pod = %pod.pod, %error, "the mark of a pod that leaves may still be there");
-        }
-        if self.parts.events.send(PodEvent::Left { uid: pod.uid.clone() }).await.is_err() {
-            tracing::debug!(pod = %pod.pod, "the data path has ended before a pod that leaves");
+            self.forget_written(id).await;
         }
     }
 
     /// Takes an attachment out of the mesh, and its pod with the last of them. Always succeeds.
     pub async fn withdraw(&self, id: &AttachmentId) {
-        let Some(owner) = lock(&self.owners).remove(id) else { return };
-        self.release(&owner.pod, id).await;
-        self.forget_idle_slots();
+        let owner = lock(&self.owners).remove(id);
+        if let Some(owner) = owner {
+            self.release(&owner.pod, id).await;
+            self.forget_idle_slots();
+        }
+        self.forget_written(id).await;
     }
 
     async fn release(&self, pod: &ObjectKey, id: &AttachmentId) {
         let slot = self.slot(pod);
-        let mut slot = slot.lock().await;
-        let Some(enrolment) = slot.as_mut() else { return };
-        let before = enrolment.attachments.len();
-        enrolment.attachments.retain(|other| other != id);
-        // An attachment of a sandbox that has been replaced is not among them.
-        if !enrolment.attachments.is_empty() || enrolment.attachments.len() == before {
-            return;
-        }
-        if let Some(enrolment) = slot.take() {
+        slot.hurry.notify_one();
+        let mut state = slot.state.lock().await;
+        state.records.retain(|record| record.attachment.id != *id);
+        // An attachment of a sandbox that has been replaced takes nothing along.
+        if !state.has_its_namespace()
+            && let Some(enrolment) = state.enrolment.take()
+        {
             self.leave(&enrolment).await;
-            tracing::info!(pod = %enrolment.pod.pod, uid = %enrolment.pod.uid, "a pod has left the mesh");
+        }
+        if state.is_empty() {
+            self.parts.troubles.solve(pod);
+            if let Some(tender) = lock(&slot.tender).take() {
+                tender.abort();
+            }
         }
     }
 
@@ -324,19 +288,28 @@ impl PodRegistry {
         }
     }
 
-    /// Compares a pod's rules and listeners with what they should be.
-    pub async fn check(&self, attachment: &Attachment) -> Outcome {
+    /// Compares a pod's namespace, rules and listeners with what they should be.
+    pub async fn check(&self, attachment: &Attachment, netns: Option<NetnsFd>) -> Outcome {
         let unexpected =
             |msg: String, details: String| Outcome::Failed { code: code::NOT_AS_EXPECTED, msg, details };
         let slot = self.slot(&key_of(&attachment.pod));
-        let slot = slot.lock().await;
-        let known = slot.as_ref().filter(|enrolment| enrolment.attachments.contains(&attachment.id));
-        let Some(enrolment) = known else {
+        let state = slot.state.lock().await;
+        let record = state.records.iter().find(|record| record.attachment.id == attachment.id);
+        if let (Some(record), Some(Ok(cookie))) = (record, netns.map(|netns| netns.id()))
+            && record.cookie != cookie.0
+        {
+            return unexpected(
+                format!("pod {} is known with another network namespace", attachment.pod),
+                format!("its ADD came with that of cookie {}, this one has {}", record.cookie, cookie.0),
+            );
+        }
+        let of_record =
+            |enrolment: &&Enrolment| Some(enrolment.cookie.0) == record.map(|record| record.cookie);
+        let joined = |enrolment: &&Enrolment| matches!(enrolment.phase, Phase::Joined { .. });
+        let Some(enrolment) = state.enrolment.as_ref().filter(of_record).filter(joined) else {
             return match self.parts.facts.find(&attachment.pod) {
-                Some(PodFact::NotEnrolled) => Outcome::NotEnrolled,
-                Some(PodFact::Enrolled { .. }) | None => {
-                    unexpected(format!("pod {} is not enrolled", attachment.pod), String::new())
-                }
+                Some(fact) if !fact.is_enrolled => Outcome::NotEnrolled,
+                _ => unexpected(format!("pod {} is not enrolled", attachment.pod), String::new()),
             };
         };
         let (pod, listening) = (enrolment.pod.clone(), enrolment.listening.clone());
@@ -344,7 +317,7 @@ impl PodRegistry {
             Ok(found) if found.is_empty() => Outcome::Enrolled,
             Ok(found) => unexpected(
                 format!("pod {} is not enrolled as it should be", attachment.pod),
-                found.join("; "),
+                found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
             ),
             Err(error) => unexpected(format!("pod {} cannot be checked", attachment.pod), error.to_string()),
         }
@@ -359,20 +332,25 @@ impl PodRegistry {
         Outcome::Done
     }
 
-    /// The pods that are in the mesh at the moment; one that a step is done on is not among them.
-    #[must_use]
-    pub fn pods(&self) -> Vec<Arc<EnrolledPod>> {
-        let slots = lock(&self.slots);
-        let enrolled = |slot: &Slot| slot.try_lock().ok()?.as_ref().map(|enrolment| enrolment.pod.clone());
-        slots.values().filter_map(enrolled).collect()
+    /// The pods that have something in the mesh, those on their way in or out included.
+    pub async fn pods(&self) -> Vec<Arc<EnrolledPod>> {
+        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
+        let mut pods = Vec::new();
+        for slot in slots {
+            pods.extend(slot.state.lock().await.enrolment.as_ref().map(|enrolment| enrolment.pod.clone()));
+        }
+        pods
     }
 
-    /// Lets go of every pod. Rules and marks stay: connections are refused, and never pass in plain text.
+    /// Lets go of every pod. Rules, marks and records stay: connections are refused, and never pass in plain text.
     pub async fn shutdown(&self) {
         lock(&self.owners).clear();
-        let slots: Vec<Slot> = lock(&self.slots).drain().map(|(_, slot)| slot).collect();
+        let slots: Vec<Arc<Slot>> = lock(&self.slots).drain().map(|(_, slot)| slot).collect();
         for slot in slots {
-            drop(slot.lock().await.take());
+            if let Some(tender) = lock(&slot.tender).take() {
+                tender.abort();
+            }
+            *slot.state.lock().await = PodState::default();
         }
     }
 
@@ -392,51 +370,40 @@ impl PodRegistry {
         tokio::time::timeout(waited, known).await.map_err(|_| unseen())?
     }
 
-    fn slot(&self, pod: &ObjectKey) -> Slot {
+    pub(super) fn slot(&self, pod: &ObjectKey) -> Arc<Slot> {
         lock(&self.slots).entry(pod.clone()).or_default().clone()
     }
 
     /// Drops the slots of pods that are gone and that nobody is about to lock.
-    fn forget_idle_slots(&self) {
+    pub(super) fn forget_idle_slots(&self) {
         lock(&self.slots).retain(|_, slot| {
-            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|enrolment| enrolment.is_some())
+            Arc::strong_count(slot) > 1 || slot.state.try_lock().is_ok_and(|state| !state.is_empty())
         });
     }
 }
 
-fn prepare(pod: &EnrolledPod) -> Result<Vec<PodListener>, EnrolError> {
-    redirect::install(&pod.netns).map_err(|source| EnrolError::Redirect { pod: pod.pod.clone(), source })?;
-    let deadline = Instant::now() + LET_GO;
-    loop {
-        match sockets::listen(&pod.netns) {
-            // The data path may be about to close the listeners of a pod that left this namespace just now.
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            outcome => {
-                return outcome.map_err(|source| EnrolError::Listeners { pod: pod.pod.clone(), source });
-            }
-        }
+pub(super) fn enrolled_pod(record: &Record, fact: PodFact, netns: NetnsFd) -> EnrolledPod {
+    EnrolledPod {
+        uid: fact.uid,
+        pod: key_of(&record.attachment.pod),
+        identity: fact.identity,
+        addresses: record.attachment.addresses.clone(),
+        netns,
+        proofs: super::proof::ProofBoard::default(),
+        standing: super::standing::Standing::default(),
     }
 }
 
-fn differences(pod: &EnrolledPod, listening: &[SocketAddr]) -> Result<Vec<String>, RedirectError> {
-    let mut found: Vec<String> = redirect::inspect(&pod.netns)?.iter().map(ToString::to_string).collect();
-    let missing = sockets::missing_listeners(&pod.netns, listening).map_err(RedirectError::Namespace)?;
-    found.extend(missing.iter().map(|address| format!("nothing listens on {address}")));
-    Ok(found)
-}
-
-fn key_of(pod: &PodName) -> ObjectKey {
+pub(super) fn key_of(pod: &PodName) -> ObjectKey {
     ObjectKey::new(pod.namespace(), pod.name())
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `work` on a thread that may block; a panic in it is one here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {

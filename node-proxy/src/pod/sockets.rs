@@ -43,9 +43,24 @@ const LISTENERS: [(Direction, SocketAddr); 4] = [
 /// # Errors
 /// When one cannot be opened for another reason (its port is taken), or a direction has none.
 pub fn listen(netns: &NetnsFd) -> io::Result<Vec<PodListener>> {
+    let listeners = listen_on(netns, |_| true)?;
+    for direction in [Direction::Outbound, Direction::Inbound] {
+        if !listeners.iter().any(|listener| listener.direction == direction) {
+            let text = format!("the namespace takes no {direction:?} listener of any address family");
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+        }
+    }
+    Ok(listeners)
+}
+
+/// Opens those of a pod's listeners whose address is wanted, and whose family the namespace has.
+///
+/// # Errors
+/// When one cannot be opened for another reason.
+pub fn listen_on(netns: &NetnsFd, wanted: impl Fn(SocketAddr) -> bool) -> io::Result<Vec<PodListener>> {
     netns.run(|| {
         let mut listeners = Vec::new();
-        for (direction, address) in LISTENERS {
+        for (direction, address) in LISTENERS.into_iter().filter(|(_, address)| wanted(*address)) {
             match listener(address) {
                 Ok(socket) => listeners.push(PodListener { direction, socket: socket.into() }),
                 Err(error) if is_family_missing(&error) => {
@@ -54,12 +69,6 @@ pub fn listen(netns: &NetnsFd) -> io::Result<Vec<PodListener>> {
                 Err(error) => {
                     return Err(io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")));
                 }
-            }
-        }
-        for direction in [Direction::Outbound, Direction::Inbound] {
-            if !listeners.iter().any(|listener| listener.direction == direction) {
-                let text = format!("the namespace takes no {direction:?} listener of any address family");
-                return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
             }
         }
         Ok(listeners)

@@ -63,6 +63,8 @@ pub enum PlaintextReason {
     SamePod,
     /// The source is not in the mesh and the namespace is permissive.
     SourceNotEnrolled,
+    /// The source is on its way into the mesh or out of it.
+    SourceUnsettled,
     /// The source is in the mesh, but did not yet know that the destination is.
     StalePeer,
     /// The port is named in the pod's `gammarus.io/plaintext-ports`.
@@ -80,6 +82,7 @@ impl PlaintextReason {
             Self::PlaintextPort => "plaintext_port",
             Self::SamePod => "same_pod",
             Self::SourceNotEnrolled => "source_not_enrolled",
+            Self::SourceUnsettled => "source_unsettled",
             Self::StalePeer => "stale_peer",
         }
     }

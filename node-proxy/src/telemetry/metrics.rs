@@ -7,6 +7,7 @@
 //! `gammarus_tcp_*`, `gammarus_failures_total`, `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`. All others
 //! serve whoever works on the proxy and may change.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,7 @@ use gammarus_ca::SpiffeId;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Opts, Registry, TextEncoder,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tokio::time::Instant;
 
@@ -124,6 +125,8 @@ impl TcpMetrics {
 #[derive(Debug)]
 struct ControlMetrics {
     pods_enrolled: IntGauge,
+    pods_unenrolled: IntGaugeVec,
+    repairs: IntCounterVec,
     snapshot_build: Histogram,
     snapshot_generation: IntGauge,
     snapshot_age: Gauge,
@@ -138,12 +141,22 @@ impl ControlMetrics {
             "gammarus_snapshot_build_seconds",
             "Time to make a snapshot out of a change of the cluster.",
         );
+        let unenrolled = Opts::new(
+            "gammarus_pods_unenrolled",
+            "Pods of this node that should be in the mesh and are not, and why.",
+        );
+        let repairs = Opts::new(
+            "gammarus_repairs_total",
+            "What somebody had taken away or changed in a pod's network namespace, and was put back.",
+        );
         let expiry = Opts::new(
             "gammarus_cert_expiry_seconds",
             "Seconds until the certificate of a local identity expires; negative once it has.",
         );
         Ok(Self {
             pods_enrolled: gauge("gammarus_pods_enrolled", "Pods of this node in the mesh.")?,
+            pods_unenrolled: register(registry, IntGaugeVec::new(unenrolled, &["reason"])?)?,
+            repairs: register(registry, IntCounterVec::new(repairs, &["what"])?)?,
             snapshot_build: register(registry, Histogram::with_opts(build.buckets(BUILD_BUCKETS.to_vec()))?)?,
             snapshot_generation: gauge(
                 "gammarus_snapshot_generation",
@@ -230,6 +243,19 @@ impl Metrics {
     /// How many pods of this node are enrolled now.
     pub fn set_pods_enrolled(&self, count: usize) {
         self.control.pods_enrolled.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The pods that should be enrolled and are not, counted by reason.
+    pub fn set_pods_unenrolled(&self, counts: &BTreeMap<&'static str, i64>) {
+        self.control.pods_unenrolled.reset();
+        for (reason, count) in counts {
+            self.control.pods_unenrolled.with_label_values(&[reason]).set(*count);
+        }
+    }
+
+    /// Something was put back in a pod's namespace: `rules`, `routing`, `settings` or `listeners`.
+    pub fn repaired(&self, what: &'static str) {
+        self.control.repairs.with_label_values(&[what]).inc();
     }
 
     /// A snapshot was published.

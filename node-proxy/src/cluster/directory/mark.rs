@@ -31,14 +31,21 @@ pub fn write_mark(root: &Path, pod: &ObjectKey, mark: &Mark) -> Result<(), Clust
     text.and_then(write).map_err(|source| ClusterError::Mark { path: path.clone(), source })
 }
 
-/// Takes the mark of a pod away; there may be none.
+/// Takes the mark of a pod away, if there is one and it names this uid.
 ///
 /// # Errors
-/// If the file cannot be removed.
-pub fn remove_mark(root: &Path, pod: &ObjectKey) -> Result<(), ClusterError> {
+/// If the file cannot be read or removed.
+pub fn remove_mark(root: &Path, pod: &ObjectKey, uid: &str) -> Result<(), ClusterError> {
     let path = mark_path(root, pod);
-    match fs::remove_file(&path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ClusterError::Mark { path, source }),
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let remove = || match fs::read_to_string(&path) {
+        // What cannot be understood is nobody's mark, and in the way of the next one.
+        Ok(text) if serde_saphyr::from_str::<Mark>(&text).is_ok_and(|mark| mark.uid != uid) => Ok(()),
+        Ok(_) => fs::remove_file(&path),
+        Err(error) => Err(error),
+    };
+    match remove() {
+        Err(error) if !gone(&error) => Err(ClusterError::Mark { path, source: error }),
         _ => Ok(()),
     }
 }

@@ -371,6 +371,8 @@ async fn marks_are_files_under_status_and_nothing_else_there_is_an_object() {
     write_mark(live.temp.path(), &pod, &mark).unwrap();
     live.step().await;
     assert_eq!(live.objects.marks.get(&pod), Some(&mark));
+    // A mark of another pod with the same name stays.
+    remove_mark(live.temp.path(), &pod, "other").unwrap();
     let changed = Mark { uid: "v".to_owned(), ..mark };
     write_mark(live.temp.path(), &pod, &changed).unwrap();
     live.step().await;
@@ -382,10 +384,10 @@ async fn marks_are_files_under_status_and_nothing_else_there_is_an_object() {
         "{:?}",
         live.reports
     );
-    remove_mark(live.temp.path(), &pod).unwrap();
+    remove_mark(live.temp.path(), &pod, "v").unwrap();
     live.step().await;
     assert_eq!(live.objects.marks.len(), 0);
-    remove_mark(live.temp.path(), &pod).unwrap();
+    remove_mark(live.temp.path(), &pod, "v").unwrap();
     assert_eq!(fs::read_dir(live.path("status/pods")).unwrap().count(), 1);
 }
 

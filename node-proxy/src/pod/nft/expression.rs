@@ -57,6 +57,11 @@ pub(in crate::pod) enum Meta {
 }
 
 impl Expression {
+    /// Whether the kernel's account of an expression is of this one. The kernel may say more than it was told.
+    pub(in crate::pod) fn is_same_as(&self, (name, data): &(String, Vec<u8>)) -> bool {
+        self.name == name && self.data.are_within(data)
+    }
+
     /// The attributes of a list element.
     pub(super) fn attributes(&self) -> Attributes {
         Attributes::new().put_text(NAME, self.name).nest(DATA, &self.data)
@@ -176,7 +181,7 @@ pub(in crate::pod) const fn notrack() -> Expression {
 pub(in crate::pod) fn reset() -> Expression {
     /// `NFT_REJECT_TCP_RST`.
     const TCP_RESET: u32 = 1;
-    Expression { name: "reject", data: Attributes::new().put_be32(1, TCP_RESET).put(2, &[0]) }
+    Expression { name: "reject", data: Attributes::new().put_be32(1, TCP_RESET) }
 }
 
 /// Lets the packet pass, and asks no later rule of this chain.

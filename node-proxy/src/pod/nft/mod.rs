@@ -87,8 +87,8 @@ pub(super) struct ExistingRule {
     pub(super) chain: String,
     /// Its comment, when it has one.
     pub(super) comment: Option<String>,
-    /// The names of its expressions.
-    pub(super) expressions: Vec<String>,
+    /// Its expressions: the name of each, and its attributes.
+    pub(super) expressions: Vec<(String, Vec<u8>)>,
 }
 
 // linux/netfilter/nf_tables.h, enum nf_tables_msg_types.
@@ -119,6 +119,7 @@ const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
 const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
 
 /// A transaction on one table.
 #[derive(Debug)]
@@ -240,7 +241,10 @@ fn existing(answer: &Answer, table: &str) -> Option<ExistingRule> {
         return None;
     }
     let expressions = super::netlink::attributes(attribute(attributes, RULE_EXPRESSIONS)?)
-        .filter_map(|(_, element)| attribute(element, EXPRESSION_NAME).map(text))
+        .filter_map(|(_, element)| {
+            let data = attribute(element, EXPRESSION_DATA).unwrap_or_default();
+            Some((text(attribute(element, EXPRESSION_NAME)?), data.to_vec()))
+        })
         .collect();
     let comment = attribute(attributes, RULE_USERDATA).and_then(|bytes| {
         let length = usize::from(*bytes.get(1)?);
