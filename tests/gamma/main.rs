@@ -13,4 +13,5 @@ mod matches;
 mod parents;
 mod refusals;
 mod roles;
+mod sessions;
 mod stage;

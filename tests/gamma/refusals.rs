@@ -13,7 +13,10 @@ const UNSUPPORTED: [(&str, &str); 3] = [
         "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: te, value: b}]}}]",
         "filters[0].requestHeaderModifier.set[0] (te is the proxy's own)",
     ),
-    ("sessionPersistence: {sessionName: s}", "sessionPersistence"),
+    (
+        "sessionPersistence: {sessionName: 'not a name'}",
+        "sessionPersistence.sessionName (`not a name` cannot be the name of a cookie or field)",
+    ),
 ];
 
 #[test]
@@ -46,11 +49,11 @@ fn a_route_with_nothing_that_is_done_is_not_accepted_and_holds_nowhere() {
     let mut stage = Stage::set();
     stage.apply(&http_route("shop/web", WEB, ALL_TO_V1));
     stage.check("client", &["http://web/"], "200 v1");
-    let rule = format!("{{sessionPersistence: {{sessionName: s}}, {}}}", to("v1"));
+    let rule = format!("{{sessionPersistence: {{sessionName: 'not a name'}}, {}}}", to("v1"));
     stage.apply(&http_route("shop/web", WEB, &rule));
     stage.check_conditions(
         "HTTPRoute shop/web",
-        &["Accepted=False UnsupportedValue", "spec.rules[0].sessionPersistence"],
+        &["Accepted=False UnsupportedValue", "spec.rules[0].sessionPersistence.sessionName"],
     );
     stage.check_log(&["HTTPRoute shop/web", "Accepted=False UnsupportedValue"]);
     let counts = stage.count("client", "http://web/", 40);

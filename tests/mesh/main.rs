@@ -20,3 +20,5 @@ mod refusals;
 mod rig;
 mod sharing;
 mod smtp;
+mod terms;
+mod upgrades;

@@ -151,6 +151,14 @@ def serve_request(connection, path, body_hash, body_length, head, trailers):
     return True
 
 
+def switch(connection, reader):
+    """Goes on with another protocol: greets, and says back what it hears until the client's end."""
+    head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
+    connection.sendall(head + b"hello " + reader.bytes)
+    while piece := connection.recv(65536):
+        connection.sendall(piece)
+
+
 def serve_http(connection, peer, pause):
     reader = Reader(connection)
     while (head := reader.until(b"\r\n\r\n")) is not None:
@@ -183,6 +191,9 @@ def serve_http(connection, peer, pause):
         if not whole:
             return
         time.sleep(pause)
+        if path == "/switch":
+            switch(connection, reader)
+            return
         if not serve_request(connection, path, body_hash.hexdigest(), length, head, trailers):
             return
         if fields.get("connection") == "close" or lines[0].endswith("HTTP/1.0"):

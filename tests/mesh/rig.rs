@@ -15,6 +15,8 @@ use serde_json::Value;
 
 /// Debian's Python, which has Debian's aiosmtpd; another one on the path would not.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
+/// Debian's Node, the only HTTP/2 in Debian with extended CONNECT at both ends.
+pub(crate) const NODE: &str = "/usr/bin/node";
 /// How long anything here may take that should be quick.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -123,6 +125,9 @@ impl Stage {
         world.apply_in("shop", "stage.yaml", include_str!("stage.yaml")).unwrap();
         let servers = vec![
             world.spawn("raw", "tcp", &[PYTHON, &origin, "tcp", "9000"]).unwrap(),
+            world.spawn("raw", "websocket", &[PYTHON, &tool("websocket.py"), "serve", "7000"]).unwrap(),
+            world.spawn("raw", "tunnel", &[NODE, &tool("tunnel.mjs"), "serve", "7001"]).unwrap(),
+            world.spawn("raw", "plain", &[NODE, &tool("tunnel.mjs"), "plain", "7002"]).unwrap(),
             world.spawn("stranger", "tcp", &[PYTHON, &origin, "tcp", "9000"]).unwrap(),
             // One of the two pods of `uneven` has nobody on this port.
             world.spawn("fast", "half", &[PYTHON, &origin, "http", "8081"]).unwrap(),
@@ -136,7 +141,7 @@ impl Stage {
     #[track_caller]
     fn settle(&self) {
         for (pod, ports) in [
-            ("raw", &["8080", "9000"][..]),
+            ("raw", &["7000", "7001", "7002", "8080", "9000"][..]),
             ("near", &["8080"]),
             ("go-1", &["8080", "50051"]),
             ("go-2", &["8080", "50051"]),

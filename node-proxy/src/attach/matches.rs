@@ -9,8 +9,8 @@ use crate::cluster::api::grpc_route::{
     GrpcRouteRulesMatchesMethodType,
 };
 use crate::cluster::api::http_route::{
-    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesMethod,
-    HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPath,
+    HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
 use crate::route::{
     GrpcMatch, HeaderMatch, MatchError, PathMatch, QueryMatch, RouteMatch, RuleMatches, StringMatch,
@@ -64,9 +64,6 @@ fn compile_http_match(path: &str, entry: &HttpRouteRulesMatches) -> Result<Route
     let place = asked.transpose().map_err(|error| refuse(&format!("{path}.path"), &error))?;
     let mut compiled = RouteMatch::new(place.unwrap_or_else(PathMatch::any));
     if let Some(method) = &entry.method {
-        if *method == HttpRouteRulesMatchesMethod::Connect {
-            return Err(format!("{path}.method (CONNECT is refused by the proxy)"));
-        }
         compiled = compiled.with_method(&wire_name(method));
     }
     let headers = entry.headers.iter().flatten().map(|header| {

@@ -18,6 +18,7 @@ mod matches;
 mod notice;
 mod parent;
 mod protocol;
+mod session;
 mod view;
 
 #[cfg(test)]

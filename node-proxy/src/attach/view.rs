@@ -12,6 +12,7 @@ use super::backend::BackendRef;
 use super::filters::{FilterView, view_filters};
 use super::matches::{self, CompiledMatches};
 use super::parent::ParentRef;
+use super::session::view_session;
 use crate::cluster::api::grpc_route::{GrpcRouteRules, GrpcRouteUseDefaultGateways};
 use crate::cluster::api::http_route::{
     HttpRouteRules, HttpRouteRulesMatchesPathType, HttpRouteUseDefaultGateways,
@@ -113,11 +114,28 @@ macro_rules! view_backends {
     }};
 }
 
+/// Looks at `sessionPersistence`, which both kinds' generated rules have.
+macro_rules! view_session {
+    ($rule:expr, $route:expr, $index:expr, $unsupported:expr) => {{
+        let place = $index.to_string();
+        let this = ($route, $rule.name.as_deref().unwrap_or(&place));
+        match $rule.session_persistence.as_ref().map(|session| view_session(this, session)) {
+            Some(Ok(session)) => Some(Arc::new(session)),
+            Some(Err(unsupported)) => {
+                $unsupported.push(format!("spec.rules[{place}].{unsupported}"));
+                None
+            }
+            None => None,
+        }
+    }};
+}
+
 pub(super) fn view_http_route(key: &ObjectKey, route: &HttpRoute) -> RouteView {
     let spec = &route.spec;
     let wants_gateways = matches!(spec.use_default_gateways, Some(HttpRouteUseDefaultGateways::All));
+    let this = Arc::new(RouteRef { kind: RouteKind::Http, key: key.clone() });
     RouteView {
-        route: Arc::new(RouteRef { kind: RouteKind::Http, key: key.clone() }),
+        route: Arc::clone(&this),
         generation: route.metadata.generation,
         created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: parent_refs!(spec),
@@ -126,20 +144,18 @@ pub(super) fn view_http_route(key: &ObjectKey, route: &HttpRoute) -> RouteView {
             .iter()
             .flatten()
             .enumerate()
-            .map(|(index, rule)| view_http_rule(index, rule))
+            .map(|(index, rule)| view_http_rule(&this, index, rule))
             .collect(),
         remarks: remarks(spec.hostnames.as_deref().unwrap_or_default(), wants_gateways),
     }
 }
 
-fn view_http_rule(index: usize, rule: &HttpRouteRules) -> RuleView {
+fn view_http_rule(route: &RouteRef, index: usize, rule: &HttpRouteRules) -> RuleView {
     let path = format!("spec.rules[{index}]");
     let mut unsupported = Vec::new();
     let (filters, backends) = view_backends!(rule, &path, only_prefix(rule), unsupported);
-    if rule.session_persistence.is_some() {
-        unsupported.push(format!("{path}.sessionPersistence"));
-    }
-    let terms = view_terms(&path, rule, &mut unsupported);
+    let mut terms = view_terms(&path, rule, &mut unsupported);
+    terms.session = view_session!(rule, route, index, unsupported);
     let matches = matches::compile_http_matches(&path, rule.matches.as_deref().unwrap_or_default());
     unsupported.extend(matches.refused.iter().cloned());
     RuleView { name: rule.name.as_deref().map(Into::into), terms, filters, backends, matches, unsupported }
@@ -148,8 +164,9 @@ fn view_http_rule(index: usize, rule: &HttpRouteRules) -> RuleView {
 pub(super) fn view_grpc_route(key: &ObjectKey, route: &GrpcRoute) -> RouteView {
     let spec = &route.spec;
     let wants_gateways = matches!(spec.use_default_gateways, Some(GrpcRouteUseDefaultGateways::All));
+    let this = Arc::new(RouteRef { kind: RouteKind::Grpc, key: key.clone() });
     RouteView {
-        route: Arc::new(RouteRef { kind: RouteKind::Grpc, key: key.clone() }),
+        route: Arc::clone(&this),
         generation: route.metadata.generation,
         created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: parent_refs!(spec),
@@ -158,23 +175,20 @@ pub(super) fn view_grpc_route(key: &ObjectKey, route: &GrpcRoute) -> RouteView {
             .iter()
             .flatten()
             .enumerate()
-            .map(|(index, rule)| view_grpc_rule(index, rule))
+            .map(|(index, rule)| view_grpc_rule(&this, index, rule))
             .collect(),
         remarks: remarks(spec.hostnames.as_deref().unwrap_or_default(), wants_gateways),
     }
 }
 
-fn view_grpc_rule(index: usize, rule: &GrpcRouteRules) -> RuleView {
+fn view_grpc_rule(route: &RouteRef, index: usize, rule: &GrpcRouteRules) -> RuleView {
     let path = format!("spec.rules[{index}]");
     let mut unsupported = Vec::new();
     let (filters, backends) = view_backends!(rule, &path, None, unsupported);
-    if rule.session_persistence.is_some() {
-        unsupported.push(format!("{path}.sessionPersistence"));
-    }
+    let terms = Terms { session: view_session!(rule, route, index, unsupported), ..Terms::default() };
     let matches = matches::compile_grpc_matches(&path, rule.matches.as_deref().unwrap_or_default());
     unsupported.extend(matches.refused.iter().cloned());
-    let (name, terms) = (rule.name.as_deref().map(Into::into), Terms::default());
-    RuleView { name, terms, filters, backends, matches, unsupported }
+    RuleView { name: rule.name.as_deref().map(Into::into), terms, filters, backends, matches, unsupported }
 }
 
 /// The prefix of a rule's only match, where it has one: what `replacePrefixMatch` replaces.
@@ -205,7 +219,7 @@ fn view_terms(path: &str, rule: &HttpRouteRules, unsupported: &mut Vec<String>) 
         (attempts > 0).then_some(Retry { codes, attempts, backoff })
     });
     let limit = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
-    Terms { request: limit(request), backend_request: limit(each), retry }
+    Terms { request: limit(request), backend_request: limit(each), retry, session: None }
 }
 
 fn remarks(hostnames: &[String], wants_gateways: bool) -> Vec<String> {

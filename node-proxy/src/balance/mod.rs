@@ -65,6 +65,12 @@ impl InFlight {
         load.in_flight.fetch_add(1, Ordering::Relaxed);
         Self { load: Arc::clone(load) }
     }
+
+    /// What stands for the endpoint in sessions.
+    #[must_use]
+    pub fn endpoint_id(&self) -> u64 {
+        self.load.id
+    }
 }
 
 impl Drop for InFlight {

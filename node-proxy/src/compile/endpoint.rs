@@ -16,8 +16,9 @@ use super::workload::owns_addresses;
 use crate::attach::cluster_addresses;
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::cluster::trimmed::{EndpointSlice, Pod, SliceEndpoint};
+use crate::route::session::endpoint_id;
 use crate::snapshot::map::SharedMap;
-use crate::snapshot::service::{Endpoint, EndpointSet};
+use crate::snapshot::service::{Endpoint, EndpointLoad, EndpointSet};
 use crate::snapshot::workload::Workload;
 
 /// What identifies an endpoint over time: the pod's uid, where there is a pod, and the address.
@@ -63,7 +64,9 @@ impl KnownEndpoints {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 self.leaving.push(unknown.key().clone());
-                let endpoint = Arc::new(Endpoint { address, workload, load: Arc::default() });
+                let id = endpoint_id(unknown.key().0.as_deref(), address);
+                let load = Arc::new(EndpointLoad { id, ..EndpointLoad::default() });
+                let endpoint = Arc::new(Endpoint { address, workload, load });
                 return Arc::clone(&unknown.insert(Known { endpoint, sets: 0 }).endpoint);
             }
         };

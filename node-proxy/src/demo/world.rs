@@ -427,7 +427,12 @@ impl World {
 
     pub(crate) fn write_hosts(&self, netns: &str, namespace: &str) -> Result<(), DemoError> {
         let path = Path::new("/etc/netns").join(netns).join("hosts");
-        fs::write(&path, self.objects.hosts(namespace)).map_err(DemoError::file(path))
+        let hosts = self.objects.hosts(namespace);
+        // Pods have the file itself mounted, and who reads it while it is written finds nothing.
+        if fs::read_to_string(&path).is_ok_and(|written| written == hosts) {
+            return Ok(());
+        }
+        fs::write(&path, hosts).map_err(DemoError::file(path))
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {

@@ -3,13 +3,12 @@
 //! What is tried again, and what is not: a request that was not sent, always, where the rule has `retry`; one that was
 //! sent only if it may be repeated (RFC 9110 section 9.2.2) and has no body that is gone by then.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::dial::Wish;
 use crate::accept::Worker;
 use crate::balance;
 use crate::connect::idle::Repeatable;
@@ -26,13 +25,12 @@ pub(super) struct Attempts {
     port: ServicePortKey,
     /// The end of the whole.
     end: Option<Instant>,
-    /// How long one try may take.
-    each: Option<Duration>,
-    retry: Option<Retry>,
+    /// Whose terms hold.
+    rule: Option<Arc<Rule>>,
     repeatable: Repeatable,
     made: u32,
-    /// Endpoints that were tried; another try takes another one, if there is.
-    pub(super) tried: Vec<SocketAddr>,
+    /// Where the next try goes.
+    pub(super) wish: Wish,
 }
 
 /// By when a try must have come to its end, and what to say when it has not.
@@ -43,40 +41,43 @@ impl Attempts {
     pub(super) fn new(
         worker: &Rc<Worker>,
         port: &ServicePortKey,
-        rule: Option<&Arc<Rule>>,
+        (rule, stays_with): (Option<&Arc<Rule>>, Option<u64>),
         repeatable: Repeatable,
     ) -> Self {
-        let terms = rule.map(|rule| rule.terms.clone()).unwrap_or_default();
-        if terms.retry.is_some() {
+        if rule.is_some_and(|rule| rule.terms.retry.is_some()) {
             worker.deposit_retry(port);
         }
         Self {
             worker: Rc::clone(worker),
             port: port.clone(),
-            end: terms.request.map(|whole| Instant::now() + whole),
-            each: terms.backend_request,
-            retry: terms.retry,
+            end: rule.and_then(|rule| rule.terms.request).map(|whole| Instant::now() + whole),
+            rule: rule.cloned(),
             repeatable,
             made: 0,
-            tried: Vec::new(),
+            wish: Wish { tried: Vec::new(), stays_with },
         }
     }
 
+    fn retry(&self) -> Option<&Retry> {
+        self.rule.as_ref()?.terms.retry.as_ref()
+    }
+
     /// Whether there may be another try.
-    pub(super) const fn has_more(&self) -> bool {
-        self.retry.is_some()
+    pub(super) fn has_more(&self) -> bool {
+        self.retry().is_some()
     }
 
     /// The limit of a try that begins now.
     pub(super) fn limit(&self) -> Limit {
         let whole = self.end.map(|end| (end, FailureReason::RequestTimeout));
-        let each = self.each.map(|each| (Instant::now() + each, FailureReason::BackendTimeout));
+        let each = self.rule.as_ref().and_then(|rule| rule.terms.backend_request);
+        let each = each.map(|each| (Instant::now() + each, FailureReason::BackendTimeout));
         Limit(whole.into_iter().chain(each).min_by_key(|(end, _)| *end))
     }
 
     /// The statuses that are no answers as long as there is another try.
     pub(super) fn codes(&self) -> &[u16] {
-        match &self.retry {
+        match self.retry() {
             Some(retry) if self.may_go_on(retry, true) && self.worker.has_retry(&self.port) => &retry.codes,
             _ => &[],
         }
@@ -89,14 +90,15 @@ impl Attempts {
 
     /// Whether the request is tried again, after the rule's pause. `was_sent`: a backend may have it.
     pub(super) async fn goes_on(&mut self, was_sent: bool) -> bool {
-        let Some(retry) = &self.retry else { return false };
+        let Some(retry) = self.retry() else { return false };
+        let backoff = retry.backoff;
         if !self.may_go_on(retry, was_sent) || !self.worker.withdraw_retry(&self.port) {
             return false;
         }
         self.made += 1;
         // Those who failed together do not come back together.
         let part = u32::try_from(balance::random() % 1000).unwrap_or(0);
-        sleep(retry.backoff + retry.backoff * part / 1000).await;
+        sleep(backoff + backoff * part / 1000).await;
         true
     }
 }

@@ -40,6 +40,15 @@ pub(super) enum Origin {
     Pooled,
 }
 
+/// Which endpoints a request wants.
+#[derive(Debug, Default)]
+pub(super) struct Wish {
+    /// Endpoints that were tried; another try takes another one, if there is.
+    pub(super) tried: Vec<SocketAddr>,
+    /// The endpoint that its client's session is with: taken before any other, unless it was tried.
+    pub(super) stays_with: Option<u64>,
+}
+
 /// How a request may use the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
@@ -55,40 +64,40 @@ pub(super) async fn choose_and_dial(
     endpoints: &EndpointSet,
     journey: &mut Journey,
 ) -> Result<Chosen, FailureReason> {
-    choose((session, endpoints), (Reuse::Never, &mut Vec::new()), journey).await
+    choose((session, endpoints), (Reuse::Never, &mut Wish::default()), journey).await
 }
 
 /// Chooses an endpoint of the set and a connection to it, and notes in the journey who it is or why there is none.
-/// Endpoints in `tried` are taken only when there is no other.
+/// Endpoints that were tried are taken only when there is no other.
 pub(super) async fn choose(
     (session, endpoints): (&Session, &EndpointSet),
-    (reuse, tried): (Reuse, &mut Vec<SocketAddr>),
+    (reuse, wish): (Reuse, &mut Wish),
     journey: &mut Journey,
 ) -> Result<Chosen, FailureReason> {
     let connect =
         async |key, destination: &Destination| find_connection(session, key, destination, reuse).await;
-    let (mut chosen, load) = try_endpoints((session, endpoints), tried, journey, connect).await?;
+    let (mut chosen, load) = try_endpoints((session, endpoints), wish, journey, connect).await?;
     journey.hop = Some(chosen.dialled.hop);
     chosen.load = Some(load);
     Ok(chosen)
 }
 
-/// Tries endpoints of the set that are not in `tried` until `connect` succeeds with one; each that was chosen is
-/// in `tried` afterwards. Notes in the journey whom it goes to, or why to nobody.
+/// Tries endpoints of the set that were not tried until `connect` succeeds with one; each that was chosen has been
+/// tried afterwards. Notes in the journey whom it goes to, or why to nobody.
 pub(super) async fn try_endpoints<T>(
     (session, endpoints): (&Session, &EndpointSet),
-    tried: &mut Vec<SocketAddr>,
+    wish: &mut Wish,
     journey: &mut Journey,
     connect: impl AsyncFn(HopKey, &Destination) -> Result<T, ConnectError>,
 ) -> Result<(T, InFlight), FailureReason> {
     let mut last: Option<ConnectError> = None;
-    if session.choose(endpoints, tried).is_none() {
-        tried.clear();
+    if session.choose(endpoints, wish).is_none() {
+        wish.tried.clear();
     }
-    let most = tried.len() + MAX_TRIES;
-    while tried.len() < most {
-        let Some(endpoint) = session.choose(endpoints, tried) else { break };
-        tried.push(endpoint.address);
+    let most = wish.tried.len() + MAX_TRIES;
+    while wish.tried.len() < most {
+        let Some(endpoint) = session.choose(endpoints, wish) else { break };
+        wish.tried.push(endpoint.address);
         note_destination(journey, endpoint);
         let destination = Destination::from(&**endpoint);
         let key = HopKey::new(&session.pod.pod, session.client.ip(), &destination);

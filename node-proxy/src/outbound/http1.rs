@@ -1,18 +1,17 @@
 //! HTTP/1.1 from a pod: request after request on the client's connection, each planned by itself.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
 use super::attempts::{Attempts, Limit};
-use super::dial::{self, Chosen, Origin, Reuse};
+use super::dial::{self, Chosen, Origin, Reuse, Wish};
 use super::plan::{Action, Forwarding, RequestPlan, plan};
-use super::{Session, http_label, mirror};
+use super::{Session, begin_session, http_label, mirror};
 use crate::balance::{self, InFlight};
 use crate::connect::idle::Repeatable;
 use crate::connect::{Destination, HopKey};
@@ -136,7 +135,7 @@ impl Connection {
         let namespace = &self.session.pod.pod.pod.namespace;
         let RequestPlan { rule, action, .. } = {
             let snapshot = self.session.worker.mesh.snapshot.load();
-            plan(&snapshot, &frontend, namespace, &self.request, balance::random())
+            plan(&snapshot, &frontend, namespace, &self.request, (balance::random(), SystemTime::now))
         };
         record.journey.service = Some(frontend.port.key.clone());
         record.rule = rule;
@@ -173,15 +172,15 @@ impl Connection {
     /// Sends the request to an endpoint of `port`, and its answer to the client.
     async fn forward(&mut self, mut record: Recording<RequestRecord>, forwarding: Forwarding) -> Next {
         let mut taps = mirror::start(&self.session, &self.request, &forwarding, &record);
-        let Forwarding { port, filters, .. } = forwarding;
+        let Forwarding { port, filters, stays_with, .. } = forwarding;
         let repeatable = if self.request.is_repeatable() { Repeatable::Yes } else { Repeatable::No };
         let mut reuse = Reuse::Pooled(repeatable);
         let worker = Rc::clone(&self.session.worker);
-        let mut attempts = Attempts::new(&worker, &port.key, record.rule.as_ref(), repeatable);
+        let mut attempts = Attempts::new(&worker, &port.key, (record.rule.as_ref(), stays_with), repeatable);
         loop {
             record.journey.begin_again();
             let limit = attempts.limit();
-            let finding = self.find_upstream(&port, (reuse, &mut attempts.tried), &mut record);
+            let finding = self.find_upstream(&port, (reuse, &mut attempts.wish), &mut record);
             let mut chosen = match limit.hold(finding).await.flatten() {
                 Ok(chosen) => chosen,
                 Err(_) if attempts.goes_on(false).await => continue,
@@ -192,12 +191,13 @@ impl Connection {
             };
             let tried = Try {
                 filters: filters.as_deref(),
+                session: begin_session(&record, &port, (stays_with, chosen.load.as_ref())),
                 taps: std::mem::take(&mut taps),
                 limit,
                 codes: attempts.codes(),
             };
             let failed = match self.try_once(tried, &mut chosen, &mut record).await {
-                Ok(outcome) if outcome.is_upgrade => return self.join(record, chosen, outcome.status).await,
+                Ok(outcome) if outcome.is_upgrade => return self.join(record, chosen).await,
                 Ok(outcome) => return self.conclude(record, chosen, outcome),
                 Err(failed) => failed,
             };
@@ -206,7 +206,7 @@ impl Connection {
             let is_stale = failed.stage == FailedStage::NoAnswer && chosen.origin == Origin::Pooled;
             if is_stale && repeatable == Repeatable::Yes {
                 reuse = Reuse::Never;
-                attempts.tried.pop();
+                attempts.wish.tried.pop();
                 continue;
             }
             // Whatever the endpoint has of the request, it must not take it for the whole.
@@ -231,6 +231,7 @@ impl Connection {
         record: &mut RequestRecord,
     ) -> Result<Outcome, FailedTry> {
         let mut exchange = Exchange::new(&mut self.request, &mut self.answer, tried.filters)
+            .saying(tried.session)
             .heard_by(tried.taps)
             .holding_back(tried.codes);
         let client = (&mut self.stream, &mut self.buffer);
@@ -238,6 +239,7 @@ impl Connection {
         let outcome = tried.limit.hold(Box::pin(running)).await;
         record.journey.bytes_sent = exchange.bytes_sent();
         record.journey.bytes_received = exchange.bytes_received();
+        record.status = exchange.status().and_then(|status| StatusCode::from_u16(status).ok());
         let (reason, error, stage) = match outcome {
             Ok(Ok(outcome)) => return Ok(outcome),
             Ok(Err(error)) => (error.reason(), with_causes(&error), FailedStage::of(&error)),
@@ -250,7 +252,7 @@ impl Connection {
     async fn find_upstream(
         &mut self,
         port: &ServicePort,
-        (reuse, tried): (Reuse, &mut Vec<SocketAddr>),
+        (reuse, wish): (Reuse, &mut Wish),
         record: &mut Recording<RequestRecord>,
     ) -> Result<Chosen, FailureReason> {
         if let Some(mut own) = self.own.take() {
@@ -262,6 +264,7 @@ impl Connection {
                 own.key == HopKey::new(&self.session.pod.pod, own.key.source, &destination)
             };
             if let Some(endpoint) = endpoint.filter(|endpoint| still_his(endpoint))
+                && wish.stays_with.is_none_or(|id| endpoint.load.id == id)
                 && own.dialled.transport.is_quiet()
             {
                 dial::note_destination(&mut record.journey, endpoint);
@@ -272,16 +275,10 @@ impl Connection {
             own.dialled.transport.close();
         }
         let reuse = if self.request.binds_connection() { Reuse::Never } else { reuse };
-        dial::choose((&self.session, &port.endpoints), (reuse, tried), &mut record.journey).await
+        dial::choose((&self.session, &port.endpoints), (reuse, wish), &mut record.journey).await
     }
 
-    fn conclude(
-        &mut self,
-        mut record: Recording<RequestRecord>,
-        mut chosen: Chosen,
-        outcome: Outcome,
-    ) -> Next {
-        record.status = StatusCode::from_u16(outcome.status).ok();
+    fn conclude(&mut self, record: Recording<RequestRecord>, mut chosen: Chosen, outcome: Outcome) -> Next {
         record.finish();
         if outcome.upstream == Persistence::KeepAlive {
             // Once is for good: later requests of the client carry no sign of it, and are its user's all the same.
@@ -303,8 +300,7 @@ impl Connection {
     }
 
     /// Joins both connections after `101 Switching Protocols`: the timeouts of the rule have ended with it.
-    async fn join(&mut self, mut record: Recording<RequestRecord>, chosen: Chosen, status: u16) -> Next {
-        record.status = StatusCode::from_u16(status).ok();
+    async fn join(&mut self, mut record: Recording<RequestRecord>, chosen: Chosen) -> Next {
         let Chosen { mut dialled, mut buffer, load: _load, .. } = chosen;
         let mut copied = Copied::default();
         let client = (&mut self.stream, &mut self.buffer);
@@ -372,6 +368,8 @@ impl Connection {
 /// One try of a request.
 struct Try<'a> {
     filters: Option<&'a Filters>,
+    /// A field of the answer with which a session begins.
+    session: Option<(Box<str>, Box<str>)>,
     taps: Vec<Tap>,
     limit: Limit,
     /// Statuses of answers that another try may do better than.

@@ -4,11 +4,11 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use bytes::{Buf, Bytes};
 use http::request::Parts;
@@ -16,13 +16,14 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Sleep, sleep_until};
 
 use super::attempts::{Attempts, Limit};
-use super::dial;
+use super::dial::{self, Wish};
 use super::plan::{Action, Forwarding, RequestPlan, plan};
-use super::{Session, http_label, mirror};
+use super::{Session, begin_session, http_label, mirror, tunnel};
 use crate::accept::rewind::Rewind;
 use crate::balance::{self, InFlight};
 use crate::connect::Destination;
@@ -34,7 +35,7 @@ use crate::http1::{FIELD_LIMIT, ReadBuffer};
 use crate::http2::body::BodyTap;
 use crate::http2::{self, LocalExecutor, MAX_HEAD, RequestBody, RequestHead2};
 use crate::route::filter::Preflight;
-use crate::route::{RouteKind, is_grpc};
+use crate::route::{FieldEdit, RouteKind, is_grpc};
 use crate::snapshot::service::ServicePort;
 use crate::telemetry::{Recording, RequestRecord};
 use crate::turns;
@@ -52,6 +53,7 @@ pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) 
         async move { Ok::<_, Infallible>(Box::pin(answer(&session, request)).await) }
     });
     let serving = hyper::server::conn::http2::Builder::new(LocalExecutor)
+        .enable_connect_protocol()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD)
         .max_pending_accept_reset_streams(Some(MAX_RESETS))
@@ -105,6 +107,8 @@ impl Body for AnswerBody {
             }
         };
         let Some(open) = record else { return Poll::Ready(frame.map(|frame| frame.map_err(Into::into))) };
+        // Now and not at the end, which a client that leaves does not wait for.
+        open.journey.bytes_sent = sent.get();
         match &frame {
             Some(Ok(frame)) => {
                 open.journey.bytes_received += frame.data_ref().map_or(0, |data| data.remaining() as u64);
@@ -113,11 +117,9 @@ impl Body for AnswerBody {
             None => {}
         }
         // hyper does not ask again after the last frame of a stream.
-        if !matches!(&frame, Some(Ok(_))) || inner.is_end_stream() {
-            open.journey.bytes_sent = sent.get();
-            if let Some(record) = record.take() {
-                record.finish();
-            }
+        let has_ended = !matches!(&frame, Some(Ok(_))) || inner.is_end_stream();
+        if let Some(record) = record.take_if(|_| has_ended) {
+            record.finish();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -162,7 +164,13 @@ async fn answer(session: &Session, request: Request<Incoming>) -> Response<Answe
     }
     let RequestPlan { kind, rule, action } = {
         let snapshot = session.worker.mesh.snapshot.load();
-        plan(&snapshot, &frontend, &session.pod.pod.pod.namespace, &head, balance::random())
+        plan(
+            &snapshot,
+            &frontend,
+            &session.pod.pod.pod.namespace,
+            &head,
+            (balance::random(), SystemTime::now),
+        )
     };
     // HTTPRoute says which HTTP status a failure has, whatever the request may carry.
     let grpc = grpc && kind != Some(RouteKind::Http);
@@ -183,7 +191,7 @@ async fn answer(session: &Session, request: Request<Incoming>) -> Response<Answe
 
 /// Why a head is not taken. One that is too long never gets here: the wire answers it 431.
 fn refusal(parts: &Parts) -> Option<(FailureReason, &'static str)> {
-    if parts.method == http::Method::CONNECT {
+    if parts.method == http::Method::CONNECT && !tunnel::is_tunnel(parts) {
         return Some((FailureReason::ConnectMethodRefused, "CONNECT is not proxied"));
     }
     (parts.headers.len() > FIELD_LIMIT)
@@ -197,6 +205,8 @@ async fn forward(
     (request, grpc): (Request<Incoming>, bool),
 ) -> Response<AnswerBody> {
     let (mut parts, body) = request.into_parts();
+    // There only if the request is a CONNECT.
+    let mut tunnel = parts.extensions.remove::<OnUpgrade>();
     let filters = forwarding.filters.as_deref();
     let answer_edit = filters.map(|filters| filters.answer_edit(&RequestHead2(&parts)));
     if let Some(filters) = filters {
@@ -210,18 +220,29 @@ async fn forward(
     let is_repeatable = body.is_end_stream() && parts.method.is_idempotent();
     let repeatable = if is_repeatable { Repeatable::Yes } else { Repeatable::No };
     let port = &forwarding.port;
-    let mut attempts = Attempts::new(&session.worker, &port.key, record.rule.as_ref(), repeatable);
+    let mut attempts =
+        Attempts::new(&session.worker, &port.key, (record.rule.as_ref(), forwarding.stays_with), repeatable);
     let spare = (is_repeatable && attempts.has_more()).then(|| parts.clone());
     let body = RequestBody::Client { inner: body, bytes: Rc::clone(&sent), taps };
     let mut unsent = Some(Request::from_parts(parts, body));
     loop {
         record.journey.begin_again();
         let limit = attempts.limit();
-        let sending = send((session, port), &mut unsent, &mut attempts.tried, &mut record);
+        let sending = send((session, port), &mut unsent, &mut attempts.wish, &mut record);
         let reason = match limit.hold(sending).await.flatten() {
             Ok((mut response, busy)) if !attempts.codes().contains(&response.status().as_u16()) => {
                 if let Some(edit) = &answer_edit {
                     http2::edit(edit, response.headers_mut());
+                }
+                if let Some((name, value)) =
+                    begin_session(&record, port, (forwarding.stays_with, Some(&busy.0)))
+                {
+                    http2::edit(&FieldEdit::new(&[], &[(&name, &value)], &[]), response.headers_mut());
+                }
+                if let Some(client) = tunnel.take_if(|_| response.status().is_success()) {
+                    record.status = Some(response.status());
+                    tunnel::join(record, client, hyper::upgrade::on(&mut response), busy);
+                    return response.map(|_none| AnswerBody::Own(None));
                 }
                 return passed_on(record, response, sent, (limit, busy));
             }
@@ -240,20 +261,20 @@ async fn forward(
 }
 
 /// What is held as long as an answer lasts: the endpoint and the connection are busy.
-type Busy = (InFlight, Rc<()>);
+pub(super) type Busy = (InFlight, Rc<()>);
 
-/// Sends a request to an endpoint of the port, not one of `tried` if there is another. It is left in its place if
+/// Sends a request to an endpoint of the port, one that is wished for if there is. It is left in its place if
 /// nothing of it was sent.
 async fn send(
     (session, port): (&Session, &ServicePort),
     request: &mut Option<Request<RequestBody>>,
-    tried: &mut Vec<SocketAddr>,
+    wish: &mut Wish,
     record: &mut Recording<RequestRecord>,
 ) -> Result<(Response<Incoming>, Busy), FailureReason> {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let (stream, load) = find_stream(session, port, tried, record).await?;
+        let (stream, load) = find_stream(session, port, wish, record).await?;
         let Stream { mut sender, hop, under_way, .. } = stream;
         record.journey.hop = Some(hop);
         let Some(sent) = request.take() else { return Err(FailureReason::UpstreamReset) };
@@ -264,7 +285,7 @@ async fn send(
         *request = error.take_message();
         // The connection closed before it took the request: the same endpoint on a new one does no harm.
         if request.is_some() && attempts < dial::MAX_TRIES {
-            tried.pop();
+            wish.tried.pop();
             continue;
         }
         record.journey.fail(FailureReason::UpstreamReset, with_causes(error.error()));
@@ -279,7 +300,9 @@ fn copy(
     (parts, body): (&Parts, &Incoming),
     record: &RequestRecord,
 ) -> Vec<BodyTap> {
-    let copies = forwarding.mirrors.iter().map(|port| {
+    // What follows a CONNECT is a conversation, of which there is no copy.
+    let mirrors = if parts.method == http::Method::CONNECT { &[][..] } else { &forwarding.mirrors };
+    let copies = mirrors.iter().map(|port| {
         let (tap, listener) = BodyTap::open(body.size_hint());
         let sent = Rc::<Cell<u64>>::default();
         let body = RequestBody::Copy { inner: listener, bytes: Rc::clone(&sent) };
@@ -289,7 +312,7 @@ fn copy(
         turns::spawn(async move {
             let sending = async {
                 let (response, _busy) =
-                    send((&session, &port), &mut Some(request), &mut Vec::new(), &mut record).await?;
+                    send((&session, &port), &mut Some(request), &mut Wish::default(), &mut record).await?;
                 record.status = Some(response.status());
                 let mut body = response.into_body();
                 while let Some(frame) = body.frame().await {
@@ -317,13 +340,13 @@ fn copy(
 async fn find_stream(
     session: &Session,
     port: &ServicePort,
-    tried: &mut Vec<SocketAddr>,
+    wish: &mut Wish,
     record: &mut Recording<RequestRecord>,
 ) -> Result<(Stream, InFlight), FailureReason> {
     let connect = async |key, destination: &Destination| {
         streams::open(&session.worker, &session.pod, &key, destination).await
     };
-    dial::try_endpoints((session, &port.endpoints), tried, &mut record.journey, connect).await
+    dial::try_endpoints((session, &port.endpoints), wish, &mut record.journey, connect).await
 }
 
 fn passed_on(

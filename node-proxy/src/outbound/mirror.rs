@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::Session;
-use super::dial::{self, Chosen, Reuse};
+use super::dial::{self, Chosen, Reuse, Wish};
 use super::plan::Forwarding;
 use crate::connect::idle::Repeatable;
 use crate::error::{FailureReason, with_causes};
@@ -73,7 +73,7 @@ impl Copy {
         // A copy is never sent a second time.
         let reuse = Reuse::Pooled(Repeatable::No);
         let at = (&self.session, &*port.endpoints);
-        let chosen = dial::choose(at, (reuse, &mut Vec::new()), &mut self.record.journey).await;
+        let chosen = dial::choose(at, (reuse, &mut Wish::default()), &mut self.record.journey).await;
         if let Ok(chosen) = chosen {
             self.exchange(chosen, listener).await;
         }

@@ -12,27 +12,29 @@ mod mirror;
 mod opaque;
 pub mod plan;
 pub mod target;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncWriteExt as _;
 
 use crate::accept::detect::{FirstBytes, judge};
 use crate::accept::orig_dst::original_destination;
 use crate::accept::{Incoming, JoinedPod, Worker};
-use crate::balance::{self, AddressFamilies};
+use crate::balance::{self, AddressFamilies, InFlight};
 use crate::connect::Destination;
 use crate::error::FailureReason;
 use crate::forward::{CopyError, Reset as _, Socket};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
-use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, FrontendKind, PortProtocol};
-use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording};
-use dial::Chosen;
+use crate::route::session::SessionToken;
+use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, FrontendKind, PortProtocol, ServicePort};
+use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording, RequestRecord};
+use dial::{Chosen, Wish};
 use target::{Target, find_target};
 
 /// How long a client that cannot be connected is listened to before it is reset.
@@ -59,14 +61,20 @@ impl Session {
         self.worker.mesh.snapshot.load().find_frontend(self.destination).cloned()
     }
 
-    /// An endpoint that the pod can reach and that was not tried yet: of the family that the client dialled, as
-    /// without a mesh, and of the other one only when there is none.
-    fn choose<'e>(&self, endpoints: &'e EndpointSet, tried: &[SocketAddr]) -> Option<&'e Arc<Endpoint>> {
+    /// An endpoint that the pod can reach and that was not tried yet: the one that is wished for, else of the family that
+    /// the client dialled, as without a mesh, and of the other one only when there is none.
+    fn choose<'e>(&self, endpoints: &'e EndpointSet, wish: &Wish) -> Option<&'e Arc<Endpoint>> {
+        let reachable = AddressFamilies::of(&self.pod.pod.addresses)?;
+        if let Some(id) = wish.stays_with
+            && let Some(endpoint) = endpoints.find(id)
+            && reachable.contains(endpoint.address.ip())
+            && !wish.tried.contains(&endpoint.address)
+        {
+            return Some(endpoint);
+        }
         let dialled = AddressFamilies::of(&[self.destination.ip()])?;
-        balance::choose(endpoints, dialled, tried).or_else(|| {
-            let reachable = AddressFamilies::of(&self.pod.pod.addresses)?;
-            balance::choose(endpoints, reachable, tried)
-        })
+        balance::choose(endpoints, dialled, &wish.tried)
+            .or_else(|| balance::choose(endpoints, reachable, &wish.tried))
     }
 
     /// Counts what a connection to an undeclared port turned out to speak.
@@ -224,6 +232,19 @@ async fn answer_or_reset(session: Session, mut stream: Socket, record: Recording
             stream.reset();
         }
     }
+}
+
+/// The field of an answer that begins a session with the endpoint that is busy with the request, unless the client's own
+/// is with it already.
+fn begin_session(
+    record: &RequestRecord,
+    port: &ServicePort,
+    (stays_with, busy): (Option<u64>, Option<&InFlight>),
+) -> Option<(Box<str>, Box<str>)> {
+    let persistence = record.rule.as_ref()?.terms.session.as_ref()?;
+    let endpoint = busy?.endpoint_id();
+    let session = || SessionToken { backend: persistence.backend_id(&port.key), endpoint };
+    (stays_with != Some(endpoint)).then(|| persistence.begin(session(), SystemTime::now()))
 }
 
 /// The label of an HTTP request in logs.

@@ -1,13 +1,14 @@
 //! What shall become of one request. Pure: a table of cases needs no socket.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::StatusCode;
 
 use crate::error::FailureReason;
 use crate::route::filter::location::Asked;
 use crate::route::filter::{Preflight, Redirect};
-use crate::route::{Backend, Filters, RequestHead, RouteKind, Rule};
+use crate::route::{Backend, Filters, RequestHead, RouteKind, Rule, WeightedBackend};
 use crate::snapshot::Snapshot;
 use crate::snapshot::service::{Frontend, FrontendKind, ServicePort};
 
@@ -49,15 +50,18 @@ pub struct Forwarding {
     pub filters: Option<Arc<Filters>>,
     /// Who gets a copy.
     pub mirrors: Vec<Arc<ServicePort>>,
+    /// The endpoint that the client stays with, if it has a session.
+    pub stays_with: Option<u64>,
 }
 
-/// Plans a request of a client in `namespace` to a Service port. `random` decides between weights and shares.
+/// Plans a request of a client in `namespace` to a Service port. `random` decides between weights and shares; `now` is
+/// asked only where a session may have ended.
 pub fn plan(
     snapshot: &Snapshot,
     frontend: &Frontend,
     namespace: &str,
     head: &impl RequestHead,
-    random: u64,
+    (random, now): (u64, impl FnOnce() -> SystemTime),
 ) -> RequestPlan {
     let routes = match frontend.kind {
         FrontendKind::ClusterIp => frontend.port.find_routes(namespace),
@@ -65,14 +69,15 @@ pub fn plan(
     };
     let Some(routes) = routes else {
         let port = Arc::clone(&frontend.port);
-        let action = Action::Forward(Forwarding { port, filters: None, mirrors: Vec::new() });
+        let action =
+            Action::Forward(Forwarding { port, filters: None, mirrors: Vec::new(), stays_with: None });
         return RequestPlan { kind: None, rule: None, action };
     };
     let kind = routes.kind();
     let Some(rule) = routes.find(head) else {
         return RequestPlan { kind, rule: None, action: Action::Fail(FailureReason::NoMatchingRule) };
     };
-    let action = decide(snapshot, frontend, rule, (head, random));
+    let action = decide(snapshot, frontend, rule, (head, random, now));
     RequestPlan { kind, rule: Some(Arc::clone(rule)), action }
 }
 
@@ -80,13 +85,16 @@ fn decide(
     snapshot: &Snapshot,
     frontend: &Frontend,
     rule: &Rule,
-    (head, random): (&impl RequestHead, u64),
+    (head, random, now): (&impl RequestHead, u64, impl FnOnce() -> SystemTime),
 ) -> Action {
     if let Some(answered) = answer(&rule.filters, frontend, head) {
         return answered;
     }
     // A rule without a backend that could be picked answers 500 (HTTPRouteRule.backendRefs).
-    let Some(picked) = rule.backends.pick(random) else { return Action::Fail(FailureReason::InvalidBackend) };
+    let (session, stays_with) = find_session(rule, head, now);
+    let Some(picked) = session.or_else(|| rule.backends.pick(random)) else {
+        return Action::Fail(FailureReason::InvalidBackend);
+    };
     let key = match &picked.backend {
         Backend::Service(key) => key,
         Backend::Failing(reason) => return Action::Fail(*reason),
@@ -95,13 +103,31 @@ fn decide(
         return Action::Fail(FailureReason::InvalidBackend);
     };
     if picked.filters.is_empty() {
-        return Action::Forward(Forwarding { port, filters: None, mirrors: Vec::new() });
+        return Action::Forward(Forwarding { port, filters: None, mirrors: Vec::new(), stays_with });
     }
     if let Some(answered) = answer(&picked.filters, frontend, head) {
         return answered;
     }
     let mirrors = find_mirrors(snapshot, &picked.filters, random);
-    Action::Forward(Forwarding { port, filters: Some(Arc::clone(&picked.filters)), mirrors })
+    Action::Forward(Forwarding { port, filters: Some(Arc::clone(&picked.filters)), mirrors, stays_with })
+}
+
+/// The backend that the client of a request stays with, and the endpoint there: a session "takes precedence over traffic
+/// split" (GEP-1619), a weight of zero included.
+fn find_session<'r>(
+    rule: &'r Rule,
+    head: &impl RequestHead,
+    now: impl FnOnce() -> SystemTime,
+) -> (Option<&'r WeightedBackend>, Option<u64>) {
+    let found = rule.terms.session.as_ref().and_then(|persistence| {
+        let session = persistence.find(head, now())?;
+        let is_its = |backend: &&WeightedBackend| match &backend.backend {
+            Backend::Service(key) => persistence.backend_id(key) == session.backend,
+            Backend::Failing(_) => false,
+        };
+        Some((rule.backends.backends().iter().find(is_its)?, session.endpoint))
+    });
+    found.unzip()
 }
 
 /// What filters answer themselves.

@@ -1,6 +1,7 @@
 //! Plans as a table: YAML objects, a client's namespace and a request in; the rule and where it goes out.
 
 use std::borrow::Cow;
+use std::time::SystemTime;
 
 use gammarus_ca::TrustDomain;
 
@@ -82,7 +83,7 @@ fn snapshot_of(routes: &[String]) -> Snapshot {
 /// `RULE -> BACKEND` of a request to `destination`: `shop/r#0 -> shop/v1:80`, `none -> no_matching_rule`.
 fn planned(snapshot: &Snapshot, destination: &str, namespace: &str, request: &str, random: u64) -> String {
     let frontend = snapshot.find_frontend(destination.parse().unwrap()).expect("the address is a Service's");
-    let plan = plan(snapshot, frontend, namespace, &Request::new(request), random);
+    let plan = plan(snapshot, frontend, namespace, &Request::new(request), (random, SystemTime::now));
     let rule =
         plan.rule.map_or_else(|| "none".to_owned(), |rule| format!("{}#{}", rule.route.key, rule.index));
     let action = match plan.action {
@@ -184,7 +185,7 @@ fn a_rule_that_can_send_nowhere_says_why() {
     let rules = [
         at("/none", "backendRefs: []"),
         at("/zero", "backendRefs: [{name: v1, port: 80, weight: 0}]"),
-        at("/session", "sessionPersistence: {sessionName: s}, backendRefs: [{name: v1, port: 80}]"),
+        at("/session", "sessionPersistence: {sessionName: 'a b'}, backendRefs: [{name: v1, port: 80}]"),
         at("/raw", "backendRefs: [{name: web, port: 82}]"),
         at("/fine", "backendRefs: [{name: v1, port: 80}]"),
     ];

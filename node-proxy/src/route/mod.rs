@@ -11,6 +11,7 @@ mod literal;
 pub mod matcher;
 pub mod precedence;
 mod query;
+pub mod session;
 pub mod split;
 pub mod terms;
 #[cfg(test)]
@@ -102,5 +103,6 @@ pub use filter::{FieldEdit, Filters};
 pub use grpc::{GrpcMatch, is_grpc};
 pub use matcher::{HeaderMatch, MatchError, PathMatch, QueryMatch, RouteMatch, StringMatch};
 pub use precedence::{RouteInput, RouteTable, RuleMatches};
+pub use session::SessionPersistence;
 pub use split::WeightedBackend;
 pub use terms::{Retry, Terms};

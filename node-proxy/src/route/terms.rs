@@ -1,6 +1,10 @@
-//! How long a rule's requests may take, and how often they are tried (HTTPRouteTimeouts, HTTPRouteRetry). Pure.
+//! How long a rule's requests may take, how often they are tried, and whom their clients stay with (HTTPRouteTimeouts,
+//! HTTPRouteRetry, SessionPersistence). Pure.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::SessionPersistence;
 
 /// The terms of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +15,8 @@ pub struct Terms {
     pub backend_request: Option<Duration>,
     /// `retry`.
     pub retry: Option<Retry>,
+    /// `sessionPersistence`.
+    pub session: Option<Arc<SessionPersistence>>,
 }
 
 /// When a request is tried again.

@@ -103,6 +103,12 @@ pub struct EndpointSet {
 }
 
 impl EndpointSet {
+    /// The endpoint with this id (`EndpointLoad::id`).
+    #[must_use]
+    pub fn find(&self, id: u64) -> Option<&Arc<Endpoint>> {
+        self.endpoints.iter().find(|endpoint| endpoint.load.id == id)
+    }
+
     /// Whether both hold the very same endpoints in the same order.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -125,6 +131,8 @@ pub struct Endpoint {
 /// What must outlive a snapshot about one endpoint. Keyed by pod uid and address when compiled.
 #[derive(Debug, Default)]
 pub struct EndpointLoad {
+    /// What stands for the endpoint in sessions (`route::session`).
+    pub id: u64,
     /// Requests and opaque connections under way.
     pub in_flight: AtomicU32,
 }

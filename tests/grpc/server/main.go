@@ -167,7 +167,8 @@ func main() {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	web := &http.Server{
-		Addr: fmt.Sprintf(":%d", *httpPort), Handler: plain(*name), Protocols: protocols,
+		Addr: fmt.Sprintf(":%d", *httpPort), Protocols: protocols,
+		Handler:           &failing{seen: map[string]int{}, other: plain(*name)},
 		ReadHeaderTimeout: time.Minute,
 	}
 	echoes, err := net.Listen("tcp", fmt.Sprintf(":%d", *echoPort))

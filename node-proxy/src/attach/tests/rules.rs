@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::FailureReason;
-use crate::route::{Backend, Retry, RuleMatches, Terms};
+use crate::route::session::Carrier;
+use crate::route::{Backend, Retry, RouteRef, RuleMatches, SessionPersistence, Terms};
 
 const PARENT: &str = r#"parentRefs: [{group: "", kind: Service, name: web, port: 80}]"#;
 const BACKEND: &str = "backendRefs: [{name: v1, port: 80}]";
@@ -84,11 +85,31 @@ fn a_filter_that_would_break_a_message_is_refused_by_its_field() {
 //= gateway-api RouteConditionPartiallyInvalid
 //# This condition MUST NOT be set if a Route is fully valid, fully invalid, or not accepted.
 #[test]
-fn session_persistence_is_refused_by_name() {
-    for kind in ["HTTPRoute", "GRPCRoute"] {
-        let rule = format!("{BACKEND}, sessionPersistence: {{sessionName: s}}");
-        check(kind, &rule, "spec.rules[1].sessionPersistence");
+fn a_session_that_no_client_could_send_back_is_refused_by_its_field() {
+    for (session, path) in [
+        ("sessionName: 'a b'", "sessionName (`a b` cannot be the name of a cookie or field)"),
+        ("type: Header, sessionName: Host", "sessionName (Host has another meaning)"),
+        ("type: Header, sessionName: set-cookie", "sessionName (set-cookie has another meaning)"),
+    ] {
+        for kind in ["HTTPRoute", "GRPCRoute"] {
+            let rule = format!("{BACKEND}, sessionPersistence: {{{session}}}");
+            check(kind, &rule, &format!("spec.rules[1].sessionPersistence.{path}"));
+        }
     }
+}
+
+#[test]
+fn a_session_is_of_its_rule_and_as_it_is_written() {
+    let session = |rule: &str| terms(rule).session.unwrap();
+    let found = session("name: first, sessionPersistence: {sessionName: s, absoluteTimeout: 1h}");
+    let route = RouteRef { kind: RouteKind::Http, key: ObjectKey::new("shop", "r") };
+    let cookie = |is_permanent| Carrier::Cookie { is_permanent };
+    let hour = Some(Duration::from_secs(3600));
+    assert_eq!(*found, SessionPersistence::new((&route, "first"), (cookie(false), Some("s")), hour));
+    let permanent = "sessionPersistence: {cookieConfig: {lifetimeType: Permanent}, absoluteTimeout: 60m}";
+    assert_eq!(*session(permanent), SessionPersistence::new((&route, "0"), (cookie(true), None), hour));
+    let header = session("sessionPersistence: {type: Header, sessionName: X-S}");
+    assert_eq!(*header, SessionPersistence::new((&route, "0"), (Carrier::Header, Some("x-s")), None));
 }
 
 /// The terms of a route's only rule.
@@ -117,6 +138,7 @@ fn timeouts_and_retries_hold_as_they_are_written() {
         request: Some(Duration::from_secs(70)),
         backend_request: Some(Duration::from_millis(500)),
         retry: Some(retry),
+        session: None,
     };
     assert_eq!(terms(rule), expected);
     assert_eq!(terms("retry: {codes: [502]}").retry.unwrap().attempts, 1);
@@ -174,12 +196,6 @@ fn count(matches: &RuleMatches) -> usize {
         RuleMatches::Grpc(matches) => matches.len(),
         RuleMatches::Http(matches) => matches.len(),
     }
-}
-
-#[test]
-fn a_match_on_connect_is_refused_because_connect_is() {
-    let rule = format!("{BACKEND}, matches: [{{method: CONNECT}}]");
-    check_refused_match("HTTPRoute", &rule, "spec.rules[1].matches[0].method", 0);
 }
 
 #[test]

@@ -152,6 +152,17 @@ impl<'a> Exchange<'a> {
         self
     }
 
+    /// The same exchange, whose answer has this field, too.
+    #[must_use]
+    pub fn saying(mut self, field: Option<(Box<str>, Box<str>)>) -> Self {
+        if let Some((name, value)) = &field {
+            let edit = FieldEdit::new(&[], &[(name, value)], &[]);
+            self.answer_edit =
+                Some(self.answer_edit.map_or_else(|| edit.clone(), |before| before.then(&edit)));
+        }
+        self
+    }
+
     /// The same exchange, whose request's body goes into these, too.
     #[must_use]
     pub fn heard_by(mut self, taps: Vec<Tap>) -> Self {
@@ -169,6 +180,12 @@ impl<'a> Exchange<'a> {
     #[must_use]
     pub fn bytes_received(&self) -> u64 {
         self.answer.as_ref().map_or(0, Relay::bytes)
+    }
+
+    /// The status of the final answer, once its head is there.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        self.outcome.map(|outcome| outcome.status)
     }
 
     /// Whether the client has been sent a part of the final answer.
