@@ -45,8 +45,10 @@ pub enum FailureReason {
     NoEndpoint,
     /// No certificate for the pod's identity: the CA has not answered yet, or it has expired.
     NoCertificate,
-    /// The route table of the Service has no rule for this request.
+    /// The route table of the Service has no rule for this request or connection.
     NoMatchingRule,
+    /// A TLSRoute decides about the connection, and it does not begin with a ClientHello.
+    NotTls,
     /// The proxy has as many connections open as its descriptors allow.
     ProxyLimit,
     /// A request took longer than its rule allows (HTTPRouteTimeouts.request).
@@ -61,7 +63,7 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::BackendTimeout,
         Self::CertificateExpired,
         Self::ClientClosed,
@@ -77,6 +79,7 @@ impl FailureReason {
         Self::NoCertificate,
         Self::NoEndpoint,
         Self::NoMatchingRule,
+        Self::NotTls,
         Self::PeerIdentityRefused,
         Self::PlaintextRefused,
         Self::PodLimit,
@@ -106,6 +109,7 @@ impl FailureReason {
             Self::NoCertificate => "no_certificate",
             Self::NoEndpoint => "no_endpoint",
             Self::NoMatchingRule => "no_matching_rule",
+            Self::NotTls => "not_tls",
             Self::PeerIdentityRefused => "peer_identity_refused",
             Self::PlaintextRefused => "plaintext_refused",
             Self::PodLimit => "pod_limit",
@@ -124,7 +128,7 @@ impl FailureReason {
             Self::NoMatchingRule => StatusCode::NOT_FOUND,
             Self::InvalidBackend | Self::UnsupportedRule => StatusCode::INTERNAL_SERVER_ERROR,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::ClientClosed | Self::MalformedRequest => StatusCode::BAD_REQUEST,
+            Self::ClientClosed | Self::MalformedRequest | Self::NotTls => StatusCode::BAD_REQUEST,
             Self::ConnectMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::MalformedResponse | Self::UpstreamReset => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -154,7 +158,7 @@ impl FailureReason {
             Self::BackendTimeout | Self::RequestTimeout => 4,
             Self::ClientClosed => 1,
             Self::HeadTooLarge | Self::PodLimit | Self::ProxyLimit => 8,
-            Self::MalformedRequest | Self::MalformedResponse => 13,
+            Self::MalformedRequest | Self::MalformedResponse | Self::NotTls => 13,
             Self::CertificateExpired
             | Self::ConnectFailed
             | Self::DestinationIsProxy

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
 
 mod backends;
+mod connections;
 mod edits;
 mod filters;
 mod kinds;

@@ -85,6 +85,6 @@ fn refuse(
     };
     let mut journey = Journey::new(direction, source, destination);
     journey.fail(reason, error);
-    worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None }).finish();
+    worker.mesh.telemetry.connection(ConnectionRecord::new(journey)).finish();
     stream.reset();
 }

@@ -1,19 +1,19 @@
 //! All judgements that stand, and what has to be judged anew when objects change.
 //!
 //! A route is judged again when it changed itself, when a Service that it names did, or when a port that it asks for
-//! began or ceased to have GRPCRoutes. Judging everything is the same step with everything changed.
+//! began or ceased to be another kind's, or another TCPRoute's. Judging everything is the same step with everything changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::judge::{Pending, judge_alone};
+use super::judge::{Lead, Pending, judge_alone};
 use super::notice::collect_notices;
 use super::{AttachedRoute, Clients, Notice, ParentAttachment, PortGroup, RouteAttachment};
 use crate::cluster::objects::{Changed, Kind, ObjectKey, Objects};
 use crate::cluster::relation::Relation;
-use crate::route::{RouteKind, RouteRef};
+use crate::route::{Age, RouteKind, RouteRef};
 use crate::snapshot::service::ServicePortKey;
 
 /// The judgement of everything that asks the mesh for something. Serialises for the admin's `/status`.
@@ -48,13 +48,15 @@ struct Judged {
 struct Touched {
     /// Where routes have to be looked at again.
     groups: BTreeSet<PortGroup>,
-    /// Where routes came or went, with the kind that held there.
-    led_before: BTreeMap<PortGroup, Option<RouteKind>>,
+    /// Where routes came or went, with who had led there.
+    led_before: BTreeMap<PortGroup, Option<Lead>>,
 }
 
 /// Where a route is entered in the indexes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Asked {
+    /// `metadata.creationTimestamp` in Unix seconds.
+    created: Option<i64>,
     claims: Box<[PortGroup]>,
     named: Box<[ObjectKey]>,
 }
@@ -114,7 +116,17 @@ impl Attachments {
         of_port.map(|(group, _)| group.clone()).collect()
     }
 
-    /// The kind of route that holds: GRPCRoute, the first in order, where there is one (GEP-1426, route types).
+    /// Who has a port: the strongest kind, and of TCPRoutes the first by age, as in `route::precedence`.
+    fn find_lead(&self, group: &PortGroup) -> Option<Lead> {
+        let kind = self.leading_kind(group)?;
+        let age =
+            |route: &&RouteRef| Age::of(self.asked.get(*route).and_then(|asked| asked.created), &route.key);
+        let first = || self.claims.of(group).filter(|route| route.kind == kind).min_by_key(age);
+        let only = (kind == RouteKind::Tcp).then(first).flatten().map(|route| route.key.clone());
+        Some(Lead { kind, only })
+    }
+
+    /// The kind of route that holds: the first in order of those that are there (GEP-1294, route types).
     fn leading_kind(&self, group: &PortGroup) -> Option<RouteKind> {
         self.claims.of(group).next().map(|route| route.kind)
     }
@@ -123,7 +135,10 @@ impl Attachments {
     fn find_dirty(&self, objects: &Objects, changed: &Changed) -> BTreeSet<RouteRef> {
         let grpc = changed.grpc_routes.keys().map(|key| (RouteKind::Grpc, key));
         let http = changed.http_routes.keys().map(|key| (RouteKind::Http, key));
-        let themselves = grpc.chain(http).map(|(kind, key)| RouteRef { kind, key: key.clone() });
+        let tcp = changed.tcp_routes.keys().map(|key| (RouteKind::Tcp, key));
+        let tls = changed.tls_routes.keys().map(|key| (RouteKind::Tls, key));
+        let themselves =
+            grpc.chain(http).chain(tcp).chain(tls).map(|(kind, key)| RouteRef { kind, key: key.clone() });
         let mut dirty: BTreeSet<RouteRef> = themselves.collect();
         for (key, before) in &changed.services {
             let now = objects.services.get(key);
@@ -139,7 +154,7 @@ impl Attachments {
         dirty
     }
 
-    /// Judges these routes, and those that they let in or drive out by being of another kind.
+    /// Judges these routes, and those that they let in or drive out.
     fn update_routes(
         &mut self,
         objects: &Objects,
@@ -151,6 +166,7 @@ impl Attachments {
         for route in dirty {
             let judged = judge_alone(objects, route);
             let now = judged.as_ref().map_or_else(Asked::default, |pending| Asked {
+                created: pending.created(),
                 claims: pending.claims().into_iter().collect(),
                 named: pending.named_services().into_iter().collect(),
             });
@@ -158,8 +174,9 @@ impl Attachments {
             pending.insert(route.clone(), judged);
         }
         for (group, before) in &touched.led_before {
-            if self.leading_kind(group) != *before {
-                for route in self.claims.of(group).filter(|route| route.kind == RouteKind::Http) {
+            if self.find_lead(group) != *before {
+                // Nothing drives out a GRPCRoute.
+                for route in self.claims.of(group).filter(|route| route.kind != RouteKind::Grpc) {
                     if !pending.contains_key(route) {
                         pending.insert(route.clone(), judge_alone(objects, route));
                     }
@@ -182,7 +199,7 @@ impl Attachments {
         touched.groups.extend(before.claims.iter().cloned());
         for group in before.claims.iter().chain(&now.claims) {
             if !touched.led_before.contains_key(group) {
-                touched.led_before.insert(group.clone(), self.leading_kind(group));
+                touched.led_before.insert(group.clone(), self.find_lead(group));
             }
         }
         for group in before.claims {
@@ -207,8 +224,7 @@ impl Attachments {
 
     fn conclude(&mut self, route: RouteRef, pending: Option<Pending>, lines: &mut (Lines, Lines)) {
         let judged = pending.map(|pending| {
-            let has_grpc = |group: &PortGroup| self.leading_kind(group) == Some(RouteKind::Grpc);
-            let (attachment, attached) = pending.conclude(has_grpc);
+            let (attachment, attached) = pending.conclude(|group| self.find_lead(group));
             Judged { attachment, attached }
         });
         if let Some(judged) = &judged {

@@ -5,15 +5,16 @@
 //!
 //! A backend whose port is declared as another protocol, by `appProtocol` or name, is refused with
 //! `UnsupportedProtocol`: plain HTTP towards a port that says it speaks TLS or a database's protocol would
-//! fail in a way that nobody can read off the route.
+//! fail in a way that nobody can read off the route, and so would TLS towards one of plain HTTP.
 
 use super::condition::ConditionReason;
 use super::parent::ports_of;
-use super::protocol::{DeclaredProtocol, find_declared_protocol};
+use super::protocol::find_declared_protocol;
 use crate::cluster::objects::{ObjectKey, Objects};
+use crate::route::RouteRef;
 use crate::snapshot::service::ServicePortKey;
 
-/// A backendRef, the same for both kinds of route.
+/// A backendRef, the same for all kinds of route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BackendRef {
     pub(super) group: Option<String>,
@@ -41,10 +42,10 @@ pub(super) struct BackendRefusal {
     pub(super) message: String,
 }
 
-/// The Service port that a backendRef of a route in `route_namespace` names.
+/// The Service port that a backendRef of this route names.
 pub(super) fn resolve_backend(
     objects: &Objects,
-    route_namespace: &str,
+    route: &RouteRef,
     backend: &BackendRef,
 ) -> Result<ServicePortKey, BackendRefusal> {
     let group = backend.group.as_deref().unwrap_or_default();
@@ -55,7 +56,7 @@ pub(super) fn resolve_backend(
             format!("backends of kind {kind} in group \"{group}\" are not known"),
         );
     }
-    let key = backend.target(route_namespace);
+    let key = backend.target(&route.key.namespace);
     let Some(service) = objects.services.get(&key) else {
         return refuse(ConditionReason::BackendNotFound, format!("Service {key} does not exist"));
     };
@@ -74,7 +75,7 @@ pub(super) fn resolve_backend(
     let (Some(port), Ok(number)) = (found, u16::try_from(number)) else {
         return refuse(ConditionReason::BackendNotFound, format!("Service {key} has no TCP port {number}"));
     };
-    if let DeclaredProtocol::Other(protocol) = find_declared_protocol(port) {
+    if let Some(protocol) = find_declared_protocol(port).refuse_backend(route.kind) {
         return refuse(
             ConditionReason::UnsupportedProtocol,
             format!("port {number} of Service {key} is declared as {protocol}"),

@@ -57,6 +57,8 @@ fn differences(from: &Objects, to: Objects) -> Vec<Change> {
     diff(&mut changes, (&from.nodes, to.nodes), Kind::Node, Object::Node);
     diff(&mut changes, (&from.pods, to.pods), Kind::Pod, Object::Pod);
     diff(&mut changes, (&from.services, to.services), Kind::Service, Object::Service);
+    diff(&mut changes, (&from.tcp_routes, to.tcp_routes), Kind::TcpRoute, Object::TcpRoute);
+    diff(&mut changes, (&from.tls_routes, to.tls_routes), Kind::TlsRoute, Object::TlsRoute);
     changes
 }
 
@@ -90,6 +92,8 @@ fn add(objects: &mut Objects, document: Value) {
         "Node" => drop(objects.nodes.insert(key, parse(document))),
         "Pod" => drop(objects.pods.insert(key, trim::<Pod, _>(document))),
         "Service" => drop(objects.services.insert(key, parse(document))),
+        "TCPRoute" => drop(objects.tcp_routes.insert(key, parse(document))),
+        "TLSRoute" => drop(objects.tls_routes.insert(key, parse(document))),
         other => panic!("no fixture of kind {other}"),
     }
 }
@@ -102,7 +106,7 @@ fn parse<T: DeserializeOwned>(mut document: Value) -> Arc<T> {
     let fields = document.as_object_mut().unwrap();
     let api = match fields["kind"].as_str() {
         Some("EndpointSlice") => "discovery.k8s.io/v1",
-        Some("GRPCRoute" | "HTTPRoute") => "gateway.networking.k8s.io/v1",
+        Some("GRPCRoute" | "HTTPRoute" | "TCPRoute" | "TLSRoute") => "gateway.networking.k8s.io/v1",
         _ => "v1",
     };
     fields.insert("apiVersion".to_owned(), api.into());

@@ -1,4 +1,4 @@
-//! The judgement of one route: first by itself, then where it yields to routes of another kind.
+//! The judgement of one route: first by itself, then where it yields to others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use super::backend::{BackendRef, resolve_backend};
 use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 use super::filters::FilterView;
 use super::parent::{Ownership, Placement, resolve_ports};
-use super::view::{BackendView, RouteView, RuleView, view_grpc_route, view_http_route};
+use super::view::{
+    BackendView, RouteView, RuleView, view_grpc_route, view_http_route, view_tcp_route, view_tls_route,
+};
 use super::{
     AttachedRoute, AttachedRule, CONTROLLER_NAME, Clients, ParentAttachment, ParentRef, PortGroup,
     RouteAttachment, RouteRole,
@@ -47,6 +49,15 @@ struct RuleVerdict {
     remarks: Vec<String>,
 }
 
+/// Who has a port for a group of clients, as far as a route that does not must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lead {
+    /// The kind of the routes that hold.
+    pub(super) kind: RouteKind,
+    /// Of TCPRoutes, which cannot share a port, the one that has it.
+    pub(super) only: Option<ObjectKey>,
+}
+
 /// A route on the way to its judgement: all that depends on no other route.
 pub(super) struct Pending {
     view: RouteView,
@@ -60,6 +71,8 @@ pub(super) fn judge_alone(objects: &Objects, route: &RouteRef) -> Option<Pending
     let view = match route.kind {
         RouteKind::Grpc => view_grpc_route(key, objects.grpc_routes.get(key)?),
         RouteKind::Http => view_http_route(key, objects.http_routes.get(key)?),
+        RouteKind::Tcp => view_tcp_route(key, objects.tcp_routes.get(key)?),
+        RouteKind::Tls => view_tls_route(key, objects.tls_routes.get(key)?),
     };
     let candidates = find_candidates(objects, &view);
     if candidates.is_empty() {
@@ -81,7 +94,7 @@ fn find_candidates(objects: &Objects, view: &RouteView) -> Vec<Candidate> {
         let is_producer = service.namespace == view.route.key.namespace;
         candidates.push(Candidate {
             index,
-            outcome: place(objects, &service, parent_ref, ownership),
+            outcome: place(objects, &service, (parent_ref, ownership), view.route.kind),
             parent_ref: parent_ref.clone(),
             service,
             role: if is_producer { RouteRole::Producer } else { RouteRole::Consumer },
@@ -121,16 +134,19 @@ impl Pending {
         claims
     }
 
-    /// "GRPCRoute beats HTTPRoute" on one port for one group of clients (GEP-1426, route types): an HTTPRoute
-    /// leaves the ports that one is said to hold on, and is refused when no port is left to it.
+    /// `metadata.creationTimestamp` in Unix seconds.
+    pub(super) const fn created(&self) -> Option<i64> {
+        self.view.created
+    }
+
+    /// On one port only one kind holds for one group of clients (GEP-1294, route types): a route leaves the ports
+    /// that are led by another kind, and is refused when no port is left to it.
     pub(super) fn conclude(
         mut self,
-        has_grpc: impl Fn(&PortGroup) -> bool,
+        find_lead: impl Fn(&PortGroup) -> Option<Lead>,
     ) -> (RouteAttachment, Arc<AttachedRoute>) {
-        if self.view.route.kind == RouteKind::Http {
-            for candidate in &mut self.candidates {
-                candidate.yield_ports(&self.view, &has_grpc);
-            }
+        for candidate in &mut self.candidates {
+            candidate.yield_ports(&self.view, &find_lead);
         }
         let Self { view, verdict, candidates } = self;
         let parents = candidates.into_iter().map(|candidate| candidate.conclude(&view, &verdict)).collect();
@@ -149,16 +165,28 @@ impl Candidate {
         PortGroup { port: ServicePortKey { service: self.service.clone(), port }, clients }
     }
 
-    fn yield_ports(&mut self, view: &RouteView, has_grpc: impl Fn(&PortGroup) -> bool) {
-        let ports = self.outcome.iter().flat_map(|placement| &placement.ports);
-        let lost: Vec<u16> = ports.copied().filter(|port| has_grpc(&self.group(*port, view))).collect();
-        let Ok(placement) = &mut self.outcome else { return };
-        if lost.is_empty() {
-            return;
+    fn yield_ports(&mut self, view: &RouteView, find_lead: impl Fn(&PortGroup) -> Option<Lead>) {
+        let own = &view.route;
+        let (mut lost, mut remarks) = (Vec::new(), Vec::new());
+        for port in self.outcome.iter().flat_map(|placement| &placement.ports) {
+            match find_lead(&self.group(*port, view)) {
+                Some(Lead { kind, .. }) if kind != own.kind => {
+                    let article = if kind == RouteKind::Http { "an" } else { "a" };
+                    let kind = kind.as_label();
+                    remarks.push(format!("{article} {kind} holds on port {port} and takes precedence"));
+                    lost.push(*port);
+                }
+                // "All attached TCPRoutes are `Accepted`" (GEP-2644), so it is said where it can be.
+                Some(Lead { only: Some(first), .. }) if first != own.key => {
+                    remarks.push(format!(
+                        "TCPRoute {first} comes first and has every connection to port {port}"
+                    ));
+                }
+                _ => {}
+            }
         }
+        let Ok(placement) = &mut self.outcome else { return };
         placement.ports.retain(|port| !lost.contains(port));
-        let remarks =
-            lost.iter().map(|port| format!("a GRPCRoute holds on port {port} and takes precedence"));
         placement.remarks.extend(remarks);
         if placement.ports.is_empty() {
             let message = placement.remarks.join("; ");
@@ -182,13 +210,13 @@ impl Candidate {
 fn place(
     objects: &Objects,
     service: &ObjectKey,
-    parent_ref: &ParentRef,
-    ownership: Ownership,
+    (parent_ref, ownership): (&ParentRef, Ownership),
+    kind: RouteKind,
 ) -> Result<Placement, Refusal> {
     let placed = if ownership == Ownership::MistakenGroup {
         Err("kind Service is in the core group: write group: \"\"".to_owned())
     } else {
-        resolve_ports(objects, service, parent_ref)
+        resolve_ports(objects, service, parent_ref, kind)
     };
     placed.map_err(|message| Refusal { reason: ConditionReason::NoMatchingParent, message })
 }
@@ -207,7 +235,8 @@ fn judge_rules(objects: &Objects, view: &RouteView) -> RuleVerdict {
         any_rule_holds |= rule.unsupported.is_empty();
         let goes_nowhere = backends.iter().all(|backend| backend.weight == 0) && filters.redirect.is_none();
         if goes_nowhere && rule.unsupported.is_empty() {
-            remarks.push(format!("spec.rules[{index}] sends to no backend: what it matches answers 500"));
+            let outcome = if view.route.kind.is_of_requests() { "answers 500" } else { "is refused" };
+            remarks.push(format!("spec.rules[{index}] sends to no backend: what it matches {outcome}"));
         }
         if let Some(matches) = &rule.matches.compiled {
             let (filters, backends) = decide(rule, filters, backends);
@@ -284,7 +313,7 @@ impl RuleJudge<'_> {
     }
 
     fn resolve(&mut self, path: &str, backend: &BackendRef) -> Option<Backend> {
-        match resolve_backend(self.objects, &self.view.route.key.namespace, backend) {
+        match resolve_backend(self.objects, &self.view.route, backend) {
             Ok(key) => Some(Backend::Service(key)),
             Err(refusal) => {
                 let line = format!("{path}: {}", refusal.message);

@@ -33,7 +33,9 @@ pub(super) fn collect_notices(objects: &Objects, kind: Kind, key: &ObjectKey) ->
         | Kind::Mark
         | Kind::Node
         | Kind::ReferenceGrant
-        | Kind::Secret => None,
+        | Kind::Secret
+        | Kind::TcpRoute
+        | Kind::TlsRoute => None,
     };
     found.unwrap_or_default()
 }

@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use serde::Serialize;
 
 use super::address::cluster_addresses;
-use super::protocol::{DeclaredProtocol, find_declared_protocol, is_tcp};
+use super::protocol::{find_declared_protocol, is_tcp};
 use crate::cluster::objects::{ObjectKey, Objects};
+use crate::route::RouteKind;
 
 /// The Gateway API's group, the default of a parentRef.
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -70,11 +71,12 @@ pub(super) struct Placement {
     pub(super) remarks: Vec<String>,
 }
 
-/// The ports of the Service `key` that a route with this parentRef holds on, or why there are none.
+/// The ports of the Service `key` that a route of this kind with this parentRef holds on, or why there are none.
 pub(super) fn resolve_ports(
     objects: &Objects,
     key: &ObjectKey,
     parent: &ParentRef,
+    kind: RouteKind,
 ) -> Result<Placement, String> {
     let service = objects.services.get(key).ok_or_else(|| format!("Service {key} does not exist"))?;
     refuse_unroutable(service, key)?;
@@ -85,9 +87,9 @@ pub(super) fn resolve_ports(
     let mut placement = Placement::default();
     for port in named {
         let Ok(number) = u16::try_from(port.port) else { continue };
-        match find_declared_protocol(port) {
-            DeclaredProtocol::Http | DeclaredProtocol::Undeclared => placement.ports.push(number),
-            DeclaredProtocol::Other(protocol) => placement
+        match find_declared_protocol(port).refuse_route(kind) {
+            None => placement.ports.push(number),
+            Some(protocol) => placement
                 .remarks
                 .push(format!("port {number} is declared as {protocol}, which the route does not speak")),
         }

@@ -1,4 +1,4 @@
-//! One shape for HTTPRoute and GRPCRoute: what judging needs of either, and what it may not ignore.
+//! One shape for all kinds of route: what judging needs of each, and what it may not ignore.
 //!
 //! Every field that asks for something that is not applied is listed here by its path, so that it is
 //! refused by name. A field of the API that this file does not know is a bug of this file.
@@ -17,16 +17,18 @@ use crate::cluster::api::grpc_route::{GrpcRouteRules, GrpcRouteUseDefaultGateway
 use crate::cluster::api::http_route::{
     HttpRouteRules, HttpRouteRulesMatchesPathType, HttpRouteUseDefaultGateways,
 };
-use crate::cluster::api::{GrpcRoute, HttpRoute};
+use crate::cluster::api::tcp_route::TcpRouteUseDefaultGateways;
+use crate::cluster::api::tls_route::TlsRouteUseDefaultGateways;
+use crate::cluster::api::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute};
 use crate::cluster::objects::ObjectKey;
 use crate::route::terms::parse_duration;
-use crate::route::{Retry, RouteKind, RouteRef, Terms};
+use crate::route::{Retry, RouteKind, RouteRef, RuleMatches, ServerNameMatch, Terms};
 
 /// Tries after the first, and the pause before each, where a route asks for retries and says no more.
 const DEFAULT_ATTEMPTS: i64 = 1;
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
-/// A route of either kind.
+/// A route of any kind.
 #[derive(Debug)]
 pub(super) struct RouteView {
     pub(super) route: Arc<RouteRef>,
@@ -39,7 +41,7 @@ pub(super) struct RouteView {
     pub(super) remarks: Vec<String>,
 }
 
-/// A rule of either kind.
+/// A rule of any kind.
 #[derive(Debug)]
 pub(super) struct RuleView {
     pub(super) name: Option<Arc<str>>,
@@ -51,7 +53,7 @@ pub(super) struct RuleView {
     pub(super) unsupported: Vec<String>,
 }
 
-/// A backendRef of either kind.
+/// A backendRef of any kind.
 #[derive(Debug)]
 pub(super) struct BackendView {
     pub(super) backend: BackendRef,
@@ -67,7 +69,7 @@ impl RuleView {
     }
 }
 
-/// Copies the fields that both kinds' generated parentRefs have.
+/// Copies the fields that all kinds' generated parentRefs have.
 macro_rules! parent_refs {
     ($spec:expr) => {
         $spec
@@ -86,7 +88,46 @@ macro_rules! parent_refs {
     };
 }
 
-/// Looks at what both kinds' generated rules have: filters, and backendRefs with filters of their own. What is not
+/// Copies the fields that all kinds' generated backendRefs have.
+macro_rules! backend_ref {
+    ($backend:expr) => {
+        BackendRef {
+            group: $backend.group.clone(),
+            kind: $backend.kind.clone(),
+            name: $backend.name.clone(),
+            namespace: $backend.namespace.clone(),
+            port: $backend.port,
+            weight: $backend.weight.map_or(1, |weight| u32::try_from(weight).unwrap_or(0)),
+        }
+    };
+}
+
+/// Looks at the rules of a kind that has nothing in them but backends, all of which match the same.
+macro_rules! view_plain_rules {
+    ($spec:expr, $matches:expr) => {
+        $spec
+            .rules
+            .iter()
+            .map(|rule| RuleView {
+                name: rule.name.as_deref().map(Into::into),
+                terms: Terms::default(),
+                filters: FilterView::default(),
+                backends: rule
+                    .backend_refs
+                    .iter()
+                    .map(|backend| BackendView {
+                        backend: backend_ref!(backend),
+                        filters: FilterView::default(),
+                    })
+                    .collect(),
+                matches: CompiledMatches { compiled: Some($matches), refused: Vec::new() },
+                unsupported: Vec::new(),
+            })
+            .collect()
+    };
+}
+
+/// Looks at what HTTPRoutes' and GRPCRoutes' generated rules have: filters, and backendRefs with filters of their own. What is not
 /// applied goes to `unsupported`.
 macro_rules! view_backends {
     ($rule:expr, $path:expr, $prefix:expr, $unsupported:expr) => {{
@@ -99,14 +140,7 @@ macro_rules! view_backends {
             let path = format!("{}.backendRefs[{index}]", $path);
             BackendView {
                 filters: see(view_filters(&path, backend.filters.as_deref().unwrap_or_default(), $prefix)),
-                backend: BackendRef {
-                    group: backend.group.clone(),
-                    kind: backend.kind.clone(),
-                    name: backend.name.clone(),
-                    namespace: backend.namespace.clone(),
-                    port: backend.port,
-                    weight: backend.weight.map_or(1, |weight| u32::try_from(weight).unwrap_or(0)),
-                },
+                backend: backend_ref!(backend),
             }
         });
         let backends: Vec<BackendView> = backends.collect();
@@ -189,6 +223,44 @@ fn view_grpc_rule(route: &RouteRef, index: usize, rule: &GrpcRouteRules) -> Rule
     let matches = matches::compile_grpc_matches(&path, rule.matches.as_deref().unwrap_or_default());
     unsupported.extend(matches.refused.iter().cloned());
     RuleView { name: rule.name.as_deref().map(Into::into), terms, filters, backends, matches, unsupported }
+}
+
+pub(super) fn view_tcp_route(key: &ObjectKey, route: &TcpRoute) -> RouteView {
+    let spec = &route.spec;
+    let wants_gateways = matches!(spec.use_default_gateways, Some(TcpRouteUseDefaultGateways::All));
+    let mut remarks = remarks(&[], wants_gateways);
+    remarks.extend(remark_unreached(spec.rules.len()));
+    RouteView {
+        route: Arc::new(RouteRef { kind: RouteKind::Tcp, key: key.clone() }),
+        generation: route.metadata.generation,
+        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        parents: parent_refs!(spec),
+        rules: view_plain_rules!(spec, RuleMatches::Tcp),
+        remarks,
+    }
+}
+
+/// Its hostnames decide on a Service, too: without them it could only do what a TCPRoute does.
+pub(super) fn view_tls_route(key: &ObjectKey, route: &TlsRoute) -> RouteView {
+    let spec = &route.spec;
+    let wants_gateways = matches!(spec.use_default_gateways, Some(TlsRouteUseDefaultGateways::All));
+    let names: Vec<ServerNameMatch> = spec.hostnames.iter().map(|name| ServerNameMatch::new(name)).collect();
+    let mut remarks = remarks(&[], wants_gateways);
+    remarks.extend(remark_unreached(spec.rules.len()));
+    RouteView {
+        route: Arc::new(RouteRef { kind: RouteKind::Tls, key: key.clone() }),
+        generation: route.metadata.generation,
+        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        parents: parent_refs!(spec),
+        rules: view_plain_rules!(spec, RuleMatches::Tls(names.clone())),
+        remarks,
+    }
+}
+
+/// Rules that match what the first one takes: v1 allows none, older versions did.
+fn remark_unreached(count: usize) -> impl Iterator<Item = String> {
+    (1..count)
+        .map(|index| format!("spec.rules[{index}] is never reached: spec.rules[0] takes all that it would"))
 }
 
 /// The prefix of a rule's only match, where it has one: what `replacePrefixMatch` replaces.

@@ -195,7 +195,7 @@ impl Reader<'_> {
     fn versions(&self, kind: Kind) -> Vec<&str> {
         match kind {
             Kind::EndpointSlice => vec!["discovery.k8s.io/v1"],
-            Kind::GrpcRoute | Kind::HttpRoute | Kind::ReferenceGrant => {
+            Kind::GrpcRoute | Kind::HttpRoute | Kind::ReferenceGrant | Kind::TcpRoute | Kind::TlsRoute => {
                 self.schemas.versions(kind.as_label()).collect()
             }
             _ => vec!["v1"],
@@ -237,6 +237,8 @@ impl Reader<'_> {
             Kind::ReferenceGrant => self.admit_custom(draft, api_version).map(Object::ReferenceGrant),
             Kind::Secret => self.admit_core(draft).map(Object::Secret),
             Kind::Service => self.admit_core(draft).map(Object::Service),
+            Kind::TcpRoute => self.admit_custom(draft, api_version).map(Object::TcpRoute),
+            Kind::TlsRoute => self.admit_custom(draft, api_version).map(Object::TlsRoute),
         };
         self.content.outcomes.push(match object {
             Some(object) => Outcome::Good(id, Box::new(object)),
@@ -267,7 +269,8 @@ impl Reader<'_> {
         if !self.accept(&label, verdict.errors) {
             return None;
         }
-        // The typed object has neither, as all served versions of a kind have one shape.
+        // The typed object has neither, as all served versions of a kind have one shape. What an older one lets be
+        // left out is missed below.
         if let Value::Object(fields) = &mut draft.value {
             fields.remove("apiVersion");
             fields.remove("kind");
@@ -317,6 +320,8 @@ fn find_kind(kind: &str, api_version: &str) -> Option<Kind> {
         "GRPCRoute" => Kind::GrpcRoute,
         "HTTPRoute" => Kind::HttpRoute,
         "ReferenceGrant" => Kind::ReferenceGrant,
+        "TCPRoute" => Kind::TcpRoute,
+        "TLSRoute" => Kind::TlsRoute,
         // These names are common: in a domain's group they are another API's, such as Knative's Service.
         _ if api_version.contains('.') => return None,
         "ConfigMap" => Kind::ConfigMap,

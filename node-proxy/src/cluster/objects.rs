@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use serde::{Deserialize, Serialize};
 
-use super::api::{GrpcRoute, HttpRoute, ReferenceGrant};
+use super::api::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};
 use super::trimmed::{EndpointSlice, Pod};
 
 /// The namespace and name of an object; cluster-scoped kinds have an empty namespace.
@@ -77,6 +77,10 @@ pub struct Objects {
     pub secrets: BTreeMap<ObjectKey, Arc<Secret>>,
     /// Services.
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
+    /// TCPRoutes.
+    pub tcp_routes: BTreeMap<ObjectKey, Arc<TcpRoute>>,
+    /// TLSRoutes.
+    pub tls_routes: BTreeMap<ObjectKey, Arc<TlsRoute>>,
 }
 
 /// The kinds that [`Objects`] holds.
@@ -104,6 +108,10 @@ pub enum Kind {
     Secret,
     /// Service.
     Service,
+    /// TCPRoute.
+    TcpRoute,
+    /// TLSRoute.
+    TlsRoute,
 }
 
 impl Kind {
@@ -122,6 +130,8 @@ impl Kind {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::Secret => "Secret",
             Self::Service => "Service",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
         }
     }
 
@@ -172,6 +182,10 @@ pub enum Object {
     Secret(Arc<Secret>),
     /// A Service.
     Service(Arc<Service>),
+    /// A TCPRoute.
+    TcpRoute(Arc<TcpRoute>),
+    /// A TLSRoute.
+    TlsRoute(Arc<TlsRoute>),
 }
 
 /// What a source says has changed about one object.
@@ -207,6 +221,10 @@ pub struct Changed {
     pub pods: Before<Arc<Pod>>,
     /// Services.
     pub services: Before<Arc<Service>>,
+    /// TCPRoutes.
+    pub tcp_routes: Before<Arc<TcpRoute>>,
+    /// TLSRoutes.
+    pub tls_routes: Before<Arc<TlsRoute>>,
 }
 
 impl Changed {
@@ -222,6 +240,8 @@ impl Changed {
             nodes: all_new(&objects.nodes),
             pods: all_new(&objects.pods),
             services: all_new(&objects.services),
+            tcp_routes: all_new(&objects.tcp_routes),
+            tls_routes: all_new(&objects.tls_routes),
         }
     }
 }
@@ -254,6 +274,8 @@ impl Objects {
             Object::ReferenceGrant(new) => drop(self.reference_grants.insert(key, new)),
             Object::Secret(new) => drop(self.secrets.insert(key, new)),
             Object::Service(new) => set(&mut self.services, &mut changed.services, key, Some(new)),
+            Object::TcpRoute(new) => set(&mut self.tcp_routes, &mut changed.tcp_routes, key, Some(new)),
+            Object::TlsRoute(new) => set(&mut self.tls_routes, &mut changed.tls_routes, key, Some(new)),
         }
     }
 
@@ -272,6 +294,8 @@ impl Objects {
             Kind::ReferenceGrant => drop(self.reference_grants.remove(&key)),
             Kind::Secret => drop(self.secrets.remove(&key)),
             Kind::Service => set(&mut self.services, &mut changed.services, key, None),
+            Kind::TcpRoute => set(&mut self.tcp_routes, &mut changed.tcp_routes, key, None),
+            Kind::TlsRoute => set(&mut self.tls_routes, &mut changed.tls_routes, key, None),
         }
     }
 }

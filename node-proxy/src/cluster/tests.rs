@@ -233,6 +233,30 @@ fn unknown_fields_and_kinds_are_said_and_left_out() {
 }
 
 #[test]
+fn older_versions_of_routes_of_connections_are_read_as_far_as_they_are_the_same() {
+    let rule = "{backendRefs: [{name: b, port: 1}]}";
+    let route = |kind: &str, version: &str, spec: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/{version}, kind: {kind}, metadata: {{name: r, namespace: shop}}, \
+             spec: {{{spec}}}}}"
+        )
+    };
+    check(&route("TCPRoute", "v1", &format!("rules: [{rule}]")), &["good TCPRoute shop/r"], &[]);
+    check(
+        &route("TCPRoute", "v1alpha2", &format!("rules: [{rule}, {rule}]")),
+        &["good TCPRoute shop/r"],
+        &[],
+    );
+    for version in ["v1", "v1alpha2", "v1alpha3"] {
+        let named = route("TLSRoute", version, &format!("hostnames: [a.test], rules: [{rule}]"));
+        check(&named, &["good TLSRoute shop/r"], &[]);
+    }
+    let unnamed = route("TLSRoute", "v1alpha2", &format!("rules: [{rule}]"));
+    let refused = "a.yaml: TLSRoute shop/r: spec: missing field `hostnames`";
+    check(&unnamed, &["broken TLSRoute shop/r"], &[refused]);
+}
+
+#[test]
 fn a_version_that_is_not_read_breaks_the_object_that_is_meant() {
     let gateway = "gateway.networking.k8s.io";
     for (kind, version, expected) in [

@@ -78,10 +78,9 @@ pub(super) fn compile_port(
 /// so to its own namespace only ([`ServicePort::protocol_for`]).
 fn find_protocol(declared: &DeclaredPort, producer: Option<&RouteTable>) -> PortProtocol {
     match find_declared_protocol(declared) {
-        DeclaredProtocol::Http => PortProtocol::Http,
-        DeclaredProtocol::Other(_) => PortProtocol::Opaque,
-        DeclaredProtocol::Undeclared if producer.is_some() => PortProtocol::Http,
-        DeclaredProtocol::Undeclared => PortProtocol::Undeclared,
+        DeclaredProtocol::Http(_) => PortProtocol::Http,
+        DeclaredProtocol::Other(_) | DeclaredProtocol::Tls(_) => PortProtocol::Opaque,
+        DeclaredProtocol::Undeclared => producer.map_or(PortProtocol::Undeclared, PortProtocol::of),
     }
 }
 

@@ -69,7 +69,7 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
         (find_terms(&snapshot, &pod, client, destination), peer::as_peer(&snapshot, client))
     };
     let journey = Journey::new(Direction::Inbound, source, pod.as_peer(destination));
-    let record = worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None });
+    let record = worker.mesh.telemetry.connection(ConnectionRecord::new(journey));
     let session = Session { worker, pod, client, destination, record };
     if matches!(destination.port(), INBOUND_PORT | OUTBOUND_PORT) {
         let error = format!("{destination} is a port of the proxy itself");

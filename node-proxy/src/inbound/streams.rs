@@ -78,7 +78,7 @@ impl Peers {
         let own = self.pod.as_peer(self.destination);
         let mut journey = Journey::new(Direction::Inbound, self.source.clone(), own);
         journey.hop = Some(Hop::Mutual);
-        self.worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None })
+        self.worker.mesh.telemetry.connection(ConnectionRecord::new(journey))
     }
 
     /// Before the other side loses its patience with the hop, when it is the application that does not answer.

@@ -6,6 +6,7 @@
 
 mod attempts;
 mod dial;
+mod hello;
 mod http1;
 mod http2;
 mod mirror;
@@ -32,7 +33,7 @@ use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::route::session::SessionToken;
-use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, FrontendKind, PortProtocol, ServicePort};
+use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, PortProtocol, ServicePort};
 use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording, RequestRecord};
 use dial::{Chosen, Wish};
 use target::{Target, find_target};
@@ -54,6 +55,11 @@ impl Session {
     fn journey(&self) -> Journey {
         let destination = Peer { address: Some(self.destination), ..Peer::default() };
         Journey::new(Direction::Outbound, self.pod.as_peer(self.client), destination)
+    }
+
+    /// The namespace of the client's pod, by which routes hold for it.
+    fn namespace(&self) -> &str {
+        &self.pod.pod.pod.namespace
     }
 
     /// The Service port of this connection as it is now: a long-lived connection follows the cluster.
@@ -85,7 +91,7 @@ impl Session {
     fn refuse(&self, stream: &Socket, reason: FailureReason, error: String) {
         let mut journey = self.journey();
         journey.fail(reason, error);
-        self.worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None }).finish();
+        self.worker.mesh.telemetry.connection(ConnectionRecord::new(journey)).finish();
         stream.reset();
     }
 }
@@ -123,13 +129,9 @@ fn is_own_port(session: &Session) -> bool {
 }
 
 async fn serve_service(session: Session, stream: Socket, frontend: Frontend) {
-    let protocol = match frontend.kind {
-        FrontendKind::ClusterIp => frontend.port.protocol_for(&session.pod.pod.pod.namespace),
-        FrontendKind::External => frontend.port.protocol,
-    };
-    match protocol {
+    match frontend.protocol_for(session.namespace()) {
         PortProtocol::Http => serve_declared_http(session, stream).await,
-        PortProtocol::Opaque => opaque::serve_service(&session, stream, &frontend.port).await,
+        PortProtocol::Opaque => opaque::serve_service(&session, stream, frontend).await,
         PortProtocol::Undeclared => serve_undeclared(session, stream, frontend).await,
     }
 }

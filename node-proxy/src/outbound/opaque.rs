@@ -1,20 +1,28 @@
 //! Connections that are passed on as they are: opaque ports, pods' own addresses, and what the mesh does not know.
 
-use super::Session;
+use std::sync::Arc;
+
 use super::dial::{self, Chosen};
+use super::plan::{ConnectionPlan, plan_connection};
+use super::{Session, hello};
+use crate::balance;
 use crate::connect::{self, Destination, Dialled, HopKey};
-use crate::error::with_causes;
+use crate::error::{FailureReason, with_causes};
 use crate::forward::copy::Copied;
 use crate::forward::{CopyError, Reset as _, Socket, copy_both};
 use crate::http1::ReadBuffer;
-use crate::snapshot::service::ServicePort;
+use crate::route::RouteKind;
+use crate::snapshot::service::{Frontend, ServicePort};
 use crate::telemetry::{ConnectionRecord, Peer, ProtocolLabel, Recording};
+
+/// What is said of a client of a TLSRoute that has not begun with a ClientHello.
+const NO_HELLO: &str = "a TLSRoute holds on the port, and no ClientHello has come";
 
 /// A record of an opaque connection of this session.
 pub(super) fn record(session: &Session, port: Option<&ServicePort>) -> Recording<ConnectionRecord> {
     let mut journey = session.journey();
     journey.service = port.map(|port| port.key.clone());
-    session.worker.mesh.telemetry.connection(ConnectionRecord { journey, protocol: None })
+    session.worker.mesh.telemetry.connection(ConnectionRecord::new(journey))
 }
 
 /// What a client's first bytes are called, once it is settled that they are not routed.
@@ -23,17 +31,58 @@ pub(super) fn label(bytes: &[u8]) -> ProtocolLabel {
     if bytes.starts_with(&[22, 3]) { ProtocolLabel::Tls } else { ProtocolLabel::Opaque }
 }
 
-/// A port of a Service that is said not to speak HTTP.
-pub(super) async fn serve_service(session: &Session, stream: Socket, port: &ServicePort) {
-    let mut record = record(session, Some(port));
-    record.protocol = Some(ProtocolLabel::Opaque);
-    record.opened();
-    match dial::choose_and_dial(session, &port.endpoints, &mut record.journey).await {
-        Ok(chosen) => join(record, (stream, ReadBuffer::default()), (chosen, ReadBuffer::default())).await,
+/// A port of a Service that is said not to speak HTTP. Its routes are of connections, if it has any.
+pub(super) async fn serve_service(session: &Session, mut stream: Socket, frontend: Frontend) {
+    let mut record = record(session, Some(&frontend.port));
+    let mut buffer = ReadBuffer::default();
+    let taken = match find_port(session, frontend, (&mut stream, &mut buffer), &mut record).await {
+        Ok(port) => {
+            record.opened();
+            dial::choose_and_dial(session, &port.endpoints, &mut record.journey).await
+        }
+        Err(reason) => Err(reason),
+    };
+    match taken {
+        Ok(chosen) => join(record, (stream, buffer), (chosen, ReadBuffer::default())).await,
         Err(_) => {
             record.finish();
             stream.reset();
         }
+    }
+}
+
+/// The Service port whose endpoints take a connection. Notes in the record which rule says so, or why nobody takes it.
+async fn find_port(
+    session: &Session,
+    mut frontend: Frontend,
+    client: (&mut Socket, &mut ReadBuffer),
+    record: &mut ConnectionRecord,
+) -> Result<Arc<ServicePort>, FailureReason> {
+    let namespace = session.namespace();
+    let mut server_name = None;
+    record.protocol = Some(ProtocolLabel::Opaque);
+    if frontend.find_routes(namespace).and_then(|routes| routes.kind()) == Some(RouteKind::Tls) {
+        let read = hello::read_server_name(client).await;
+        server_name = read.inspect_err(|reason| record.journey.fail(*reason, NO_HELLO))?;
+        record.protocol = Some(ProtocolLabel::Tls);
+        // The client may have been silent for long: what counts is what there is now.
+        frontend = session.find_frontend().unwrap_or(frontend);
+    }
+    let ConnectionPlan { rule, port } = {
+        let snapshot = session.worker.mesh.snapshot.load();
+        plan_connection(&snapshot, &frontend, namespace, server_name.as_deref(), balance::random())
+    };
+    record.backend = port.as_ref().ok().filter(|_| rule.is_some()).map(|port| port.key.clone());
+    record.rule = rule;
+    port.inspect_err(|reason| record.journey.fail(*reason, say_refused(&frontend, server_name)))
+}
+
+/// Why nobody takes a connection, in words.
+fn say_refused(frontend: &Frontend, server_name: Option<String>) -> String {
+    let service = &frontend.port.key.service;
+    match server_name {
+        Some(name) => format!("for {name} at {service}"),
+        None => format!("for {service}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What shall become of one request. Pure: a table of cases needs no socket.
+//! What shall become of one request, or of one opaque connection. Pure: a table of cases needs no socket.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use crate::route::filter::location::Asked;
 use crate::route::filter::{Preflight, Redirect};
 use crate::route::{Backend, Filters, RequestHead, RouteKind, Rule, WeightedBackend};
 use crate::snapshot::Snapshot;
-use crate::snapshot::service::{Frontend, FrontendKind, ServicePort};
+use crate::snapshot::service::{Frontend, ServicePort};
 
 /// What shall become of a request.
 #[derive(Clone, Debug)]
@@ -63,11 +63,7 @@ pub fn plan(
     head: &impl RequestHead,
     (random, now): (u64, impl FnOnce() -> SystemTime),
 ) -> RequestPlan {
-    let routes = match frontend.kind {
-        FrontendKind::ClusterIp => frontend.port.find_routes(namespace),
-        FrontendKind::External => None,
-    };
-    let Some(routes) = routes else {
+    let Some(routes) = frontend.find_routes(namespace) else {
         let port = Arc::clone(&frontend.port);
         let action =
             Action::Forward(Forwarding { port, filters: None, mirrors: Vec::new(), stays_with: None });
@@ -79,6 +75,40 @@ pub fn plan(
     };
     let action = decide(snapshot, frontend, rule, (head, random, now));
     RequestPlan { kind, rule: Some(Arc::clone(rule)), action }
+}
+
+/// What shall become of an opaque connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionPlan {
+    /// The rule that took it; none when no route holds for this client.
+    pub rule: Option<Arc<Rule>>,
+    /// The Service port whose endpoints take it, or why nobody does.
+    pub port: Result<Arc<ServicePort>, FailureReason>,
+}
+
+/// Plans an opaque connection of a client in `namespace` to a Service port. `server_name` is what its ClientHello asks
+/// for, if it was looked at; `random` decides between weights.
+pub fn plan_connection(
+    snapshot: &Snapshot,
+    frontend: &Frontend,
+    namespace: &str,
+    server_name: Option<&str>,
+    random: u64,
+) -> ConnectionPlan {
+    let Some(routes) = frontend.find_routes(namespace) else {
+        return ConnectionPlan { rule: None, port: Ok(Arc::clone(&frontend.port)) };
+    };
+    let Some(rule) = routes.find_connection(server_name) else {
+        return ConnectionPlan { rule: None, port: Err(FailureReason::NoMatchingRule) };
+    };
+    let port = match rule.backends.pick(random).map(|picked| &picked.backend) {
+        Some(Backend::Service(key)) => {
+            snapshot.find_service_port(key).cloned().ok_or(FailureReason::InvalidBackend)
+        }
+        Some(Backend::Failing(reason)) => Err(*reason),
+        None => Err(FailureReason::InvalidBackend),
+    };
+    ConnectionPlan { rule: Some(Arc::clone(rule)), port }
 }
 
 fn decide(

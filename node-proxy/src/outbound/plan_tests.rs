@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use gammarus_ca::TrustDomain;
 
-use super::{Action, Forwarding, plan};
+use super::{Action, ConnectionPlan, Forwarding, plan, plan_connection};
 use crate::attach::fixture::objects;
 use crate::compile::compile;
 use crate::dice::Dice;
@@ -199,6 +199,79 @@ fn a_rule_that_can_send_nowhere_says_why() {
     ] {
         check(&snapshot, ("any", "10.96.0.1:80"), request, expected);
     }
+}
+
+fn connection_route(kind: &str, key: &str, parent: &str, backends: &str) -> String {
+    let names = if kind == "TLSRoute" { "hostnames: [a.test, '*.b.test'], " } else { "" };
+    let rules = format!("{{name: main, backendRefs: [{backends}]}}");
+    route(key, parent, &rules).replace("HTTPRoute", kind).replace("spec: {", &format!("spec: {{{names}"))
+}
+
+/// `RULE -> PORT` of a connection to `destination`.
+fn planned_connection(
+    snapshot: &Snapshot,
+    (namespace, destination): (&str, &str),
+    server_name: Option<&str>,
+    random: u64,
+) -> String {
+    let frontend = snapshot.find_frontend(destination.parse().unwrap()).expect("the address is a Service's");
+    let ConnectionPlan { rule, port } = plan_connection(snapshot, frontend, namespace, server_name, random);
+    let rule = rule.map_or_else(|| "none".to_owned(), |rule| rule.route.to_string());
+    let port = port
+        .map_or_else(|reason| reason.to_string(), |port| format!("{}:{}", port.key.service, port.key.port));
+    format!("{rule} -> {port}")
+}
+
+#[test]
+fn a_tcp_route_deals_connections_by_weight_and_an_invalid_backend_keeps_its_share() {
+    let backends = "{name: v1, port: 80, weight: 3}, {name: gone, port: 80, weight: 2}, {name: v2, port: 80, weight: 0}, \
+                    {name: web, port: 82, weight: 1}";
+    let snapshot = snapshot_of(&[connection_route("TCPRoute", "shop/t", WEB, backends)]);
+    let client = ("any", "10.96.0.1:80");
+    let plans: Vec<String> =
+        (0..6).map(|random| planned_connection(&snapshot, client, None, random)).collect();
+    let count = |text: &str| plans.iter().filter(|plan| *plan == text).count();
+    assert_eq!(count("TCPRoute shop/t -> shop/v1:80"), 3, "{plans:?}");
+    assert_eq!(count("TCPRoute shop/t -> invalid_backend"), 2, "{plans:?}");
+    assert_eq!(count("TCPRoute shop/t -> shop/web:82"), 1, "{plans:?}");
+    for address in ["198.51.100.1:80", "10.96.0.1:81"] {
+        let plan = planned_connection(&snapshot, ("any", address), None, 0);
+        assert!(plan.starts_with("none -> shop/web:8"), "{address}: {plan}");
+    }
+    let nothing = "{name: v1, port: 80, weight: 0}";
+    let snapshot = snapshot_of(&[connection_route("TCPRoute", "shop/t", WEB, nothing)]);
+    assert_eq!(planned_connection(&snapshot, client, None, 0), "TCPRoute shop/t -> invalid_backend");
+}
+
+#[test]
+fn a_tls_route_takes_the_names_that_it_has_and_nothing_falls_through() {
+    let to = |name: &str| format!("{{name: {name}, namespace: shop, port: 80}}");
+    let snapshot = snapshot_of(&[
+        connection_route("TLSRoute", "shop/t", WEB, &to("v1")),
+        connection_route("TLSRoute", "client/t", WEB, &to("v2")),
+    ]);
+    for (namespace, name, expected) in [
+        ("any", Some("a.test"), "TLSRoute shop/t -> shop/v1:80"),
+        ("any", Some("x.b.test"), "TLSRoute shop/t -> shop/v1:80"),
+        ("any", Some("b.test"), "none -> no_matching_rule"),
+        ("any", None, "none -> no_matching_rule"),
+        ("client", Some("a.test"), "TLSRoute client/t -> shop/v2:80"),
+        ("client", Some("b.test"), "none -> no_matching_rule"),
+    ] {
+        assert_eq!(planned_connection(&snapshot, (namespace, "10.96.0.1:80"), name, 0), expected, "{name:?}");
+    }
+}
+
+#[test]
+fn requests_on_a_connection_that_was_open_before_follow_a_route_of_connections() {
+    let to = "{name: v1, port: 80}";
+    let snapshot = snapshot_of(&[connection_route("TCPRoute", "shop/t", WEB, to)]);
+    check(&snapshot, ("any", "10.96.0.1:80"), "GET /", "shop/t#0 -> shop/v1:80");
+    let snapshot = snapshot_of(&[connection_route("TLSRoute", "shop/t", WEB, to)]);
+    check(&snapshot, ("any", "10.96.0.1:80"), "GET /", "none -> no_matching_rule");
+    let snapshot = snapshot_of(&[route("shop/r", WEB, "{backendRefs: [{name: v1, port: 80}]}")]);
+    let plan = planned_connection(&snapshot, ("any", "10.96.0.1:80"), Some("a.test"), 0);
+    assert_eq!(plan, "none -> no_matching_rule");
 }
 
 #[test]

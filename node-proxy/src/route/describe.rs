@@ -4,14 +4,25 @@
 
 use std::fmt;
 
-use super::precedence::Matcher;
-use super::{GrpcMatch, HeaderMatch, PathMatch, RouteMatch, StringMatch};
+use super::precedence::{Matcher, RequestMatcher};
+use super::{GrpcMatch, HeaderMatch, PathMatch, RouteMatch, ServerNameMatch, StringMatch};
 
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Grpc(wanted) => wanted.fmt(f),
-            Self::Http(wanted) => wanted.fmt(f),
+            Self::Request(RequestMatcher::Grpc(wanted)) => wanted.fmt(f),
+            Self::Request(RequestMatcher::Http(wanted)) => wanted.fmt(f),
+            Self::AnyConnection => f.write_str("any connection"),
+            Self::ServerName(wanted) => wanted.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for ServerNameMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => write!(f, "server name = {name:?}"),
+            Self::Below(suffix) => write!(f, "server name below {suffix:?}"),
         }
     }
 }

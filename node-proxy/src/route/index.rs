@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::literal::{Literal, LiteralGroup, Property};
-use super::precedence::Matcher;
+use super::precedence::RequestMatcher;
 use super::{PathMatch, RequestHead, StringMatch};
 
 /// How many matches of a bucket are rather tried one by one than told apart by a value.
@@ -51,10 +51,10 @@ enum Anchor {
 }
 
 impl Index {
-    /// Sorts matchers, given in order, into buckets.
-    pub(super) fn new<'m>(matchers: impl Iterator<Item = &'m Matcher>) -> Self {
-        let mut by_path: HashMap<(bool, String), Vec<(usize, &Matcher)>> = HashMap::new();
-        for (place, matcher) in matchers.enumerate() {
+    /// Sorts matchers, given with their places in order, into buckets.
+    pub(super) fn new<'m>(matchers: impl Iterator<Item = (usize, &'m RequestMatcher)>) -> Self {
+        let mut by_path: HashMap<(bool, String), Vec<(usize, &RequestMatcher)>> = HashMap::new();
+        for (place, matcher) in matchers {
             let key = match find_anchor(matcher) {
                 Anchor::Exact(path) => (true, path),
                 Anchor::Elements(prefix) => (false, prefix),
@@ -98,7 +98,7 @@ impl Index {
 }
 
 impl Bucket {
-    fn new(members: &[(usize, &Matcher)]) -> Self {
+    fn new(members: &[(usize, &RequestMatcher)]) -> Self {
         if members.len() <= FEW_VALUES {
             return Self { plain: members.iter().map(|(place, _)| *place).collect(), ..Self::default() };
         }
@@ -134,7 +134,7 @@ impl Bucket {
     }
 
     /// Puts each match under that of its pieces of text that fewest others have.
-    fn add_by_literal(&mut self, members: &[(usize, &Matcher)]) {
+    fn add_by_literal(&mut self, members: &[(usize, &RequestMatcher)]) {
         let mut shared: HashMap<(Property, Literal), usize> = HashMap::new();
         if members.len() > FEW_LITERALS {
             for literal in members.iter().flat_map(|(_, matcher)| required_literals(matcher)) {
@@ -185,12 +185,12 @@ fn improve_from(best: &mut Option<usize>, places: &[usize], matches: &impl Fn(us
 }
 
 /// Every header and query parameter that a match looks at, and the gRPC method where its path has not led to it.
-fn values(matcher: &Matcher) -> impl Iterator<Item = (Property, &StringMatch)> {
+fn values(matcher: &RequestMatcher) -> impl Iterator<Item = (Property, &StringMatch)> {
     let headers = matcher.headers().iter();
     let headers = headers.map(|header| (Property::Header(header.name().into()), header.value()));
     let (query, method) = match matcher {
-        Matcher::Http(wanted) => (wanted.query.as_slice(), None),
-        Matcher::Grpc(wanted) => (&[][..], wanted.method.as_ref()),
+        RequestMatcher::Http(wanted) => (wanted.query.as_slice(), None),
+        RequestMatcher::Grpc(wanted) => (&[][..], wanted.method.as_ref()),
     };
     let is_led_to = matches!(find_anchor(matcher), Anchor::Exact(_));
     let method = method.filter(|_| !is_led_to).map(|method| (Property::GrpcMethod, method));
@@ -199,7 +199,7 @@ fn values(matcher: &Matcher) -> impl Iterator<Item = (Property, &StringMatch)> {
         .chain(query.iter().map(|parameter| (Property::Query(parameter.name.clone()), &parameter.value)))
 }
 
-fn exact_values(matcher: &Matcher) -> impl Iterator<Item = (Property, &str)> {
+fn exact_values(matcher: &RequestMatcher) -> impl Iterator<Item = (Property, &str)> {
     values(matcher).filter_map(|(property, wanted)| match wanted {
         StringMatch::Exact(value) => Some((property, &**value)),
         StringMatch::Regex(_) => None,
@@ -207,13 +207,13 @@ fn exact_values(matcher: &Matcher) -> impl Iterator<Item = (Property, &str)> {
 }
 
 /// Pieces of text that a request must have somewhere to satisfy a match.
-fn required_literals(matcher: &Matcher) -> impl Iterator<Item = (Property, Literal)> {
+fn required_literals(matcher: &RequestMatcher) -> impl Iterator<Item = (Property, Literal)> {
     let in_path: Vec<Literal> = match matcher {
-        Matcher::Http(wanted) => match &wanted.path {
+        RequestMatcher::Http(wanted) => match &wanted.path {
             PathMatch::Regex(pattern) => pattern.literals().to_vec(),
             PathMatch::Exact(_) | PathMatch::Prefix(_) => Vec::new(),
         },
-        Matcher::Grpc(wanted) => wanted.service.iter().flat_map(literals).collect(),
+        RequestMatcher::Grpc(wanted) => wanted.service.iter().flat_map(literals).collect(),
     };
     let in_values = values(matcher).flat_map(|(property, wanted)| {
         literals(wanted).into_iter().map(move |literal| (property.clone(), literal))
@@ -233,9 +233,9 @@ fn elements(path: &str) -> impl Iterator<Item = &str> {
     path.strip_prefix('/').into_iter().flat_map(|rest| rest.split('/'))
 }
 
-fn find_anchor(matcher: &Matcher) -> Anchor {
+fn find_anchor(matcher: &RequestMatcher) -> Anchor {
     match matcher {
-        Matcher::Http(wanted) => match &wanted.path {
+        RequestMatcher::Http(wanted) => match &wanted.path {
             PathMatch::Exact(path) => Anchor::Exact(path.to_string()),
             PathMatch::Prefix(prefix) => Anchor::Elements(prefix.to_string()),
             PathMatch::Regex(pattern) => {
@@ -249,7 +249,7 @@ fn find_anchor(matcher: &Matcher) -> Anchor {
                 }
             }
         },
-        Matcher::Grpc(wanted) => match (&wanted.service, &wanted.method) {
+        RequestMatcher::Grpc(wanted) => match (&wanted.service, &wanted.method) {
             (Some(StringMatch::Exact(service)), Some(StringMatch::Exact(method))) => {
                 Anchor::Exact(format!("/{service}/{method}"))
             }

@@ -1,7 +1,7 @@
-//! Which rule of a Service's routes a request matches. Pure: no runtime, no Kubernetes types.
+//! Which rule of a Service's routes a request or a connection matches. Pure: no runtime, no Kubernetes types.
 //!
-//! `compile` builds a [`RouteTable`] from attached HTTPRoutes or GRPCRoutes; the data path asks it with
-//! [`RouteTable::find`]. The order of the table is the Gateway API's precedence.
+//! `compile` builds a [`RouteTable`] from the attached routes of one kind; the data path asks it with
+//! [`RouteTable::find`] and [`RouteTable::find_connection`]. The order of the table is the Gateway API's precedence.
 
 mod describe;
 pub mod filter;
@@ -11,6 +11,7 @@ mod literal;
 pub mod matcher;
 pub mod precedence;
 mod query;
+pub mod server_name;
 pub mod session;
 pub mod split;
 pub mod terms;
@@ -25,7 +26,7 @@ use crate::cluster::objects::ObjectKey;
 use crate::error::FailureReason;
 use crate::snapshot::service::ServicePortKey;
 
-/// The kinds of route that the mesh applies to HTTP, in the order in which they beat each other.
+/// The kinds of route that the mesh applies, in the order in which they beat each other (GEP-1294, route types).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
     /// GRPCRoute.
@@ -33,6 +34,10 @@ pub enum RouteKind {
     Grpc,
     /// HTTPRoute.
     Http,
+    /// TLSRoute.
+    Tls,
+    /// TCPRoute.
+    Tcp,
 }
 
 impl RouteKind {
@@ -42,7 +47,15 @@ impl RouteKind {
         match self {
             Self::Grpc => "GRPCRoute",
             Self::Http => "HTTPRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
         }
+    }
+
+    /// Whether each request is routed by itself; else it is the connection that is.
+    #[must_use]
+    pub const fn is_of_requests(self) -> bool {
+        matches!(self, Self::Grpc | Self::Http)
     }
 }
 
@@ -73,7 +86,7 @@ pub trait RequestHead {
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 }
 
-/// Where a share of a rule's requests goes.
+/// Where a share of a rule's requests or connections goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// To the endpoints of a Service's port (never to the routes of that Service again).
@@ -102,7 +115,8 @@ pub struct Rule {
 pub use filter::{FieldEdit, Filters};
 pub use grpc::{GrpcMatch, is_grpc};
 pub use matcher::{HeaderMatch, MatchError, PathMatch, QueryMatch, RouteMatch, StringMatch};
-pub use precedence::{RouteInput, RouteTable, RuleMatches};
+pub use precedence::{Age, RouteInput, RouteTable, RuleMatches};
+pub use server_name::ServerNameMatch;
 pub use session::SessionPersistence;
 pub use split::WeightedBackend;
 pub use terms::{Retry, Terms};

@@ -4,21 +4,30 @@
 //! prefix, as it would otherwise never be reached beside a catch-all; two of them tie. A RegularExpression
 //! service or method comes after every exact one and before none. A route without a timestamp counts as newer
 //! than any with one.
+//!
+//! TLSRoutes of one server name and TCPRoutes ask for the same connections, so that the first route by age has them
+//! all (GEP-2644).
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::grpc::GrpcMatch;
 use super::index::Index;
+use super::server_name::{ServerNameMatch, ServerNames};
 use super::{HeaderMatch, PathMatch, RequestHead, RouteKind, RouteMatch, RouteRef, Rule, StringMatch};
+use crate::cluster::objects::ObjectKey;
 
-/// The `matches` of one rule; none at all match everything of the kind.
+/// What one rule matches; no `matches` at all match everything of the kind.
 #[derive(Clone, Debug)]
 pub enum RuleMatches {
     /// Of a GRPCRoute.
     Grpc(Vec<GrpcMatch>),
     /// Of an HTTPRoute.
     Http(Vec<RouteMatch>),
+    /// Of a TCPRoute: every connection.
+    Tcp,
+    /// Of a TLSRoute: its hostnames.
+    Tls(Vec<ServerNameMatch>),
 }
 
 /// One route that holds on a Service port. All routes of a table are of one kind.
@@ -37,6 +46,7 @@ pub struct RouteInput {
 pub struct RouteTable {
     entries: Vec<Entry>,
     index: Index,
+    server_names: ServerNames,
 }
 
 impl RouteTable {
@@ -52,10 +62,7 @@ impl RouteTable {
     pub fn new(routes: Vec<RouteInput>) -> Self {
         let mut keyed = Vec::new();
         for RouteInput { route, created, rules } in routes {
-            let age = Age {
-                created: created.map_or(Created::Unknown, Created::At),
-                name: format!("{}/{}", route.key.namespace, route.key.name).into(),
-            };
+            let age = Age::of(created, &route.key);
             for (position, (matches, rule)) in rules.into_iter().enumerate() {
                 let rule = Arc::new(rule);
                 for matcher in matches.into_matchers() {
@@ -66,15 +73,31 @@ impl RouteTable {
         }
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
         let entries: Vec<Entry> = keyed.into_iter().map(|(_, entry)| entry).collect();
-        let index = Index::new(entries.iter().map(|entry| &entry.matcher));
-        Self { entries, index }
+        let index = Index::new(places(&entries, Matcher::of_request));
+        let server_names = ServerNames::new(places(&entries, Matcher::of_server_name));
+        Self { entries, index, server_names }
     }
 
-    /// The rule that takes a request, if one does.
+    /// The rule that takes a request, if one does. Routes of connections take a request on one that was open before
+    /// them: all of them a TCPRoute, none a TLSRoute.
     pub fn find(&self, head: &impl RequestHead) -> Option<&Arc<Rule>> {
+        if !self.kind()?.is_of_requests() {
+            return self.find_connection(None);
+        }
         // Places come from the index, which was made from these very entries.
         let best = self.index.find_first(head, |place| self.entries[place].matcher.matches(head))?;
         Some(&self.entries[best].rule)
+    }
+
+    /// The rule that takes a connection, if one does. `server_name` is what its ClientHello asks for, in lower case.
+    #[must_use]
+    pub fn find_connection(&self, server_name: Option<&str>) -> Option<&Arc<Rule>> {
+        let place = match self.kind()? {
+            RouteKind::Grpc | RouteKind::Http => return None,
+            RouteKind::Tcp => 0,
+            RouteKind::Tls => self.server_names.find(server_name?)?,
+        };
+        Some(&self.entries[place].rule)
     }
 
     /// Every match in words, best first, with the rule that it leads to: for dumps and comparisons.
@@ -100,27 +123,75 @@ struct Entry {
     rule: Arc<Rule>,
 }
 
-/// A match of either kind.
+/// A match of any kind.
 #[derive(Clone, Debug)]
 pub(super) enum Matcher {
+    Request(RequestMatcher),
+    AnyConnection,
+    ServerName(ServerNameMatch),
+}
+
+/// A match of a kind that looks at requests.
+#[derive(Clone, Debug)]
+pub(super) enum RequestMatcher {
     Grpc(GrpcMatch),
     Http(RouteMatch),
 }
 
+/// The matches of one sort, with their places.
+fn places<'e, M: 'e>(
+    entries: &'e [Entry],
+    pick: impl Fn(&'e Matcher) -> Option<&'e M>,
+) -> impl Iterator<Item = (usize, &'e M)> {
+    entries.iter().enumerate().filter_map(move |(place, entry)| Some((place, pick(&entry.matcher)?)))
+}
+
 impl RuleMatches {
     fn into_matchers(self) -> Vec<Matcher> {
+        let grpc = |wanted| Matcher::Request(RequestMatcher::Grpc(wanted));
+        let http = |wanted| Matcher::Request(RequestMatcher::Http(wanted));
         match self {
-            Self::Grpc(matches) if matches.is_empty() => vec![Matcher::Grpc(GrpcMatch::default())],
-            Self::Grpc(matches) => matches.into_iter().map(Matcher::Grpc).collect(),
-            Self::Http(matches) if matches.is_empty() => {
-                vec![Matcher::Http(RouteMatch::new(PathMatch::any()))]
-            }
-            Self::Http(matches) => matches.into_iter().map(Matcher::Http).collect(),
+            Self::Grpc(matches) if matches.is_empty() => vec![grpc(GrpcMatch::default())],
+            Self::Grpc(matches) => matches.into_iter().map(grpc).collect(),
+            Self::Http(matches) if matches.is_empty() => vec![http(RouteMatch::new(PathMatch::any()))],
+            Self::Http(matches) => matches.into_iter().map(http).collect(),
+            Self::Tcp => vec![Matcher::AnyConnection],
+            Self::Tls(names) => names.into_iter().map(Matcher::ServerName).collect(),
         }
     }
 }
 
 impl Matcher {
+    const fn of_request(&self) -> Option<&RequestMatcher> {
+        match self {
+            Self::Request(wanted) => Some(wanted),
+            Self::AnyConnection | Self::ServerName(_) => None,
+        }
+    }
+
+    const fn of_server_name(&self) -> Option<&ServerNameMatch> {
+        match self {
+            Self::ServerName(wanted) => Some(wanted),
+            Self::AnyConnection | Self::Request(_) => None,
+        }
+    }
+
+    fn matches(&self, head: &impl RequestHead) -> bool {
+        self.of_request().is_some_and(|wanted| wanted.matches(head))
+    }
+
+    fn rank(&self) -> Rank {
+        match self {
+            Self::Request(wanted) => wanted.rank(),
+            Self::AnyConnection => Rank::Tcp,
+            Self::ServerName(wanted) => {
+                Rank::Tls { wildcard: wanted.is_wildcard(), labels: Reverse(wanted.labels()) }
+            }
+        }
+    }
+}
+
+impl RequestMatcher {
     pub(super) fn headers(&self) -> &[HeaderMatch] {
         match self {
             Self::Grpc(wanted) => &wanted.headers,
@@ -168,6 +239,8 @@ struct Precedence {
 enum Rank {
     Grpc { service: NameRank, method: NameRank, headers: Reverse<usize> },
     Http { path: PathRank, method: Reverse<bool>, headers: Reverse<usize>, query: Reverse<usize> },
+    Tcp,
+    Tls { wildcard: bool, labels: Reverse<usize> },
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,9 +269,18 @@ impl NameRank {
 
 /// Between routes: the oldest, then by the text `namespace/name` (not by its parts: `-` sorts before `/`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Age {
+pub struct Age {
     created: Created,
     name: Arc<str>,
+}
+
+impl Age {
+    /// Of a route that was created then, in Unix seconds.
+    #[must_use]
+    pub fn of(created: Option<i64>, route: &ObjectKey) -> Self {
+        let name = format!("{}/{}", route.namespace, route.name).into();
+        Self { created: created.map_or(Created::Unknown, Created::At), name }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use crate::cluster::objects::ObjectKey;
-use crate::route::RouteTable;
+use crate::route::{RouteKind, RouteTable};
 use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::Workload;
 
@@ -20,6 +20,17 @@ pub enum PortProtocol {
     Undeclared,
     /// Anything else: bytes are passed on as they are.
     Opaque,
+}
+
+impl PortProtocol {
+    /// What a port speaks because these routes hold on it.
+    #[must_use]
+    pub fn of(routes: &RouteTable) -> Self {
+        match routes.kind() {
+            Some(RouteKind::Tcp | RouteKind::Tls) => Self::Opaque,
+            Some(RouteKind::Grpc | RouteKind::Http) | None => Self::Http,
+        }
+    }
 }
 
 /// How an address leads to a Service, in the order in which they beat each other.
@@ -63,14 +74,11 @@ impl ServicePort {
         self.consumers.get(namespace).or(self.producer.as_ref())
     }
 
-    /// What the port speaks as a client of `namespace` sees it: a consumer route says HTTP to the clients
+    /// What the port speaks as a client of `namespace` sees it: a consumer route says so to the clients
     /// that it holds for, and to no others.
     #[must_use]
     pub fn protocol_for(&self, namespace: &str) -> PortProtocol {
-        match self.protocol {
-            PortProtocol::Undeclared if self.find_routes(namespace).is_some() => PortProtocol::Http,
-            protocol => protocol,
-        }
+        self.find_routes(namespace).map_or(self.protocol, |routes| PortProtocol::of(routes))
     }
 
     /// Whether both are the same port with the very same endpoints and tables.
@@ -144,6 +152,27 @@ pub struct Frontend {
     pub kind: FrontendKind,
     /// The Service port behind it.
     pub port: Arc<ServicePort>,
+}
+
+impl Frontend {
+    /// The routes that hold for a client of `namespace` that has dialled this address: never others than those on a
+    /// clusterIP (design D3).
+    #[must_use]
+    pub fn find_routes(&self, namespace: &str) -> Option<&Arc<RouteTable>> {
+        match self.kind {
+            FrontendKind::ClusterIp => self.port.find_routes(namespace),
+            FrontendKind::External => None,
+        }
+    }
+
+    /// What is spoken there as a client of `namespace` sees it.
+    #[must_use]
+    pub fn protocol_for(&self, namespace: &str) -> PortProtocol {
+        match self.kind {
+            FrontendKind::ClusterIp => self.port.protocol_for(namespace),
+            FrontendKind::External => self.port.protocol,
+        }
+    }
 }
 
 /// Service ports by the addresses that lead to them, but for node ports.

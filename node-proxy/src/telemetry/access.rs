@@ -216,6 +216,18 @@ pub struct ConnectionRecord {
     pub journey: Journey,
     /// What it speaks, when that is known.
     pub protocol: Option<ProtocolLabel>,
+    /// The rule that took it.
+    pub rule: Option<Arc<Rule>>,
+    /// The Service port that its rule chose; without a rule, none.
+    pub backend: Option<ServicePortKey>,
+}
+
+impl ConnectionRecord {
+    /// A connection of which nothing is known but its journey.
+    #[must_use]
+    pub const fn new(journey: Journey) -> Self {
+        Self { journey, protocol: None, rule: None, backend: None }
+    }
 }
 
 mod sealed {

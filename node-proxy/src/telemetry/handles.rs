@@ -15,7 +15,7 @@ use super::Metrics;
 use super::access::{ConnectionRecord, Course, Hop, ProtocolLabel, RequestRecord};
 use super::line::direction_label;
 use crate::error::FailureReason;
-use crate::route::RouteRef;
+use crate::route::{RouteRef, Rule};
 use crate::snapshot::service::ServicePortKey;
 
 /// A thread that has met more sets of labels than this starts over, so that deleted routes do not pile up.
@@ -41,16 +41,47 @@ struct RequestView<'a> {
     reason: Option<FailureReason>,
 }
 
+impl<'a> RuleView<'a> {
+    fn of(rule: &'a Arc<Rule>) -> Self {
+        Self { route: &rule.route, index: rule.index, name: rule.name.as_deref() }
+    }
+
+    /// The label texts of a rule: its route's kind, namespace and name, and its own name or place; empty where there is
+    /// none.
+    fn texts(rule: Option<Self>) -> [String; 4] {
+        let Some(Self { route, index, name }) = rule else { return [const { String::new() }; 4] };
+        [
+            route.kind.as_label().to_owned(),
+            route.key.namespace.to_string(),
+            route.key.name.to_string(),
+            name.map_or_else(|| index.to_string(), str::to_owned),
+        ]
+    }
+}
+
+/// A [`RuleView`] that stays.
+struct RuleKey {
+    route: Arc<RouteRef>,
+    index: usize,
+    name: Option<Arc<str>>,
+}
+
+impl RuleKey {
+    fn of(rule: &Arc<Rule>) -> Self {
+        Self { route: Arc::clone(&rule.route), index: rule.index, name: rule.name.clone() }
+    }
+
+    fn view(&self) -> RuleView<'_> {
+        RuleView { route: &self.route, index: self.index, name: self.name.as_deref() }
+    }
+}
+
 impl<'a> RequestView<'a> {
     fn of(record: &'a RequestRecord) -> Self {
         Self {
             direction: record.journey.direction,
             service: record.journey.service.as_ref(),
-            rule: record.rule.as_ref().map(|rule| RuleView {
-                route: &rule.route,
-                index: rule.index,
-                name: rule.name.as_deref(),
-            }),
+            rule: record.rule.as_ref().map(RuleView::of),
             backend: record.backend.as_ref(),
             protocol: record.protocol,
             status: record.status.map(|status| status.as_u16()),
@@ -63,7 +94,7 @@ impl<'a> RequestView<'a> {
 struct RequestKey {
     direction: Course,
     service: Option<ServicePortKey>,
-    rule: Option<(Arc<RouteRef>, usize, Option<Arc<str>>)>,
+    rule: Option<RuleKey>,
     backend: Option<ServicePortKey>,
     protocol: ProtocolLabel,
     status: Option<u16>,
@@ -75,7 +106,7 @@ impl RequestKey {
         Self {
             direction: record.journey.direction,
             service: record.journey.service.clone(),
-            rule: record.rule.as_ref().map(|rule| (rule.route.clone(), rule.index, rule.name.clone())),
+            rule: record.rule.as_ref().map(RuleKey::of),
             backend: record.backend.clone(),
             protocol: record.protocol,
             status: record.status.map(|status| status.as_u16()),
@@ -87,11 +118,7 @@ impl RequestKey {
         RequestView {
             direction: self.direction,
             service: self.service.as_ref(),
-            rule: self.rule.as_ref().map(|(route, index, name)| RuleView {
-                route,
-                index: *index,
-                name: name.as_deref(),
-            }),
+            rule: self.rule.as_ref().map(RuleKey::view),
             backend: self.backend.as_ref(),
             protocol: self.protocol,
             status: self.status,
@@ -110,6 +137,8 @@ struct RequestHandles {
 struct ConnectionView<'a> {
     direction: Course,
     service: Option<&'a ServicePortKey>,
+    rule: Option<RuleView<'a>>,
+    backend: Option<&'a ServicePortKey>,
     hop: Option<Hop>,
     reason: Option<FailureReason>,
 }
@@ -120,6 +149,8 @@ impl<'a> ConnectionView<'a> {
         Self {
             direction: journey.direction,
             service: journey.service.as_ref(),
+            rule: record.rule.as_ref().map(RuleView::of),
+            backend: record.backend.as_ref(),
             hop: journey.hop,
             reason: journey.reason,
         }
@@ -129,6 +160,8 @@ impl<'a> ConnectionView<'a> {
 struct ConnectionKey {
     direction: Course,
     service: Option<ServicePortKey>,
+    rule: Option<RuleKey>,
+    backend: Option<ServicePortKey>,
     hop: Option<Hop>,
     reason: Option<FailureReason>,
 }
@@ -139,15 +172,19 @@ impl ConnectionKey {
         Self {
             direction: journey.direction,
             service: journey.service.clone(),
+            rule: record.rule.as_ref().map(RuleKey::of),
+            backend: record.backend.clone(),
             hop: journey.hop,
             reason: journey.reason,
         }
     }
 
-    const fn view(&self) -> ConnectionView<'_> {
+    fn view(&self) -> ConnectionView<'_> {
         ConnectionView {
             direction: self.direction,
             service: self.service.as_ref(),
+            rule: self.rule.as_ref().map(RuleKey::view),
+            backend: self.backend.as_ref(),
             hop: self.hop,
             reason: self.reason,
         }
@@ -279,17 +316,7 @@ fn resolve_request(metrics: &Metrics, view: &RequestView<'_>) -> RequestHandles 
     let reporter = reporter_label(view.direction);
     let [namespace, service, port] = service_texts(view.service);
     let [backend_namespace, backend, backend_port] = service_texts(view.backend);
-    let [kind, route_namespace, route, rule] = view.rule.map_or_else(
-        || [const { String::new() }; 4],
-        |rule| {
-            [
-                rule.route.kind.as_label().to_owned(),
-                rule.route.key.namespace.to_string(),
-                rule.route.key.name.to_string(),
-                rule.name.map_or_else(|| rule.index.to_string(), str::to_owned),
-            ]
-        },
-    );
+    let [kind, route_namespace, route, rule] = RuleView::texts(view.rule);
     // An endpoint may answer with any three digits: labels stay bounded.
     let status = match view.status {
         Some(status @ 100..=599) => status.to_string(),
@@ -320,8 +347,8 @@ fn resolve_request(metrics: &Metrics, view: &RequestView<'_>) -> RequestHandles 
 }
 
 fn resolve_connection(metrics: &Metrics, view: &ConnectionView<'_>) -> ConnectionHandles {
-    let [namespace, service, port] = service_texts(view.service);
-    let labels = [reporter_label(view.direction), &namespace, &service, &port];
+    let texts = connection_texts(view);
+    let labels = texts.each_ref().map(String::as_str);
     ConnectionHandles {
         opened: metrics.tcp.opened.with_label_values(&labels),
         closed: OnceCell::new(),
@@ -332,15 +359,36 @@ fn resolve_connection(metrics: &Metrics, view: &ConnectionView<'_>) -> Connectio
 }
 
 fn resolve_closed(metrics: &Metrics, view: &ConnectionView<'_>) -> IntCounter {
-    let [namespace, service, port] = service_texts(view.service);
+    let texts = connection_texts(view);
     let mtls = match view.hop {
         Some(Hop::Mutual) => "yes",
         Some(Hop::Plain(_)) => "no",
         None => "",
     };
     let reason = view.reason.map_or("", FailureReason::as_label);
-    let labels = [reporter_label(view.direction), &namespace, &service, &port, mtls, reason];
+    let labels: Vec<&str> = texts.iter().map(String::as_str).chain([mtls, reason]).collect();
     metrics.tcp.closed.with_label_values(&labels)
+}
+
+/// The texts of [`CONNECTION_LABELS`](super::metrics::CONNECTION_LABELS).
+fn connection_texts(view: &ConnectionView<'_>) -> [String; 11] {
+    let reporter = reporter_label(view.direction).to_owned();
+    let [namespace, service, port] = service_texts(view.service);
+    let [kind, route_namespace, route, rule] = RuleView::texts(view.rule);
+    let [backend_namespace, backend, backend_port] = service_texts(view.backend);
+    [
+        reporter,
+        namespace,
+        service,
+        port,
+        kind,
+        route_namespace,
+        route,
+        rule,
+        backend_namespace,
+        backend,
+        backend_port,
+    ]
 }
 
 /// Whose proxy counts: the client's sees what leaves its pod, the server's what reaches it.

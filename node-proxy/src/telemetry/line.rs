@@ -8,6 +8,8 @@ use std::time::SystemTime;
 use super::access::{ConnectionRecord, Course, Hop, Journey, Peer, RequestRecord};
 use super::log::LogFormat;
 use super::text::{push_address, push_display, push_milliseconds, push_number, push_time};
+use crate::route::Rule;
+use crate::snapshot::service::ServicePortKey;
 
 /// Longer values are cut here: a request line may be as long as a whole head.
 const LONGEST_VALUE: usize = 2048;
@@ -129,20 +131,7 @@ pub(crate) fn request(line: &mut Line<'_>, record: &RequestRecord) {
     if let Some(status) = record.status {
         line.number("status", u64::from(status.as_u16()));
     }
-    if let Some(rule) = &record.rule {
-        let mut index = itoa::Buffer::new();
-        let rule_name = rule.name.as_deref().unwrap_or_else(|| index.format(rule.index));
-        let key = &rule.route.key;
-        line.named(
-            "route",
-            &[rule.route.kind.as_label(), "/", &key.namespace, "/", &key.name, "/", rule_name],
-        );
-    }
-    if let Some(backend) = &record.backend {
-        let mut port = itoa::Buffer::new();
-        let service = &backend.service;
-        line.named("backend", &[&service.namespace, "/", &service.name, ":", port.format(backend.port)]);
-    }
+    choice(line, record.rule.as_deref(), record.backend.as_ref());
     tail(line, &record.journey);
 }
 
@@ -152,7 +141,26 @@ pub(crate) fn connection(line: &mut Line<'_>, record: &ConnectionRecord) {
     if let Some(protocol) = record.protocol {
         line.label("protocol", protocol.as_label());
     }
+    choice(line, record.rule.as_deref(), record.backend.as_ref());
     tail(line, &record.journey);
+}
+
+/// Which rule has decided, and for what.
+fn choice(line: &mut Line<'_>, rule: Option<&Rule>, backend: Option<&ServicePortKey>) {
+    if let Some(rule) = rule {
+        let mut index = itoa::Buffer::new();
+        let rule_name = rule.name.as_deref().unwrap_or_else(|| index.format(rule.index));
+        let key = &rule.route.key;
+        line.named(
+            "route",
+            &[rule.route.kind.as_label(), "/", &key.namespace, "/", &key.name, "/", rule_name],
+        );
+    }
+    if let Some(backend) = backend {
+        let mut port = itoa::Buffer::new();
+        let service = &backend.service;
+        line.named("backend", &[&service.namespace, "/", &service.name, ":", port.format(backend.port)]);
+    }
 }
 
 fn head(line: &mut Line<'_>, journey: &Journey, server_error: bool) {

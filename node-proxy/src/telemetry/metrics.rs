@@ -43,8 +43,34 @@ pub(crate) const HTTP_REQUEST_LABELS: [&str; 14] = [
     "reason",
 ];
 pub(crate) const SERVICE_LABELS: [&str; 4] = ["reporter", "service_namespace", "service", "port"];
-pub(crate) const CLOSED_LABELS: [&str; 6] =
-    ["reporter", "service_namespace", "service", "port", "mtls", "reason"];
+pub(crate) const CONNECTION_LABELS: [&str; 11] = [
+    "reporter",
+    "service_namespace",
+    "service",
+    "port",
+    "route_kind",
+    "route_namespace",
+    "route_name",
+    "route_rule",
+    "backend_namespace",
+    "backend",
+    "backend_port",
+];
+pub(crate) const CLOSED_LABELS: [&str; 13] = [
+    "reporter",
+    "service_namespace",
+    "service",
+    "port",
+    "route_kind",
+    "route_namespace",
+    "route_name",
+    "route_rule",
+    "backend_namespace",
+    "backend",
+    "backend_port",
+    "mtls",
+    "reason",
+];
 
 /// In seconds: from a quick answer in the same rack to what people give up on.
 const DURATION_BUCKETS: [f64; 14] =
@@ -95,7 +121,7 @@ impl TcpMetrics {
             opened: counters(
                 "gammarus_tcp_connections_opened_total",
                 "Opaque connections that began.",
-                &SERVICE_LABELS,
+                &CONNECTION_LABELS,
             )?,
             closed: counters(
                 "gammarus_tcp_connections_closed_total",
@@ -105,12 +131,12 @@ impl TcpMetrics {
             sent: counters(
                 "gammarus_tcp_sent_bytes_total",
                 "Bytes of opaque connections from the source to the destination.",
-                &SERVICE_LABELS,
+                &CONNECTION_LABELS,
             )?,
             received: counters(
                 "gammarus_tcp_received_bytes_total",
                 "Bytes of opaque connections from the destination to the source.",
-                &SERVICE_LABELS,
+                &CONNECTION_LABELS,
             )?,
             detected: counters(
                 "gammarus_detected_protocol_total",

@@ -84,7 +84,7 @@ fn request() -> RequestRecord {
 }
 
 fn connection(direction: Direction) -> ConnectionRecord {
-    ConnectionRecord { journey: journey(direction), protocol: Some(ProtocolLabel::Opaque) }
+    ConnectionRecord { protocol: Some(ProtocolLabel::Opaque), ..ConnectionRecord::new(journey(direction)) }
 }
 
 /// The line without its time and duration, which differ.
@@ -182,7 +182,9 @@ fn an_opaque_connection_is_opened_and_closed_once() {
     assert!(metric(&telemetry, "gammarus_tcp_connections_opened_total").is_empty());
     recording.opened();
     recording.opened();
-    let labels = "{port=\"80\",reporter=\"destination\",service=\"web\",service_namespace=\"shop\"}";
+    let labels = "{backend=\"\",backend_namespace=\"\",backend_port=\"\",port=\"80\",reporter=\"destination\",\
+                  route_kind=\"\",route_name=\"\",route_namespace=\"\",route_rule=\"\",\
+                  service=\"web\",service_namespace=\"shop\"}";
     let opened = format!("gammarus_tcp_connections_opened_total{labels} 1");
     assert_eq!(metric(&telemetry, "gammarus_tcp_connections_opened_total"), [opened.as_str()]);
     recording.journey.hop = Some(Hop::Mutual);
@@ -203,6 +205,39 @@ fn an_opaque_connection_is_opened_and_closed_once() {
         metric(&telemetry, "gammarus_tcp_received_bytes_total"),
         [format!("gammarus_tcp_received_bytes_total{labels} 13")]
     );
+}
+
+#[test]
+fn a_connection_that_a_route_has_decided_about_carries_it() {
+    let (telemetry, paper) = telemetry(LogFormat::Text);
+    let route = Arc::new(RouteRef { kind: RouteKind::Tcp, key: ObjectKey::new("shop", "db") });
+    let mut recording = telemetry.connection(connection(Direction::Outbound));
+    recording.rule = request().rule.map(|rule| {
+        Arc::new(Rule {
+            route: Arc::clone(&route),
+            index: 0,
+            name: Some("main".into()),
+            ..Rule::clone(&rule)
+        })
+    });
+    recording.backend = Some(service("web-v2"));
+    recording.finish();
+    telemetry.connection(connection(Direction::Outbound)).finish();
+    telemetry.flush();
+    let lines = paper.text();
+    assert!(
+        lines.lines().next().unwrap().contains(" route=TCPRoute/shop/db/main backend=shop/web-v2:80 "),
+        "{lines}"
+    );
+    assert!(!lines.lines().last().unwrap().contains("route="), "{lines}");
+    let labels = "{backend=\"web-v2\",backend_namespace=\"shop\",backend_port=\"80\",port=\"80\",reporter=\"source\",\
+                  route_kind=\"TCPRoute\",route_name=\"db\",route_namespace=\"shop\",route_rule=\"main\",\
+                  service=\"web\",service_namespace=\"shop\"}";
+    let opened = metric(&telemetry, "gammarus_tcp_connections_opened_total");
+    assert_eq!(opened.len(), 2, "{opened:?}");
+    assert!(opened.contains(&format!("gammarus_tcp_connections_opened_total{labels} 1")), "{opened:?}");
+    let closed = metric(&telemetry, "gammarus_tcp_connections_closed_total");
+    assert_eq!(closed.iter().filter(|line| line.contains("route_name=\"db\"")).count(), 1, "{closed:?}");
 }
 
 #[test]

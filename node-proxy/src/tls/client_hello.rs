@@ -34,6 +34,26 @@ pub enum ClientHelloPeek {
     UnknownMeshVersion(String),
 }
 
+/// How far a ClientHello has come, whoever sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HelloPeek {
+    /// A TLS ClientHello so far, and not whole yet.
+    Incomplete,
+    /// No ClientHello, or one that no TLS library would send.
+    NotTls,
+    /// All of it.
+    Whole(ClientHello),
+}
+
+/// What a ClientHello asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientHello {
+    /// The server name, in lower case.
+    pub sni: Option<String>,
+    /// The protocols that it offers.
+    pub alpn: Vec<Vec<u8>>,
+}
+
 /// Why a ClientHello was not read to its end.
 enum Stop {
     Incomplete,
@@ -43,12 +63,32 @@ enum Stop {
 /// Says what `bytes`, all that the peer has sent so far, begin with.
 #[must_use]
 pub fn inspect(bytes: &[u8]) -> ClientHelloPeek {
-    let peek = handshake_body(bytes).and_then(|body| read_hello(&body).ok_or(Stop::NotTls));
-    match peek {
-        Ok(peek) => peek,
-        Err(Stop::NotTls) => ClientHelloPeek::NotTls,
-        Err(Stop::Incomplete) if bytes.len() >= MAX_CLIENT_HELLO => ClientHelloPeek::NotTls,
-        Err(Stop::Incomplete) => ClientHelloPeek::Incomplete,
+    match find_hello(bytes) {
+        HelloPeek::Incomplete => ClientHelloPeek::Incomplete,
+        HelloPeek::NotTls => ClientHelloPeek::NotTls,
+        HelloPeek::Whole(hello) => tell_mesh(hello),
+    }
+}
+
+/// The ClientHello that `bytes`, all that the peer has sent so far, begin with, whoever is meant by it.
+#[must_use]
+pub fn find_hello(bytes: &[u8]) -> HelloPeek {
+    let found = handshake_body(bytes).and_then(|body| read_hello(&body).ok_or(Stop::NotTls));
+    match found {
+        Ok(hello) => HelloPeek::Whole(hello),
+        Err(Stop::NotTls) => HelloPeek::NotTls,
+        Err(Stop::Incomplete) if bytes.len() >= MAX_CLIENT_HELLO => HelloPeek::NotTls,
+        Err(Stop::Incomplete) => HelloPeek::Incomplete,
+    }
+}
+
+fn tell_mesh(ClientHello { sni, alpn }: ClientHello) -> ClientHelloPeek {
+    if alpn.iter().any(|protocol| protocol == HOP_ALPN) {
+        return ClientHelloPeek::Mesh;
+    }
+    match alpn.iter().find(|protocol| protocol.starts_with(HOP_ALPN_PREFIX)) {
+        Some(version) => ClientHelloPeek::UnknownMeshVersion(version.escape_ascii().to_string()),
+        None => ClientHelloPeek::OtherTls { sni, alpn },
     }
 }
 
@@ -92,7 +132,7 @@ fn handshake_body(bytes: &[u8]) -> Result<Vec<u8>, Stop> {
 }
 
 /// Reads a whole ClientHello; `None` if it is malformed.
-fn read_hello(body: &[u8]) -> Option<ClientHelloPeek> {
+fn read_hello(body: &[u8]) -> Option<ClientHello> {
     let mut hello = Cursor(body);
     hello.take(2 + 32)?;
     hello.vector8()?;
@@ -112,16 +152,7 @@ fn read_hello(body: &[u8]) -> Option<ClientHelloPeek> {
             }
         }
     }
-    if !hello.0.is_empty() {
-        return None;
-    }
-    if alpn.iter().any(|protocol| protocol == HOP_ALPN) {
-        return Some(ClientHelloPeek::Mesh);
-    }
-    Some(match alpn.iter().find(|protocol| protocol.starts_with(HOP_ALPN_PREFIX)) {
-        Some(version) => ClientHelloPeek::UnknownMeshVersion(version.escape_ascii().to_string()),
-        None => ClientHelloPeek::OtherTls { sni, alpn },
-    })
+    hello.0.is_empty().then_some(ClientHello { sni, alpn })
 }
 
 /// The host name of a server_name extension (RFC 6066 section 3); `None` if it is malformed.

@@ -1,6 +1,7 @@
 //! Tests of the judgement: YAML objects in, ports and conditions out.
 
 mod backends;
+mod connections;
 mod filters;
 mod parents;
 mod rules;

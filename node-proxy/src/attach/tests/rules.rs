@@ -195,6 +195,8 @@ fn count(matches: &RuleMatches) -> usize {
     match matches {
         RuleMatches::Grpc(matches) => matches.len(),
         RuleMatches::Http(matches) => matches.len(),
+        RuleMatches::Tls(names) => names.len(),
+        RuleMatches::Tcp => 1,
     }
 }
 

@@ -11,7 +11,13 @@ pub mod grpc_route;
 pub mod http_route;
 #[rustfmt::skip]
 pub mod reference_grant;
+#[rustfmt::skip]
+pub mod tcp_route;
+#[rustfmt::skip]
+pub mod tls_route;
 
 pub use grpc_route::{GrpcRoute, GrpcRouteSpec};
 pub use http_route::{HttpRoute, HttpRouteSpec};
 pub use reference_grant::{ReferenceGrant, ReferenceGrantSpec};
+pub use tcp_route::{TcpRoute, TcpRouteSpec};
+pub use tls_route::{TlsRoute, TlsRouteSpec};

@@ -20,10 +20,12 @@ use serde_json::{Map, Value};
 use rules::Rules;
 
 /// The vendored CRDs, each of one kind in all its versions.
-const CRDS: [&str; 3] = [
+const CRDS: [&str; 5] = [
     include_str!("../crds/grpcroutes.yaml"),
     include_str!("../crds/httproutes.yaml"),
     include_str!("../crds/referencegrants.yaml"),
+    include_str!("../crds/tcproutes.yaml"),
+    include_str!("../crds/tlsroutes.yaml"),
 ];
 
 /// Something wrong at one field of an object.
@@ -54,6 +56,9 @@ pub enum SchemaError {
         /// What the parser says.
         source: Box<serde_saphyr::Error>,
     },
+    /// The environment of the rules cannot be made.
+    #[error("the environment of the embedded CRDs' rules cannot be made: {0}")]
+    Environment(String),
     /// A `pattern` is no regular expression.
     #[error("the pattern {pattern:?} of an embedded CRD cannot be compiled")]
     Pattern {
@@ -95,7 +100,7 @@ impl Schemas {
     /// # Errors
     /// If a CRD uses something that is not applied here: a fault of the program, never of the user.
     pub fn load() -> Result<Self, SchemaError> {
-        let mut schemas = Self { by_kind: BTreeMap::new(), patterns: HashMap::new(), rules: Rules::new() };
+        let mut schemas = Self { by_kind: BTreeMap::new(), patterns: HashMap::new(), rules: Rules::new()? };
         for (index, text) in CRDS.iter().enumerate() {
             let crd: Crd = serde_saphyr::from_str(text)
                 .map_err(|source| SchemaError::Crd { index, source: Box::new(source) })?;

@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use cel::{Context, Env, ExecutionError, Program, Value as CelValue};
+use cel::{Context, DeclarationError, Env, ExecutionError, Program, Value as CelValue, extensions};
 use serde_json::Value;
 
 use super::{FieldError, Schema, SchemaError, child};
@@ -50,8 +51,11 @@ impl fmt::Debug for Rules {
 }
 
 impl Rules {
-    pub(super) fn new() -> Self {
-        Self { env: Arc::new(Env::stdlib()), programs: HashMap::new() }
+    /// No rules yet, in an environment of what Kubernetes lets rules call, as far as the CRDs do.
+    pub(super) fn new() -> Result<Self, SchemaError> {
+        let mut env = Env::stdlib();
+        extensions::strings(&mut env).map_err(|error| SchemaError::Environment(error.to_string()))?;
+        Ok(Self { env: Arc::new(env), programs: HashMap::new() })
     }
 
     /// Compiles a rule, unless it was before.
@@ -108,7 +112,7 @@ impl Rules {
     fn check_node(&self, schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let mut context = Context::with_env(Arc::clone(&self.env));
         context.add_variable_from_value("self", to_cel(value));
-        if let Err(error) = context.add_function("duration", duration) {
+        if let Err(error) = add_functions(&mut context) {
             errors.push(FieldError::new(path, format!("rules cannot be evaluated: {error}")));
             return;
         }
@@ -128,6 +132,12 @@ impl Rules {
             errors.push(FieldError { field, message });
         }
     }
+}
+
+/// The functions that rules call and CEL itself does not have.
+fn add_functions(context: &mut Context<'_, '_>) -> Result<(), DeclarationError> {
+    context.add_function("duration", duration)?;
+    context.add_function("isIP", |text: Arc<String>| text.parse::<IpAddr>().is_ok())
 }
 
 /// CEL's `duration`, as nanoseconds: the rules only compare durations with each other.

@@ -44,12 +44,13 @@ fn check_default(kind: &str, spec: &str, pointer: &str, expected: Value) {
 #[test]
 fn every_rule_of_the_crds_compiles_and_calls_only_what_is_there() {
     let schemas = &*SCHEMAS;
-    assert_eq!(schemas.by_kind.len(), 5);
+    assert_eq!(schemas.by_kind.len(), 10);
     assert!(schemas.rules.len() > 40, "{}", schemas.rules.len());
     let named = schemas.rules.functions();
     let named: Vec<&str> =
         named.iter().map(String::as_str).filter(|name| name.starts_with(char::is_alphabetic)).collect();
-    assert_eq!(named, ["contains", "duration", "endsWith", "matches", "size", "startsWith"]);
+    let known = ["contains", "duration", "endsWith", "isIP", "matches", "size", "startsWith", "substring"];
+    assert_eq!(named, known);
 }
 
 #[test]
@@ -185,6 +186,34 @@ fn rules_in_cel_hold() {
     );
     check("GRPCRoute", &method("type: RegularExpression"), &[]);
     check("GRPCRoute", "{rules: [{matches: [{method: {service: a.B_c}}]}]}", &[]);
+}
+
+#[test]
+fn a_tls_route_names_servers_and_each_route_of_connections_has_one_rule() {
+    let rule = "{backendRefs: [{name: b, port: 1}]}";
+    let tls = |names: &str| format!("{{hostnames: [{names}], rules: [{rule}]}}");
+    for names in ["a.test", "'*.a.test'", "a", "1.2.3.test", "xn--a.test"] {
+        check("TLSRoute", &tls(names), &[]);
+    }
+    check("TLSRoute", &tls("1.2.3.4"), &[("spec.hostnames", "Hostnames cannot contain an IP")]);
+    for names in ["'*'", "'a.*.test'", "'*.*.test'", "A.test", "'a_b.test'"] {
+        check("TLSRoute", &tls(names), &[("spec.hostnames[0]", "must match")]);
+    }
+    check("TLSRoute", &tls(""), &[("spec.hostnames", "at least 1 items")]);
+    check("TLSRoute", &format!("{{rules: [{rule}]}}"), &[("spec.hostnames", "is required")]);
+    check("TCPRoute", &format!("{{rules: [{rule}]}}"), &[]);
+    for (kind, names) in [("TCPRoute", ""), ("TLSRoute", "hostnames: [a], ")] {
+        check(kind, &format!("{{{names}rules: [{rule}, {rule}]}}"), &[("spec.rules", "at most 1 items")]);
+        check(kind, &format!("{{{names}rules: []}}"), &[("spec.rules", "at least 1 items")]);
+        let backends = |list: &str| format!("{{{names}rules: [{{backendRefs: [{list}]}}]}}");
+        check(kind, &backends(""), &[("spec.rules[0].backendRefs", "at least 1 items")]);
+        let field = "spec.rules[0].backendRefs[0]";
+        check(kind, &backends("{name: b}"), &[(field, "Must have port for Service reference")]);
+        check_default(kind, &backends("{name: b, port: 1}"), "/spec/rules/0/backendRefs/0/weight", json!(1));
+        let (object, verdict) =
+            admit(kind, &format!("{{{names}rules: [{{filters: [], backendRefs: [{{name: b, port: 1}}]}}]}}"));
+        assert_eq!(verdict.unknown, ["spec.rules[0].filters"], "{object:#}");
+    }
 }
 
 #[test]

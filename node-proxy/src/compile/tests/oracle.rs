@@ -17,7 +17,7 @@ const APPS: [&str; 3] = ["a", "b", "c"];
 const ADDRESSES: [&str; 6] = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "'fd00::1'", "'fd00::2'", "192.168.0.1"];
 /// Few, so that Services, their external addresses and nodes meet in them.
 const VIPS: [&str; 5] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "'fd96::1'", "192.168.0.1"];
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 13] = [
     Kind::EndpointSlice,
     Kind::GrpcRoute,
     Kind::HttpRoute,
@@ -28,6 +28,9 @@ const KINDS: [Kind; 10] = [
     Kind::Pod,
     Kind::Pod,
     Kind::Service,
+    Kind::TcpRoute,
+    Kind::TcpRoute,
+    Kind::TlsRoute,
 ];
 
 fn random_change(dice: &mut Dice) -> Vec<Change> {
@@ -55,6 +58,11 @@ fn random_change(dice: &mut Dice) -> Vec<Change> {
         Kind::Node => ("Node", node(dice)),
         Kind::Pod => ("Pod", pod(dice)),
         Kind::Service => ("Service", service(dice)),
+        Kind::TcpRoute => ("TCPRoute", plain_route(dice, "")),
+        Kind::TlsRoute => {
+            let names = dice.of(&["hostnames: [a.test], ", "hostnames: ['*.test', a.test], "]);
+            ("TLSRoute", plain_route(dice, names))
+        }
         _ => unreachable!("not among the kinds"),
     };
     let yaml = format!("kind: {what}\nmetadata: {{namespace: {namespace}, name: {name}{body}");
@@ -133,13 +141,7 @@ fn slice(dice: &mut Dice) -> String {
 }
 
 fn route(dice: &mut Dice, matching: &str) -> String {
-    let parents = (0..=dice.below(2)).map(|_| {
-        let (name, port) = (dice.of(&SERVICES), dice.of(&["", ", port: 80", ", port: 81", ", port: 7"]));
-        let namespace = dice.of(&["", ", namespace: shop", ", namespace: client"]);
-        let group = dice.of(&["''", "''", "''", "gateway.networking.k8s.io"]);
-        format!("{{group: {group}, kind: Service, name: {name}{namespace}{port}}}")
-    });
-    let parents = parents.collect::<Vec<_>>().join(", ");
+    let parents = parents(dice);
     let rules = (0..=dice.below(2)).map(|_| {
         let matches = if dice.below(2) == 0 { format!("matches: [{matching}], ") } else { String::new() };
         let session = dice.of(&["", "", "", "sessionPersistence: {sessionName: x}, "]);
@@ -150,6 +152,29 @@ fn route(dice: &mut Dice, matching: &str) -> String {
     let rules = rules.collect::<Vec<_>>().join(", ");
     let created = dice.of(&["", ", creationTimestamp: '2026-01-01T00:00:00Z'"]);
     format!("{created}}}\nspec: {{parentRefs: [{parents}], rules: [{rules}]}}")
+}
+
+fn parents(dice: &mut Dice) -> String {
+    let parents = (0..=dice.below(2)).map(|_| {
+        let (name, port) = (dice.of(&SERVICES), dice.of(&["", ", port: 80", ", port: 81", ", port: 7"]));
+        let namespace = dice.of(&["", ", namespace: shop", ", namespace: client"]);
+        let group = dice.of(&["''", "''", "''", "gateway.networking.k8s.io"]);
+        format!("{{group: {group}, kind: Service, name: {name}{namespace}{port}}}")
+    });
+    parents.collect::<Vec<_>>().join(", ")
+}
+
+/// A route with nothing in its rule but backends.
+fn plain_route(dice: &mut Dice, names: &str) -> String {
+    let created = dice.of(&["", "1", "2"]);
+    let created = match created {
+        "" => String::new(),
+        second => format!(", creationTimestamp: '2026-01-01T00:00:0{second}Z'"),
+    };
+    let (parents, name, port) = (parents(dice), dice.of(&SERVICES), dice.of(&["80", "80", "81", "9"]));
+    format!(
+        "{created}}}\nspec: {{{names}parentRefs: [{parents}], rules: [{{backendRefs: [{{name: {name}, port: {port}}}]}}]}}"
+    )
 }
 
 /// Everything that a snapshot says, without what belongs to its process.

@@ -120,6 +120,47 @@ spec:
 }
 
 #[test]
+fn routes_of_connections_make_a_port_opaque_for_those_whom_they_hold_for() {
+    use crate::snapshot::service::PortProtocol::{Http, Opaque, Undeclared};
+    let service = "
+kind: Service
+metadata: {name: s}
+spec: {clusterIP: 10.96.0.1, ports: [{name: a, port: 1}, {name: b, port: 2}, {name: c, port: 3}, {name: tls, port: 4}]}
+";
+    let route = |kind: &str, namespace: &str, port: u16| {
+        let names = if kind == "TLSRoute" { "hostnames: [a.test], " } else { "" };
+        format!(
+            "---\nkind: {kind}\nmetadata: {{name: r{port}, namespace: {namespace}}}\n\
+             spec: {{{names}parentRefs: [{{group: '', kind: Service, name: s, namespace: shop, port: {port}}}], \
+             rules: [{{backendRefs: [{{name: s, namespace: shop, port: 1}}]}}]}}\n"
+        )
+    };
+    let snapshot = snapshot_of(
+        &[
+            service,
+            &route("TCPRoute", "shop", 1),
+            &route("HTTPRoute", "client", 1),
+            &route("HTTPRoute", "shop", 2),
+            &route("TLSRoute", "client", 2),
+            &route("TCPRoute", "client", 3),
+            &route("TLSRoute", "shop", 4),
+        ]
+        .concat(),
+    );
+    for (number, of_shop, of_client) in
+        [(1, Opaque, Http), (2, Http, Opaque), (3, Undeclared, Opaque), (4, Opaque, Opaque)]
+    {
+        let port = port(&snapshot, "shop/s", number);
+        assert_eq!(
+            (port.protocol_for("shop"), port.protocol_for("client")),
+            (of_shop, of_client),
+            "{number}"
+        );
+        assert_eq!(port.protocol, of_shop, "{number} on an external address");
+    }
+}
+
+#[test]
 fn what_did_not_change_keeps_its_arcs() {
     let service = |name: &str, address: &str| {
         format!(

@@ -1,5 +1,6 @@
 //! Tests of the route stage: what they share.
 
+mod connection;
 mod grpc;
 mod http;
 mod index;
@@ -63,7 +64,9 @@ pub(super) fn route(name: &str, created: Option<i64>, rules: Vec<RuleMatches>) -
     let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
     let kind = match rules.first() {
         Some(RuleMatches::Grpc(_)) => RouteKind::Grpc,
-        _ => RouteKind::Http,
+        Some(RuleMatches::Tcp) => RouteKind::Tcp,
+        Some(RuleMatches::Tls(_)) => RouteKind::Tls,
+        Some(RuleMatches::Http(_)) | None => RouteKind::Http,
     };
     let route = Arc::new(RouteRef { kind, key: ObjectKey::new(namespace, name) });
     let rule = |index| Rule {

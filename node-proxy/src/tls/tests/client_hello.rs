@@ -9,7 +9,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::{DB, Pki, WEB, id};
-use crate::tls::client_hello::{ClientHelloPeek, MAX_CLIENT_HELLO, inspect};
+use crate::tls::client_hello::{
+    ClientHello, ClientHelloPeek, HelloPeek, MAX_CLIENT_HELLO, find_hello, inspect,
+};
 
 fn hello(config: Arc<ClientConfig>) -> Vec<u8> {
     let name = ServerName::try_from("Shop.Example").unwrap();
@@ -89,6 +91,19 @@ fn check(bytes: &[u8], expected: &ClientHelloPeek) {
     let mut followed = bytes.to_vec();
     followed.extend_from_slice(b"\x14\x03\x03\x00\x01\x01GET / HTTP/1.1\r\n");
     assert_eq!(inspect(&followed), *expected, "what follows does not matter");
+}
+
+#[test]
+fn a_hello_is_found_whoever_is_meant_by_it() {
+    for alpn in [&["gammarus/1"][..], &["gammarus/9"], &["h2"]] {
+        let bytes = rustls_hello(alpn);
+        let alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let whole = HelloPeek::Whole(ClientHello { sni: Some("shop.example".to_owned()), alpn });
+        assert_eq!(find_hello(&bytes), whole);
+        assert_eq!(find_hello(&in_records_of(7, &bytes)), whole);
+        assert_eq!(find_hello(&bytes[..bytes.len() - 1]), HelloPeek::Incomplete);
+    }
+    assert_eq!(find_hello(b"GET / HTTP/1.1\r\n"), HelloPeek::NotTls);
 }
 
 #[test]
