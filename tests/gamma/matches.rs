@@ -1,6 +1,8 @@
 //! Every match type once, asked for by a real client; and what never decides where a request goes.
 
-use super::stage::{ALL_TO_V2, Stage, WEB, http_route, to};
+use node_proxy::demo::command::until;
+
+use super::stage::{ALL_TO_V2, NEAR, PATIENCE, Stage, WEB, http_route, to};
 
 /// One rule with one match.
 fn rule(entry: &str, service: &str) -> String {
@@ -68,6 +70,31 @@ fn every_match_type_of_an_http_route_decides() {
         // HTTP/2 says the same in other frames.
         let version2 = [&["--http2-prior-knowledge"], arguments].concat();
         stage.check("client", &version2, &format!("200 {expected}"));
+    }
+}
+
+//= gateway-api HTTPRouteRule.name
+//# Name is the name of the route rule. This name MUST be unique within a Route if it is set.
+#[test]
+fn a_rule_is_told_by_its_name_and_else_by_its_place() {
+    let mut stage = Stage::set();
+    let named = rule("path: {type: Exact, value: /named}", "v2").replacen('{', "{name: the-named, ", 1);
+    let rules = [rule("path: {type: Exact, value: /first}", "v1"), named];
+    stage.apply(&http_route("shop/web", WEB, &rules.join(", ")));
+    for (path, pod, rule) in [("/first", "v1", "0"), ("/named", "v2", "the-named")] {
+        stage.check("client", &[&format!("http://web{path}")], &format!("200 {pod}"));
+        let expected = [format!("path={path} "), format!(" route=HTTPRoute/shop/web/{rule} ")];
+        let written = || {
+            let log = stage.world.access_log(NEAR).unwrap();
+            log.lines().any(|line| expected.iter().all(|text| line.contains(text)))
+        };
+        assert!(until(PATIENCE, written), "no line with {expected:?}");
+        let metrics = stage.world.admin(NEAR, "/metrics").unwrap();
+        let labels =
+            [format!("route_rule=\"{rule}\""), "route_name=\"web\"".to_owned(), format!("backend=\"{pod}\"")];
+        let mut counts = metrics.lines().filter(|line| line.starts_with("gammarus_http_requests_total{"));
+        let count = counts.find(|line| labels.iter().all(|label| line.contains(label)));
+        assert!(count.is_some_and(|line| line.ends_with(" 1")), "{count:?} of {labels:?}");
     }
 }
 
