@@ -380,6 +380,20 @@ fn a_tls_route_selects_by_server_name_and_nothing_falls_through() {
 }
 
 #[test]
+fn a_client_hello_may_be_late_but_not_longer_than_any_is() {
+    let mut talk = Talk::set();
+    talk.stage.apply(&tls_route("shop/tls", "a.shop.test", 443, &[("two", 443, 1)]));
+    let roots = talk.certificate.clone();
+    // Longer than anything is waited for between two proxies.
+    let late = talk.run("client", &["late", "4", "talk", "443", "a.shop.test", &roots]).checked().unwrap();
+    assert_eq!(late.stdout, "v2\n");
+    let endless = talk.run("client", &["endless", "talk", "443"]).checked().unwrap();
+    assert_eq!(endless.stdout, "reset\n");
+    talk.check_line(&["dst.service=shop/talk dst.port=443", "reason=not_tls"]);
+    talk.check_name("client", "a.shop.test", "v2");
+}
+
+#[test]
 fn a_tls_route_has_weights_and_consumers() {
     let mut talk = Talk::set();
     talk.stage.apply(&tls_route(

@@ -17,6 +17,11 @@ fn every_match_type_of_a_grpc_route_decides() {
         rule("method: {service: shop.Stock}", "v2"),
         rule("method: {method: Ping}", "v2"),
         rule("method: {type: RegularExpression, service: 'shop[.]v[0-9]+'}", "v2"),
+        rule("method: {type: RegularExpression, method: 'Get[A-Z]+'}", "v2"),
+        rule(
+            "method: {type: RegularExpression, service: 'a[.]B', method: 'C|D'}}, {method: {service: e.F}",
+            "v2",
+        ),
         rule("headers: [{name: Version, value: new}]", "v2"),
         rule("headers: [{type: RegularExpression, name: re, value: 'a|ab'}]", "v2"),
         rule("method: {service: shop.Cart}", "v1"),
@@ -28,6 +33,12 @@ fn every_match_type_of_a_grpc_route_decides() {
         ("/shop.Stock/Any", "x: y", "200 v2"),
         ("/any.Service/Ping", "x: y", "200 v2"),
         ("/shop.v12/Any", "x: y", "200 v2"),
+        ("/any.Service/GetALL", "x: y", "200 v2"),
+        ("/any.Service/Getall", "x: y", "200 no_matching_rule"),
+        ("/a.B/D", "x: y", "200 v2"),
+        ("/a.B/E", "x: y", "200 no_matching_rule"),
+        // Any one of a rule's matches is enough.
+        ("/e.F/E", "x: y", "200 v2"),
         ("/any.Service/Any", "version: new", "200 v2"),
         // A service that is named ranks before any number of headers.
         ("/shop.Cart/Remove", "version: new", "200 v1"),

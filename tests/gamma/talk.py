@@ -4,6 +4,8 @@ talk.py serve NAME PORT [CERTIFICATE KEY]         says NAME to whoever comes, an
 talk.py ask COUNT HOST PORT [SERVER_NAME ROOTS]   opens COUNT connections, one after the other, and prints a line for
                                                   each: the name, or how it ended (closed, reset, refused)
 talk.py trickle HOST PORT SERVER_NAME ROOTS       the same once, with a ClientHello in pieces of 100 bytes
+talk.py late SECONDS HOST PORT SERVER_NAME ROOTS   the same, after a silence
+talk.py endless HOST PORT                         how a ClientHello ends that has 64 KiB and means nothing
 talk.py hold HOST PORT                            prints the name, and then what is repeated ten times a second
 
 A server name of `-` asks for none. The certificate must be that of ROOTS and of the server name, where there is one.
@@ -87,6 +89,29 @@ def ask(count, host, port, name=None, roots=None):
 
     for _ in range(int(count)):
         print(outcome(once))
+
+
+def late(seconds, host, port, name, roots):
+    def once():
+        with connect(host, port) as connection:
+            time.sleep(float(seconds))
+            with client_context(name, roots).wrap_socket(connection, server_hostname=name) as secured:
+                return read_line(secured)
+
+    print(outcome(once))
+
+
+def endless(host, port):
+    def once():
+        with connect(host, port) as connection:
+            # A message of 65535 bytes in records of 16384, the first of which has the message's own head.
+            message = b"\x01\x00\xff\xff" + bytes(65535)
+            for start in range(0, len(message), 16384):
+                piece = message[start : start + 16384]
+                connection.sendall(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece)
+            return read_line(connection)
+
+    print(outcome(once))
 
 
 def trickle(host, port, name, roots):
