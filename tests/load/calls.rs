@@ -8,12 +8,13 @@ use node_proxy::demo::command::{Process, until};
 use node_proxy::demo::world::World;
 use serde::Deserialize;
 
-use crate::counts::{Count, Counts, Failure, Kind, PATIENCE};
+use crate::counts::{Counts, Failure, Kind, PATIENCE};
 
 /// The program, while it calls.
 #[derive(Debug)]
 pub(crate) struct Calls {
     process: Process,
+    /// When the whole load began.
     begun: SystemTime,
 }
 
@@ -32,6 +33,7 @@ struct Report {
 #[derive(Debug, Deserialize)]
 struct ReportedFailure {
     at_ms: u64,
+    took_ms: u64,
     text: String,
 }
 
@@ -47,14 +49,13 @@ pub(crate) fn grpc_tool(name: &str) -> String {
 }
 
 impl Calls {
-    /// Begins to call, from a pod.
+    /// Begins to call so many times a second, from a pod, for a load that began then.
     #[track_caller]
-    pub(crate) fn begin(world: &World, pod: &str) -> Self {
-        let (client, rate) = (grpc_tool("grpc-client"), Kind::Grpc.per_second().to_string());
+    pub(crate) fn begin(world: &World, pod: &str, (per_second, begun): (u32, SystemTime)) -> Self {
+        let (client, rate) = (grpc_tool("grpc-client"), per_second.to_string());
         let patience = format!("{}s", PATIENCE.as_secs());
         let argv = [&client, "-target", "web:50051", "-rate", &rate, "-timeout", &patience, "paced"];
         let name = format!("paced-{}", SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis());
-        let begun = SystemTime::now();
         Self { process: world.spawn(pod, &name, &argv).unwrap(), begun }
     }
 
@@ -71,14 +72,18 @@ impl Calls {
         let begun = self.begun.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         for failure in report.failures.into_iter().flatten() {
             let at = Duration::from_millis(failure.at_ms).saturating_sub(begun);
-            counts.failures.push(Failure { kind: Kind::Grpc, at, text: failure.text });
+            let took = Duration::from_millis(failure.took_ms);
+            counts.failures.push(Failure { kind: Kind::Grpc, at, took, text: failure.text });
         }
         if report.repeated > 0 {
             let text = format!("{} calls were sent twice", report.repeated);
-            counts.failures.push(Failure { kind: Kind::Grpc, at: counts.lasted, text });
+            let failure = Failure { kind: Kind::Grpc, at: counts.lasted, took: Duration::ZERO, text };
+            counts.failures.push(failure);
         }
-        counts.grpc_connections = report.connections;
-        let slowest = Duration::from_millis(report.slowest_ms);
-        counts.kinds.insert(Kind::Grpc, Count { sent: report.sent, ok: report.ok, slowest });
+        counts.grpc_connections = counts.grpc_connections.max(report.connections);
+        let count = counts.kinds.entry(Kind::Grpc).or_default();
+        count.sent += report.sent;
+        count.ok += report.ok;
+        count.slowest = count.slowest.max(Duration::from_millis(report.slowest_ms));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::timeout;
 
@@ -49,6 +49,7 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     /// When it began, since the load's beginning.
     pub(crate) at: Duration,
+    pub(crate) took: Duration,
     pub(crate) text: String,
 }
 
@@ -59,7 +60,7 @@ pub(crate) struct Counts {
     pub(crate) failures: Vec<Failure>,
     /// What was done meanwhile.
     notes: Vec<(Duration, String)>,
-    /// How many connections the gRPC calls had, one after the other.
+    /// How many connections a gRPC client had, one after the other; of the one that had the most.
     pub(crate) grpc_connections: u64,
     pub(crate) lasted: Duration,
 }
@@ -68,12 +69,13 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     begun: Instant,
+    pub(crate) begun_at: SystemTime,
     counts: Arc<Mutex<Counts>>,
 }
 
 impl Tally {
     pub(crate) fn begin() -> Self {
-        Self { begun: Instant::now(), counts: Arc::default() }
+        Self { begun: Instant::now(), begun_at: SystemTime::now(), counts: Arc::default() }
     }
 
     pub(crate) fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -105,8 +107,7 @@ impl Tally {
                 true
             }
             Err(text) => {
-                let text = format!("after {} ms: {text}", took.as_millis());
-                counts.failures.push(Failure { kind, at, text });
+                counts.failures.push(Failure { kind, at, took, text });
                 false
             }
         }
@@ -150,7 +151,8 @@ impl Kind {
     pub(crate) const fn per_second(self) -> u32 {
         match self {
             Self::Http => 200,
-            Self::Grpc => 50,
+            // On one connection from each.
+            Self::Grpc => 100,
             Self::Held | Self::Fresh => 20,
         }
     }
@@ -173,7 +175,9 @@ impl Counts {
         const SHOWN: usize = 60;
         let notes = self.notes.iter().map(|(at, what)| (*at, format!("-- {what}")));
         let shown = self.failures.iter().take(SHOWN);
-        let failures = shown.map(|failure| (failure.at, format!("{} FAILED {}", failure.kind, failure.text)));
+        let failures = shown.map(|Failure { kind, at, took, text }| {
+            (*at, format!("{kind} FAILED after {} ms: {text}", took.as_millis()))
+        });
         let mut lines: Vec<_> = notes.chain(failures).collect();
         lines.sort_by_key(|(at, _)| *at);
         for (at, line) in lines {

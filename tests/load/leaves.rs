@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 
-use crate::counts::Kind;
+use crate::counts::{Kind, PATIENCE};
 use crate::load::Load;
-use crate::stage::{Mesh, Stage};
+use crate::stage::{CLIENTS, Mesh, Stage};
 
 /// Who has leaves on which node.
 const IDENTITIES: [(&str, &str); 6] = [
@@ -66,6 +67,44 @@ fn whole_lives_of_leaves_fail_nothing() {
     let load = Load::start_with(&stage, &[Kind::Http, Kind::Grpc, Kind::Fresh]);
     pass_renewals(&load, &mut stage, 3);
     let counts = load.finish("leaves of 10 s, three times renewed");
+    counts.check();
+    assert_eq!(counts.grpc_connections, 1, "connections of the gRPC client");
+}
+
+/// For how many seconds the leaf holds that ends first.
+#[track_caller]
+fn seconds_left(stage: &Stage) -> f64 {
+    let mut left = Vec::new();
+    for (_, node) in CLIENTS {
+        let metrics = stage.world.admin(node, "/metrics").unwrap();
+        let samples = metrics.lines().filter(|line| line.starts_with("gammarus_cert_expiry_seconds{"));
+        left.extend(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()));
+    }
+    assert_eq!(left.len(), IDENTITIES.len(), "{left:?}");
+    left.into_iter().fold(f64::MAX, f64::min)
+}
+
+#[test]
+fn a_ca_that_is_away_for_two_fifths_of_a_life_fails_nothing() {
+    const LIFE: f64 = 40.0;
+    let mut stage = stage_with(&LIFE.to_string());
+    let load = Load::start(&stage);
+    // Renewals are due at about half of a life: the CA goes before the first and comes back after the last.
+    let (goes, returns) = (0.6 * LIFE, 0.2 * LIFE);
+    let is_time = until(Duration::from_secs(30), || seconds_left(&stage) <= goes);
+    assert!(is_time, "the leaves do not age: {:?}", seconds_left(&stage));
+    load.note("the CA goes");
+    stage.world.stop_ca().unwrap();
+    let before = fetched(&mut stage);
+    let is_time = until(Duration::from_secs(30), || seconds_left(&stage) <= returns);
+    assert!(is_time && fetched(&mut stage) == before, "somebody renews without a CA");
+    load.note("the CA is back");
+    stage.world.start_ca().unwrap();
+    let renewed = until(PATIENCE, || seconds_left(&stage) > goes);
+    assert!(renewed, "not renewed after the CA was back: {:?}", seconds_left(&stage));
+    load.note("all leaves were renewed");
+    load.pass(Duration::from_secs(1));
+    let counts = load.finish("a CA that was away for 16 s of a life of 40 s");
     counts.check();
     assert_eq!(counts.grpc_connections, 1, "connections of the gRPC client");
 }

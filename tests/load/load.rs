@@ -1,5 +1,5 @@
 //! The load: 200 HTTP requests, 20 words on held connections and 20 new connections a second, half of them from each
-//! node, and 50 gRPC calls on one connection, all at their times whether earlier ones are answered or not.
+//! node, and 50 gRPC calls on one connection of each, all at their times whether earlier ones are answered or not.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -29,7 +29,7 @@ pub(crate) struct Load {
     kinds: BTreeSet<Kind>,
     stop: watch::Sender<()>,
     thread: Option<JoinHandle<()>>,
-    calls: Option<Calls>,
+    calls: Vec<Calls>,
 }
 
 impl Load {
@@ -45,7 +45,10 @@ impl Load {
         let kinds: BTreeSet<_> = kinds.iter().copied().collect();
         let sources: Vec<_> = CLIENTS.iter().map(|(pod, _)| Source::new(&stage.world, pod)).collect();
         let tally = Tally::begin();
-        let calls = kinds.contains(&Kind::Grpc).then(|| Calls::begin(&stage.world, CLIENTS[0].0));
+        let of_each = Kind::Grpc.per_second() / u32::try_from(CLIENTS.len()).unwrap();
+        let callers = CLIENTS.iter().filter(|_| kinds.contains(&Kind::Grpc));
+        let call = |(pod, _): &(&str, &str)| Calls::begin(&stage.world, pod, (of_each, tally.begun_at));
+        let calls = callers.map(call).collect();
         let (stop, stopped) = watch::channel(());
         let of_thread = (kinds.clone(), tally.clone());
         let thread = thread::spawn(move || generate(sources, &of_thread, &stopped));
@@ -86,7 +89,7 @@ impl Load {
         for kind in &self.kinds {
             counts.kinds.entry(*kind).or_default();
         }
-        if let Some(calls) = self.calls.take() {
+        for calls in self.calls.drain(..) {
             calls.end(&mut counts);
         }
         assert!(ended.is_some_and(|ended| ended.is_ok()), "the thread of the load has panicked\n{counts:#}");

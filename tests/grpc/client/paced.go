@@ -45,6 +45,7 @@ type paceReport struct {
 type paceFailure struct {
 	// When the call began, in milliseconds since 1970.
 	At   int64  `json:"at_ms"`
+	Took int64  `json:"took_ms"`
 	Text string `json:"text"`
 }
 
@@ -127,7 +128,7 @@ func (p *pace) counted(service pb.TestServiceClient, number int, timeout time.Du
 	took := time.Since(begun).Milliseconds()
 	p.note(func(r *paceReport) {
 		if err != nil {
-			r.Failures = append(r.Failures, paceFailure{begun.UnixMilli(), fmt.Sprintf("after %d ms: %v", took, err)})
+			r.Failures = append(r.Failures, paceFailure{begun.UnixMilli(), took, err.Error()})
 			return
 		}
 		r.Ok++
