@@ -139,7 +139,7 @@ fn a_record_whose_del_nobody_heard_is_found_apart_from_the_others() {
     }
     assert!(recorded(dir.path()).is_empty());
     let withdrawn: Vec<_> = list_withdrawn(dir.path()).unwrap().into_iter().map(Result::unwrap).collect();
-    assert_eq!(withdrawn, [record.clone()]);
+    assert_eq!(withdrawn, std::slice::from_ref(&record));
     forget_record(dir.path(), &record.attachment.id).unwrap();
     assert!(list_withdrawn(dir.path()).unwrap().is_empty());
 }
