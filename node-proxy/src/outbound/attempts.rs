@@ -13,19 +13,19 @@ use crate::accept::Worker;
 use crate::balance;
 use crate::connect::idle::Repeatable;
 use crate::error::FailureReason;
-use crate::route::{Retry, Rule};
+use crate::route::{Retry, Rule, Terms};
 use crate::snapshot::service::ServicePortKey;
 
 /// The longest pause between two tries, in times of the rule's backoff.
 const MOST_PAUSES: u32 = 2;
 
 /// The tries of one request.
-pub(super) struct Attempts {
+pub(super) struct Attempts<'a> {
     worker: Rc<Worker>,
-    port: ServicePortKey,
+    port: &'a ServicePortKey,
     /// The end of the whole.
     end: Option<Instant>,
-    /// Whose terms hold.
+    /// Whose terms hold, if it has any.
     rule: Option<Arc<Rule>>,
     repeatable: Repeatable,
     made: u32,
@@ -37,19 +37,20 @@ pub(super) struct Attempts {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit(Option<(Instant, FailureReason)>);
 
-impl Attempts {
+impl<'a> Attempts<'a> {
     pub(super) fn new(
         worker: &Rc<Worker>,
-        port: &ServicePortKey,
+        port: &'a ServicePortKey,
         (rule, stays_with): (Option<&Arc<Rule>>, Option<u64>),
         repeatable: Repeatable,
     ) -> Self {
+        let rule = rule.filter(|rule| rule.terms != Terms::default());
         if rule.is_some_and(|rule| rule.terms.retry.is_some()) {
             worker.deposit_retry(port);
         }
         Self {
             worker: Rc::clone(worker),
-            port: port.clone(),
+            port,
             end: rule.and_then(|rule| rule.terms.request).map(|whole| Instant::now() + whole),
             rule: rule.cloned(),
             repeatable,
@@ -78,7 +79,7 @@ impl Attempts {
     /// The statuses that are no answers as long as there is another try.
     pub(super) fn codes(&self) -> &[u16] {
         match self.retry() {
-            Some(retry) if self.may_go_on(retry, true) && self.worker.has_retry(&self.port) => &retry.codes,
+            Some(retry) if self.may_go_on(retry, true) && self.worker.has_retry(self.port) => &retry.codes,
             _ => &[],
         }
     }
@@ -92,7 +93,7 @@ impl Attempts {
     pub(super) async fn goes_on(&mut self, was_sent: bool) -> bool {
         let Some(retry) = self.retry() else { return false };
         let backoff = retry.backoff;
-        if !self.may_go_on(retry, was_sent) || !self.worker.withdraw_retry(&self.port) {
+        if !self.may_go_on(retry, was_sent) || !self.worker.withdraw_retry(self.port) {
             return false;
         }
         self.made += 1;

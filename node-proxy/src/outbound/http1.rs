@@ -236,7 +236,7 @@ impl Connection {
             .holding_back(tried.codes);
         let client = (&mut self.stream, &mut self.buffer);
         let running = exchange.run(client, (&mut chosen.dialled.transport, &mut chosen.buffer));
-        let outcome = tried.limit.hold(Box::pin(running)).await;
+        let outcome = tried.limit.hold(running).await;
         record.journey.bytes_sent = exchange.bytes_sent();
         record.journey.bytes_received = exchange.bytes_received();
         record.status = exchange.status().and_then(|status| StatusCode::from_u16(status).ok());

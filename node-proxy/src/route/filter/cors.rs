@@ -90,15 +90,16 @@ impl OriginMatch {
     /// An origin as a route writes it.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        match text.split_once('*') {
+        match strip_default_port(text).split_once('*') {
             Some(("", "")) => Self::Any,
             Some((start, end)) => Self::Wildcard { start: start.into(), end: end.into() },
-            None => Self::Exact(text.into()),
+            None => Self::Exact(strip_default_port(text).into()),
         }
     }
 
     /// Whether an `Origin` is meant. Hosts and schemes are the same in any case.
     fn is_match(&self, origin: &str) -> bool {
+        let origin = strip_default_port(origin);
         match self {
             Self::Any => true,
             Self::Exact(text) => text.eq_ignore_ascii_case(origin),
@@ -112,6 +113,16 @@ impl OriginMatch {
             }
         }
     }
+}
+
+/// An origin without the port that its scheme has by itself.
+fn strip_default_port(origin: &str) -> &str {
+    let default = if origin.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:")) {
+        ":80"
+    } else {
+        ":443"
+    };
+    origin.strip_suffix(default).unwrap_or(origin)
 }
 
 impl Cors {
@@ -206,6 +217,10 @@ mod tests {
         }
     }
 
+    //= gateway-api HTTPCORSFilter.allowOrigins
+    //# `*` is a greedy match to the _left_, including any number of DNS labels to the left of its position.
+    //# Note that, if not included, port `80` is assumed for `http` scheme origins, and port `443` is assumed for `https`
+    //# origins.
     #[test]
     fn origins_are_exact_or_wildcards() {
         for (pattern, origin, expected) in [
@@ -214,6 +229,11 @@ mod tests {
             ("https://example.com", "https://EXAMPLE.com", true),
             ("https://example.com", "http://example.com", false),
             ("https://example.com", "https://example.com:8443", false),
+            ("https://example.com:8443", "https://example.com:8443", true),
+            ("https://example.com", "https://example.com:443", true),
+            ("https://example.com:443", "https://example.com", true),
+            ("http://*.example.com", "http://a.example.com:80", true),
+            ("http://example.com", "http://example.com:443", false),
             ("https://*.example.com", "https://a.example.com", true),
             ("https://*.example.com", "https://a.b.example.com", true),
             ("https://*.example.com", "https://example.com", false),
@@ -245,6 +265,29 @@ mod tests {
         assert_eq!(cors.preflight(&Head("OPTIONS", &asked[..1])), None);
     }
 
+    //= gateway-api HTTPCORSFilter.allowMethods
+    //# If the `Access-Control-Request-Method` header is not present in the request, the gateway must omit the
+    //# `Access-Control-Allow-Methods` response header.
+    #[test]
+    fn what_is_allowed_is_said_as_it_is_listed_and_a_star_only_without_credentials() {
+        let names =
+            |names: &[&str]| Names::new(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        for (listed, asked, with_credentials, said) in [
+            (&["GET", "PUT"][..], Some("PATCH"), false, Some("GET, PUT")),
+            (&["GET", "PUT"], Some("PATCH"), true, Some("GET, PUT")),
+            (&["*"], Some("PATCH"), false, Some("*")),
+            (&["*"], Some("PATCH"), true, Some("PATCH")),
+            (&["*"], None, true, None),
+            (&[], Some("PATCH"), false, None),
+        ] {
+            let found = names(listed).say(asked, with_credentials);
+            assert_eq!(found.as_deref(), said, "{listed:?} {asked:?} {with_credentials}");
+        }
+    }
+
+    //= gateway-api HTTPCORSFilter.allowOrigins
+    //# If the request `Origin` does not match the configured allowed origins, the gateway returns 204/200 response but
+    //# doesn't set the relevant cross-origin response headers.
     #[test]
     fn an_origin_that_is_not_allowed_is_told_nothing() {
         let cors = cors(&["https://a.example"]);
@@ -254,7 +297,8 @@ mod tests {
     }
 
     //= gateway-api HTTPCORSFilter.allowCredentials
-    //# the gateway must specify a single origin
+    //# If the configuration contains the wildcard `*` in `allowOrigins` and `allowCredentials` is set to `true`, the
+    //# gateway must not return `*` in the `Access-Control-Allow-Origin` response header.
     #[test]
     fn with_credentials_no_star_is_said() {
         let open = Cors { methods: Names::Any, headers: Names::Any, exposed: Names::Any, ..cors(&["*"]) };

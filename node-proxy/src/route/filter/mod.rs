@@ -120,6 +120,8 @@ mod tests {
         Mirror { backend: Backend::Failing(FailureReason::InvalidBackend), numerator, denominator }
     }
 
+    //= gateway-api HTTPRequestMirrorFilter.percent
+    //# Its minimum value is 0 (indicating 0% of requests) and its maximum value is 100 (indicating 100% of requests).
     #[test]
     fn a_mirror_takes_exactly_its_share() {
         for (numerator, denominator) in [(0, 100), (1, 100), (50, 100), (100, 100), (1, 3), (2, 1000), (7, 7)]
