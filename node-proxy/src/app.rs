@@ -18,7 +18,7 @@ use crate::cluster::objects::{Changed, Objects};
 use crate::cluster::source::ClusterError;
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::compile::{Compiler, Step};
-use crate::config::MeshConfig;
+use crate::config::{EnrolmentConfig, MeshConfig};
 use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
 use crate::pod::enroll;
@@ -102,12 +102,13 @@ async fn serve_mesh(
     serve_admin(&config, admin)?;
 
     let (events, joining) = mpsc::channel(POD_EVENTS);
+    let EnrolmentConfig { inspection, lag, release } = config.enrolment;
     let registry = Arc::new(PodRegistry::new(RegistryParts {
         facts: Arc::new(KnownPods::new(view.clone(), trust_domain)),
         generations: view.generations(),
         marks: Arc::new(DirectoryMarks::new(config.objects.clone())),
         events,
-        patience: Patience::default(),
+        patience: Patience { inspection, lag, release, ..Patience::default() },
         state_dir: Some(config.state_dir.clone()),
         troubles,
         metrics: Arc::clone(&metrics),
@@ -125,7 +126,7 @@ async fn serve_mesh(
     let outcome = tokio::select! {
         ended = writer.run() => Err(source_ended(ended)),
         ended = enrolling => ended,
-        () = follow_pods(&mesh, &workers, joining, &metrics) => Ok(()),
+        () = follow_pods(&mesh, &workers, joining) => Ok(()),
         told = told_to_stop() => told,
     };
     registry.shutdown().await;
@@ -194,12 +195,7 @@ fn serve_admin(config: &MeshConfig, admin: Admin) -> anyhow::Result<()> {
 }
 
 /// Hands pods to the data path as they join, and closes everything of them when they leave.
-async fn follow_pods(
-    mesh: &Mesh,
-    workers: &Workers,
-    mut events: mpsc::Receiver<PodEvent>,
-    metrics: &Metrics,
-) {
+async fn follow_pods(mesh: &Mesh, workers: &Workers, mut events: mpsc::Receiver<PodEvent>) {
     let mut staying: HashMap<Arc<str>, (Arc<JoinedPod>, watch::Sender<bool>)> = HashMap::new();
     while let Some(event) = events.recv().await {
         match event {
@@ -226,7 +222,6 @@ async fn follow_pods(
                 }
             }
         }
-        metrics.set_pods_enrolled(staying.len());
     }
 }
 

@@ -10,4 +10,5 @@ mod live;
 mod mesh;
 mod node;
 mod records;
+mod repair;
 mod rig;

@@ -168,6 +168,7 @@ pub(crate) struct Node {
     pub(crate) captured: Arc<[AtomicUsize; 2]>,
     pub(crate) journal: Arc<Mutex<Vec<String>>>,
     pub(crate) troubles: Arc<Troubles>,
+    metrics: Arc<Metrics>,
     data_path: JoinHandle<()>,
 }
 
@@ -201,9 +202,16 @@ impl Node {
             patience: QUICK,
             state_dir,
             troubles: troubles.clone(),
-            metrics,
+            metrics: metrics.clone(),
         }));
-        Self { registry, cluster, generation, captured, journal, troubles, data_path }
+        Self { registry, cluster, generation, captured, journal, troubles, metrics, data_path }
+    }
+
+    /// The value of a sample, zero where there is none.
+    pub(crate) fn metric(&self, sample: &str) -> f64 {
+        let text = String::from_utf8(self.metrics.render().unwrap()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(sample));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
     /// Ends the data path, and with it every listener.

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -89,6 +90,15 @@ struct RawMesh {
     /// Connections that one pod may have open, both directions together
     #[arg(long, env = "GAMMARUS_MAX_CONNECTIONS_PER_POD", value_name = "N", default_value = "20000")]
     max_connections_per_pod: String,
+    /// Seconds between two comparisons of a pod's rules and sockets with what they should be
+    #[arg(long, env = "GAMMARUS_INSPECTION_SECONDS", value_name = "N", default_value = "15")]
+    inspection_seconds: String,
+    /// Seconds that another node's view of the cluster may be behind this one's
+    #[arg(long, env = "GAMMARUS_LAG_SECONDS", value_name = "N", default_value = "10")]
+    lag_seconds: String,
+    /// Seconds without a new use of the hop before a pod that is released is no longer captured
+    #[arg(long, env = "GAMMARUS_RELEASE_SECONDS", value_name = "N", default_value = "30")]
+    release_seconds: String,
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +162,17 @@ pub struct DataPathConfig {
     pub max_connections_per_pod: usize,
 }
 
+/// How long enrolment waits for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnrolmentConfig {
+    /// Between two comparisons of a pod with what it should be.
+    pub inspection: Duration,
+    /// How far another node's view of the cluster may be behind this one's.
+    pub lag: Duration,
+    /// Without a new use of the hop, before a pod that is released is no longer captured.
+    pub release: Duration,
+}
+
 /// What the proxy writes about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetryConfig {
@@ -184,6 +205,8 @@ pub struct MeshConfig {
     pub health_listen: SocketAddr,
     /// The data path.
     pub data_path: DataPathConfig,
+    /// The pods' way in and out.
+    pub enrolment: EnrolmentConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
 }
@@ -304,6 +327,7 @@ fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
     let admin_listen = reader.read("--admin-listen", &raw.admin_listen, loopback);
     let health_listen = reader.read("--health-listen", &raw.health_listen, socket_address);
     let data_path = read_data_path(reader, raw);
+    let enrolment = read_enrolment(reader, raw);
     let telemetry = read_telemetry(reader, raw);
     let config = (|| {
         Some(MeshConfig {
@@ -316,6 +340,7 @@ fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
             admin_listen: admin_listen?,
             health_listen: health_listen?,
             data_path: data_path?,
+            enrolment: enrolment?,
             telemetry: telemetry?,
         })
     })();
@@ -346,6 +371,17 @@ fn read_data_path(reading: &mut Reading, raw: &RawMesh) -> Option<DataPathConfig
             number(value, 1_000_000)
         });
     Some(DataPathConfig { workers: workers?, max_connections_per_pod: max_connections_per_pod? })
+}
+
+fn read_enrolment(reading: &mut Reading, raw: &RawMesh) -> Option<EnrolmentConfig> {
+    let mut seconds = |flag, value| {
+        let read = reading.read(flag, value, |value| number(value, 3600));
+        read.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs)
+    };
+    let inspection = seconds("--inspection-seconds", &raw.inspection_seconds);
+    let lag = seconds("--lag-seconds", &raw.lag_seconds);
+    let release = seconds("--release-seconds", &raw.release_seconds);
+    Some(EnrolmentConfig { inspection: inspection?, lag: lag?, release: release? })
 }
 
 fn read_telemetry(reading: &mut Reading, raw: &RawMesh) -> Option<TelemetryConfig> {

@@ -46,6 +46,8 @@ fn what_is_not_given_has_its_default() {
     assert_eq!(config.health_listen, "[::]:15021".parse().unwrap());
     assert!(config.data_path.workers >= 1);
     assert_eq!(config.data_path.max_connections_per_pod, 20_000);
+    let EnrolmentConfig { inspection, lag, release } = config.enrolment;
+    assert_eq!([inspection, lag, release].map(|time| time.as_secs()), [15, 10, 30]);
     let telemetry =
         TelemetryConfig { access: AccessOutput::Stdout, format: LogFormat::Text, filter: "info".to_owned() };
     assert_eq!(config.telemetry, telemetry);

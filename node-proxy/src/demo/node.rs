@@ -31,6 +31,8 @@ pub struct WorldNode {
     pub dir: PathBuf,
     /// The node's own addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
+    /// The folder of objects that its proxy watches.
+    pub objects: PathBuf,
     pub(crate) number: u8,
     pub(crate) pods: u8,
     pub(crate) proxy: Option<Process>,
@@ -50,7 +52,7 @@ impl WorldNode {
     }
 }
 
-pub(crate) fn add(world: &mut World, name: &str) -> Result<(), DemoError> {
+pub(crate) fn add(world: &mut World, name: &str, objects: PathBuf) -> Result<(), DemoError> {
     let taken = || DemoError::Object { origin: format!("node {name}"), problem: "exists already".to_owned() };
     if world.nodes.contains_key(name) {
         return Err(taken());
@@ -66,7 +68,9 @@ pub(crate) fn add(world: &mut World, name: &str) -> Result<(), DemoError> {
     let each = world.families.each();
     let addresses = each.iter().map(|family| Block::Link(number).address(*family, 2)).collect::<Vec<_>>();
     write_object(world, name, number, &addresses)?;
-    world.nodes.insert(name.to_owned(), WorldNode { netns, dir, addresses, number, pods: 0, proxy: None });
+    world
+        .nodes
+        .insert(name.to_owned(), WorldNode { netns, dir, addresses, objects, number, pods: 0, proxy: None });
     if world.has_mesh() { restart_proxy(world, name) } else { Ok(()) }
 }
 
@@ -128,7 +132,7 @@ pub(crate) fn restart_proxy(world: &mut World, name: &str) -> Result<(), DemoErr
     let mut argv = vec![binary("node-proxy")?.display().to_string(), "mesh".to_owned()];
     argv.extend([
         format!("--node={name}"),
-        format!("--objects={}", world.objects_dir().display()),
+        format!("--objects={}", node.objects.display()),
         format!("--socket={}", node.socket().display()),
         format!("--state-dir={}", node.dir.join("state").display()),
         format!("--ca-address={}", ca_address(world)),

@@ -54,6 +54,7 @@ pub struct PodBuilder<'w> {
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     node: Option<String>,
+    host: Option<u8>,
     program: Option<Vec<String>>,
 }
 
@@ -67,6 +68,7 @@ impl<'w> PodBuilder<'w> {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             node: None,
+            host: None,
             program: None,
         }
     }
@@ -106,6 +108,13 @@ impl<'w> PodBuilder<'w> {
         self
     }
 
+    /// Gives it this host number of its node's addresses, which must be free; the next one unless set.
+    #[must_use]
+    pub const fn at(mut self, host: u8) -> Self {
+        self.host = Some(host);
+        self
+    }
+
     /// Runs the demo's application, which answers as `answers`, on [`APP_PORT`] of both families.
     ///
     /// # Errors
@@ -139,7 +148,7 @@ impl<'w> PodBuilder<'w> {
         let object = self.object(&node, &uid);
         self.world.objects.write(&self.name, object.clone(), "default")?;
 
-        let (netns, addresses, mac) = plug(self.world, &self.name, &node)?;
+        let (netns, addresses, mac) = plug(self.world, &self.name, (&node, self.host))?;
         self.world.write_hosts(&netns, &self.namespace)?;
         let namespace = self.namespace;
         let pod = WorldPod { namespace, node, netns, addresses, uid, app: None, object, mac };
@@ -247,6 +256,17 @@ impl World {
         write_status(self, name)
     }
 
+    /// Sets a label of a running pod.
+    ///
+    /// # Errors
+    /// When there is no such pod, or its file cannot be written.
+    pub fn label_pod(&mut self, name: &str, label: &str, value: &str) -> Result<(), DemoError> {
+        let unknown = || DemoError::Unknown { kind: "pod", name: name.to_owned() };
+        let pod = self.pods.get_mut(name).ok_or_else(unknown)?;
+        pod.object["metadata"]["labels"][label] = json!(value);
+        write_status(self, name)
+    }
+
     /// Ends a pod as a kubelet does: its application, the plugin's `DEL`, the namespace, the object.
     ///
     /// # Errors
@@ -279,14 +299,19 @@ fn host_number(pods: u8) -> Option<u8> {
 }
 
 /// Makes the pod's namespace and its link to the node; returns its name, addresses and MAC address.
-fn plug(world: &mut World, name: &str, node: &str) -> Result<(String, Vec<IpAddr>, String), DemoError> {
+fn plug(
+    world: &mut World,
+    name: &str,
+    (node, host): (&str, Option<u8>),
+) -> Result<(String, Vec<IpAddr>, String), DemoError> {
     let families = world.families.each();
     let unknown = || DemoError::Unknown { kind: "node", name: node.to_owned() };
     let full = || DemoError::Object { origin: format!("pod {name}"), problem: format!("{node} is full") };
     let place = world.nodes.get_mut(node).ok_or_else(unknown)?;
-    let (number, host) = (place.number, host_number(place.pods).ok_or_else(full)?);
+    let (number, host) = (place.number, host.or_else(|| host_number(place.pods)).ok_or_else(full)?);
     place.pods += 1;
-    let (outside, veth) = (place.netns.clone(), format!("pod{host}"));
+    // Counted: the link of a pod that had the address before goes a moment after it.
+    let (outside, veth) = (place.netns.clone(), format!("pod{}", place.pods));
     let inside = world.make_netns(name)?;
     command::ip(&format!("-n {inside} link add eth0 type veth peer name {veth} netns {outside}"))?;
     command::ip(&format!("-n {inside} link set eth0 up"))?;
@@ -305,7 +330,7 @@ fn plug(world: &mut World, name: &str, node: &str) -> Result<(String, Vec<IpAddr
             format!("-n {inside} addr add {address}/{length} dev eth0 {nodad}"),
             format!("-n {inside} {flag} route add {gateway} dev eth0"),
             format!("-n {inside} {flag} route add default via {gateway} dev eth0"),
-            format!("-n {outside} {flag} route add {address} dev {veth}"),
+            format!("-n {outside} {flag} route replace {address} dev {veth}"),
             on_veth,
         ] {
             if !line.is_empty() {

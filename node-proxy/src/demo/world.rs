@@ -184,7 +184,15 @@ impl World {
     /// # Errors
     /// When a step fails; with the end of the proxy's log when it does not become ready.
     pub fn node(&mut self, name: &str) -> Result<(), DemoError> {
-        node::add(self, name)
+        self.node_that_reads(name, self.objects_dir().to_owned())
+    }
+
+    /// Adds a node whose proxy reads its objects from another folder, which the caller fills.
+    ///
+    /// # Errors
+    /// As [`World::node`].
+    pub fn node_that_reads(&mut self, name: &str, objects: PathBuf) -> Result<(), DemoError> {
+        node::add(self, name, objects)
     }
 
     /// Writes a Namespace with these labels.

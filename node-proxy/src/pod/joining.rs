@@ -4,6 +4,7 @@
 //! data path, rules, proof, mark, so that nothing is refused in between. Each step is taken only when the one before
 //! holds.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use tokio::time::Instant;
 use super::error::EnrolError;
 use super::netns::NetnsCookie;
 use super::proof::prove;
-use super::registry::{PodRegistry, blocking};
+use super::registry::{PodRegistry, blocking, lock};
 use super::standing::Stand;
 use super::{EnrolledPod, PodEvent, PodListener, redirect, sockets};
-use crate::cluster::objects::Mark;
+use crate::cluster::objects::{Mark, ObjectKey};
 
 /// How long the data path may take to let go of a pod that has left.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -150,11 +151,20 @@ impl PodRegistry {
             Ok(outcome) => outcome,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
-        written.map_err(|source| EnrolError::Mark { pod: enrolment.pod.pod.clone(), source })
+        written.map_err(|source| EnrolError::Mark { pod: enrolment.pod.pod.clone(), source })?;
+        self.count_marked(|marked| marked.insert(enrolment.pod.pod.clone()));
+        Ok(())
+    }
+
+    fn count_marked(&self, change: impl FnOnce(&mut HashSet<ObjectKey>) -> bool) {
+        let mut marked = lock(&self.marked);
+        change(&mut marked);
+        self.parts.metrics.set_pods_enrolled(marked.len());
     }
 
     /// Takes a pod's mark away.
     pub(super) async fn unmark(&self, pod: &EnrolledPod) {
+        self.count_marked(|marked| marked.remove(&pod.pod));
         let (marks, key, uid) = (self.parts.marks.clone(), pod.pod.clone(), pod.uid.clone());
         if let Err(error) = blocking(move || marks.remove(&key, &uid)).await {
             tracing::warn!(pod = %pod.pod, %error, "a mark that should go may still be there");

@@ -386,6 +386,27 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_leads_elsewhere_is_found_although_it_is_called_the_same() {
+        let namespace = Namespace::new("edited");
+        let netns = namespace.open();
+        install(&netns).expect("rules");
+        assert_eq!(inspect(&netns).expect("an inspection"), []);
+        let mut edited = rules(Phase::Redirecting);
+        let to_pod = edited.iter_mut().find(|rule| rule.chain == INBOUND.name).expect("the inbound rule");
+        to_pod.expressions.truncate(to_pod.expressions.len() - 2);
+        to_pod.expressions.extend(nft::redirect_to(INBOUND_PORT + 1));
+        let comment = to_pod.comment.clone();
+        inside(&netns, || {
+            let batch = Batch::new(Family::Inet, TABLE).flush();
+            Ok(edited.iter().fold(batch, Batch::rule).commit()?)
+        })
+        .expect("edited rules");
+        assert_eq!(inspect(&netns).expect("an inspection"), [Deviation::Rule(INBOUND.name, comment)]);
+        install(&netns).expect("a repair");
+        assert_eq!(inspect(&netns).expect("an inspection"), []);
+    }
+
+    #[test]
     fn a_transaction_with_one_bad_rule_changes_nothing_and_names_it() {
         let namespace = Namespace::new("batch");
         let bad = Rule { chain: "nowhere", comment: "bad".to_owned(), expressions: vec![nft::accept()] };

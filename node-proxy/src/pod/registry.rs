@@ -6,7 +6,7 @@
 //! pod, so that its namespace can end. Work on one pod is done one step after the other, pods do not wait for
 //! each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -138,13 +138,15 @@ pub struct PodRegistry {
     pub(super) parts: RegistryParts,
     slots: Mutex<HashMap<ObjectKey, Arc<Slot>>>,
     pub(super) owners: Mutex<HashMap<AttachmentId, Owner>>,
+    /// The pods that have their mark.
+    pub(super) marked: Mutex<HashSet<ObjectKey>>,
 }
 
 impl PodRegistry {
     /// A registry without pods.
     #[must_use]
     pub fn new(parts: RegistryParts) -> Self {
-        Self { parts, slots: Mutex::default(), owners: Mutex::default() }
+        Self { parts, slots: Mutex::default(), owners: Mutex::default(), marked: Mutex::default() }
     }
 
     /// Takes a new pod into the mesh, if it is to be there; asking again is no error.
