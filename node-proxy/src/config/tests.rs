@@ -173,5 +173,5 @@ fn every_flag_is_also_read_from_the_environment_under_its_own_name() {
         assert_eq!(argument.get_env().unwrap().to_str(), Some(variable(&flag).as_str()));
         seen += 1;
     }
-    assert_eq!(seen, 16);
+    assert_eq!(seen, 19);
 }
