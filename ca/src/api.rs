@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// Where certificates are asked for (POST).
 pub const SIGN_PATH: &str = "/v1/certificates";
+/// Where the trust bundle is asked for (GET). A caller names the bundle that it has in `If-None-Match`, and is answered
+/// 304 if that is the newest; `Cache-Control: max-age` says when to ask again.
+pub const BUNDLE_PATH: &str = "/v1/trust-bundle";
 /// Answers 200 while the process serves (GET).
 pub const LIVEZ_PATH: &str = "/livez";
 /// The longest request body, in bytes.
@@ -31,6 +34,14 @@ pub struct SignRequest {
 pub struct SignResponse {
     /// The leaf and then any intermediates, in PEM.
     pub chain: String,
+    /// The roots that peers are verified against, in PEM.
+    pub trust_bundle: String,
+}
+
+/// The answer to a question for the trust bundle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BundleResponse {
     /// The roots that peers are verified against, in PEM.
     pub trust_bundle: String,
 }

@@ -3,6 +3,7 @@
 //! Stands before everything that reads a request's body. It must never say yes on anything that it could
 //! not read: a file that is broken takes its own pods or its own token away, and nothing else.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::future::Future;
@@ -57,6 +58,9 @@ pub trait Authorizer: fmt::Debug + Send + Sync {
 
     /// Whether `caller` may have `identity`, whose trust domain has been checked already.
     fn authorize<'a>(&'a self, caller: &'a Caller, identity: &'a SpiffeId) -> Answer<'a, ()>;
+
+    /// The nodes that have to know a root before it signs.
+    fn nodes(&self) -> Answer<'_, Vec<String>>;
 }
 
 /// One token file per node, and pods from a directory of YAML; both are read at each request.
@@ -90,6 +94,11 @@ impl Authorizer for TokenFile {
             }
         }))
     }
+
+    fn nodes(&self) -> Answer<'_, Vec<String>> {
+        let directory = self.tokens.clone();
+        Box::pin(off_the_runtime(move || Ok(token_files(&directory)?.into_keys().collect())))
+    }
 }
 
 /// Runs what reads files on a thread that may block.
@@ -101,15 +110,23 @@ async fn off_the_runtime<T: Send + 'static>(
         .unwrap_or_else(|e| Err(AuthorizeError::Unavailable(std::io::Error::other(e))))
 }
 
-/// The node whose file holds `token`. All files are compared, each in constant time.
-fn find_node(directory: &Path, token: &str) -> Result<Caller, AuthorizeError> {
-    let mut found = Vec::new();
+/// The files of a directory of tokens, by their nodes.
+fn token_files(directory: &Path) -> Result<BTreeMap<String, PathBuf>, AuthorizeError> {
+    let mut files = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(AuthorizeError::Unavailable)? {
         let path = entry.map_err(AuthorizeError::Unavailable)?.path();
         let Some(node) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if node.starts_with('.') || !path.is_file() {
-            continue;
+        if !node.starts_with('.') && path.is_file() {
+            files.insert(node.to_owned(), path);
         }
+    }
+    Ok(files)
+}
+
+/// The node whose file holds `token`. All files are compared, each in constant time.
+fn find_node(directory: &Path, token: &str) -> Result<Caller, AuthorizeError> {
+    let mut found = Vec::new();
+    for (node, path) in token_files(directory)? {
         let content = match fs::read_to_string(&path) {
             Ok(content) => content,
             Err(error) => {
@@ -123,7 +140,7 @@ fn find_node(directory: &Path, token: &str) -> Result<Caller, AuthorizeError> {
             continue;
         }
         if bool::from(expected.as_bytes().ct_eq(token.as_bytes())) {
-            found.push(node.to_owned());
+            found.push(node);
         }
     }
     if found.len() > 1 {

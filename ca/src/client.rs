@@ -6,13 +6,16 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Request, StatusCode};
+use hyper::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, IF_NONE_MATCH, RETRY_AFTER,
+};
+use hyper::http::request;
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
@@ -24,11 +27,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::api::{ErrorBody, MAX_RESPONSE_BODY, SIGN_PATH, SignRequest, SignResponse};
+use crate::api::{
+    BUNDLE_PATH, BundleResponse, ErrorBody, MAX_RESPONSE_BODY, SIGN_PATH, SignRequest, SignResponse,
+};
+use crate::bundle::TrustBundle;
 use crate::spiffe::SpiffeId;
 
 /// How long one call may take, from the dial to the last byte.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// However long the CA asks to wait, it is asked again after this.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -85,12 +94,27 @@ pub enum ClientError {
     /// No answer in time.
     #[error("the CA did not answer within {} seconds", CALL_TIMEOUT.as_secs())]
     Timeout,
+    /// This node asks too often.
+    #[error("the CA takes no request of this node for {} seconds", .retry_after.as_secs())]
+    TooMany {
+        /// For how long.
+        retry_after: Duration,
+    },
     /// TLS could not be set up.
     #[error("TLS towards the CA cannot be set up")]
     Tls(#[from] rustls::Error),
 }
 
 impl ClientError {
+    /// How long the CA asks to wait before the next call, if it does.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooMany { retry_after } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     /// Of a dial or a handshake; one that failed for the time names both clocks.
     fn connect(address: &str, source: io::Error) -> Self {
         let address = address.to_owned();
@@ -121,6 +145,15 @@ pub struct SignedIdentity {
     pub chain: Vec<CertificateDer<'static>>,
     /// The roots that peers are verified against.
     pub trust_bundle: Vec<CertificateDer<'static>>,
+}
+
+/// What the CA says to a question for its bundle.
+#[derive(Clone, Debug)]
+pub struct BundleAnswer {
+    /// The newest bundle; `None` when it is the one that is held.
+    pub bundle: Option<TrustBundle>,
+    /// When to ask again, if the CA has said so.
+    pub ask_again: Option<Duration>,
 }
 
 /// An ECDSA P-256 key of a workload, made here, kept in memory and wiped when it is dropped.
@@ -172,6 +205,8 @@ pub struct CaClient {
     server_name: ServerName<'static>,
     bundle: PathBuf,
     token: PathBuf,
+    /// The roots that the CA has named last.
+    learned: Arc<Mutex<Vec<CertificateDer<'static>>>>,
 }
 
 impl CaClient {
@@ -188,7 +223,8 @@ impl CaClient {
     ) -> Result<Self, ClientError> {
         let server_name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| ClientError::ServerName(server_name.to_owned()))?;
-        Ok(Self { address: address.into(), server_name, bundle: bundle.into(), token: token.into() })
+        let (address, bundle, token) = (address.into(), bundle.into(), token.into());
+        Ok(Self { address, server_name, bundle, token, learned: Arc::default() })
     }
 
     /// Asks for a leaf for `identity` with the key of `csr` (PEM, see [`WorkloadKey::csr`]).
@@ -196,12 +232,54 @@ impl CaClient {
     /// # Errors
     /// See [`ClientError`]. Whether the leaf fits key and identity is the caller's to check.
     pub async fn sign(&self, identity: &SpiffeId, csr: String) -> Result<SignedIdentity, ClientError> {
-        tokio::time::timeout(CALL_TIMEOUT, Box::pin(self.call(identity, csr)))
+        tokio::time::timeout(CALL_TIMEOUT, Box::pin(self.ask_for_leaf(identity, csr)))
             .await
             .unwrap_or(Err(ClientError::Timeout))
     }
 
-    async fn call(&self, identity: &SpiffeId, csr: String) -> Result<SignedIdentity, ClientError> {
+    /// Asks for the newest trust bundle. `held` is the tag of the one that is in use here, which the CA takes note of.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn trust_bundle(&self, held: Option<&str>) -> Result<BundleAnswer, ClientError> {
+        tokio::time::timeout(CALL_TIMEOUT, Box::pin(self.ask_for_bundle(held)))
+            .await
+            .unwrap_or(Err(ClientError::Timeout))
+    }
+
+    async fn ask_for_leaf(&self, identity: &SpiffeId, csr: String) -> Result<SignedIdentity, ClientError> {
+        let body = serde_json::to_vec(&SignRequest { csr, identity: identity.to_string() })
+            .map_err(|_| ClientError::BadAnswer("the request cannot be written"))?;
+        let request = Request::post(SIGN_PATH).header(CONTENT_TYPE, "application/json");
+        let answer: SignResponse = read_json(&self.exchange(request, body.into()).await?)?;
+        let chain = certificates(&answer.chain).ok_or(ClientError::BadAnswer("the chain is not PEM"))?;
+        let trust_bundle = read_bundle(&answer.trust_bundle)?;
+        self.learn(&trust_bundle);
+        Ok(SignedIdentity { chain, trust_bundle })
+    }
+
+    async fn ask_for_bundle(&self, held: Option<&str>) -> Result<BundleAnswer, ClientError> {
+        let mut request = Request::get(BUNDLE_PATH);
+        if let Some(tag) = held {
+            request = request.header(IF_NONE_MATCH, format!("\"{tag}\""));
+        }
+        let response = self.exchange(request, Bytes::new()).await?;
+        let bundle = if response.status() == StatusCode::NOT_MODIFIED {
+            None
+        } else {
+            let answer: BundleResponse = read_json(&response)?;
+            Some(TrustBundle::new(read_bundle(&answer.trust_bundle)?))
+        };
+        if let Some(bundle) = &bundle {
+            self.learn(bundle.roots());
+        }
+        let age =
+            text(&response, CACHE_CONTROL).split(',').find_map(|part| part.trim().strip_prefix("max-age="));
+        Ok(BundleAnswer { bundle, ask_again: age.and_then(|age| age.parse().ok()).map(Duration::from_secs) })
+    }
+
+    /// One request on a connection of its own, as this node; the whole answer, if it is a good one.
+    async fn exchange(&self, request: request::Builder, body: Bytes) -> Result<Response<Bytes>, ClientError> {
         let token = String::from_utf8(read(&self.token).await?)
             .map_err(|_| ClientError::BadAnswer("the token is not text"))?;
         let tls = self.tls_config().await?;
@@ -212,25 +290,26 @@ impl CaClient {
             .await
             .map_err(connect)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let body = serde_json::to_vec(&SignRequest { csr, identity: identity.to_string() })
-            .map_err(|_| ClientError::BadAnswer("the request cannot be written"))?;
-        let request = Request::post(SIGN_PATH)
+        let request = request
             .header(HOST, self.server_name.to_str().as_ref())
             .header(AUTHORIZATION, format!("Bearer {}", token.trim_ascii()))
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
+            .body(Full::new(body))
             .map_err(|_| ClientError::BadAnswer("the token does not fit in a header"))?;
         let exchange = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_RESPONSE_BODY)
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            let body = Limited::new(body, MAX_RESPONSE_BODY)
                 .collect()
                 .await
                 .map_err(|_| ClientError::BadAnswer("the body is too long or cut short"))?;
-            Ok::<_, ClientError>((status, body.to_bytes()))
+            Ok::<_, ClientError>(Response::from_parts(head, body.to_bytes()))
         };
-        let (status, body) = drive(exchange, connection).await?;
-        read_answer(status, &body)
+        check_status(drive(exchange, connection).await?)
+    }
+
+    /// From now on the CA may show a certificate of these roots as well: its file here may be older than they are.
+    fn learn(&self, roots: &[CertificateDer<'static>]) {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        *learned = roots.to_vec();
     }
 
     /// TLS 1.3 towards the CA, trusting what the bundle holds now.
@@ -243,6 +322,8 @@ impl CaClient {
         if roots.is_empty() {
             return Err(bad());
         }
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        roots.add_parsable_certificates(learned);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         Ok(ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -268,19 +349,33 @@ async fn drive<T>(
     }
 }
 
-/// The certificates of a good answer, or what the CA says against it.
-fn read_answer(status: StatusCode, body: &[u8]) -> Result<SignedIdentity, ClientError> {
-    if status != StatusCode::OK {
-        let message = serde_json::from_slice::<ErrorBody>(body)
-            .map_or_else(|_| "no reason given".to_owned(), |body| body.error.chars().take(400).collect());
-        return Err(ClientError::Refused { status, message });
+/// A good answer, or what the CA says against it.
+fn check_status(response: Response<Bytes>) -> Result<Response<Bytes>, ClientError> {
+    let status = response.status();
+    if matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {
+        return Ok(response);
     }
-    let answer: SignResponse = serde_json::from_slice(body)
-        .map_err(|_| ClientError::BadAnswer("the body is not the JSON of an answer"))?;
-    let chain = certificates(&answer.chain).ok_or(ClientError::BadAnswer("the chain is not PEM"))?;
-    let trust_bundle =
-        certificates(&answer.trust_bundle).ok_or(ClientError::BadAnswer("the trust bundle is not PEM"))?;
-    Ok(SignedIdentity { chain, trust_bundle })
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let seconds = text(&response, RETRY_AFTER).parse().unwrap_or(1);
+        return Err(ClientError::TooMany { retry_after: Duration::from_secs(seconds).min(LONGEST_RETRY) });
+    }
+    let message = serde_json::from_slice::<ErrorBody>(response.body())
+        .map_or_else(|_| "no reason given".to_owned(), |body| body.error.chars().take(400).collect());
+    Err(ClientError::Refused { status, message })
+}
+
+/// A header as text; empty when it is not there.
+fn text(response: &Response<Bytes>, name: HeaderName) -> &str {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().trim()
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(response: &Response<Bytes>) -> Result<T, ClientError> {
+    serde_json::from_slice(response.body())
+        .map_err(|_| ClientError::BadAnswer("the body is not the JSON of an answer"))
+}
+
+fn read_bundle(pem: &str) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    certificates(pem).ok_or(ClientError::BadAnswer("the trust bundle is not PEM"))
 }
 
 /// All certificates of a PEM text, if there is at least one and all are whole.

@@ -47,9 +47,9 @@ pub enum IssueError {
     /// The configured lifetime is out of bounds.
     #[error("a leaf lives between {} and {} seconds, not {}", MIN_LEAF_LIFETIME.as_secs(), MAX_LEAF_LIFETIME.as_secs(), .0.as_secs())]
     Lifetime(Duration),
-    /// The root has not long enough to live.
-    #[error("the root expires at {0}: no leaf may outlive it")]
-    RootExpires(OffsetDateTime),
+    /// What signs has not long enough to live.
+    #[error("what signs expires at {0}: no leaf may outlive it")]
+    SignerExpires(OffsetDateTime),
     /// The signer failed.
     #[error("the leaf cannot be made")]
     Sign(#[from] rcgen::Error),
@@ -72,7 +72,7 @@ impl IssueError {
             | Self::ForeignName(_)
             | Self::TooLong(_)
             | Self::UnsupportedKey => true,
-            Self::Lifetime(_) | Self::RootExpires(_) | Self::Sign(_) => false,
+            Self::Lifetime(_) | Self::SignerExpires(_) | Self::Sign(_) => false,
         }
     }
 }
@@ -92,6 +92,12 @@ impl LeafLifetime {
         } else {
             Err(IssueError::Lifetime(lifetime))
         }
+    }
+
+    /// The lifetime.
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        self.0
     }
 }
 
@@ -154,10 +160,10 @@ fn check_names(names: &[GeneralName<'_>], identity: &SpiffeId) -> Result<(), Iss
 
 /// Makes the leaf for `identity`, in PEM: the X.509-SVID of section 2 to 4 of that specification.
 ///
-/// The SPIFFE ID is the only SAN and, as the subject is empty, critical. The leaf never outlives the root.
+/// The SPIFFE ID is the only SAN and, as the subject is empty, critical. The leaf never outlives what signs it.
 ///
 /// # Errors
-/// [`IssueError::RootExpires`] with less than a minute of the root's life left, [`IssueError::Sign`] otherwise.
+/// [`IssueError::SignerExpires`] with less than a minute of the signer's life left, [`IssueError::Sign`] otherwise.
 pub fn issue_leaf(
     issuer: &Issuer<'_, KeyPair>,
     key: &ProvenKey,
@@ -188,19 +194,19 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// A life of `lifetime` from `now`, backdated by [`BACKDATED`] and cut to the root's end.
+    /// A life of `lifetime` from `now`, backdated by [`BACKDATED`] and cut to the signer's end.
     ///
     /// # Errors
-    /// [`IssueError::RootExpires`] if less than a minute would be left of it.
+    /// [`IssueError::SignerExpires`] if less than a minute, and less than half of `lifetime`, would be left of it.
     pub fn within(
-        root_not_after: OffsetDateTime,
+        signer_not_after: OffsetDateTime,
         now: OffsetDateTime,
         lifetime: LeafLifetime,
     ) -> Result<Self, IssueError> {
-        if root_not_after < now + Duration::from_secs(60) {
-            return Err(IssueError::RootExpires(root_not_after));
+        if signer_not_after < now + Duration::from_secs(60).min(lifetime.0 / 2) {
+            return Err(IssueError::SignerExpires(signer_not_after));
         }
-        Ok(Self { not_before: now - BACKDATED, not_after: root_not_after.min(now + lifetime.0) })
+        Ok(Self { not_before: now - BACKDATED, not_after: signer_not_after.min(now + lifetime.0) })
     }
 }
 

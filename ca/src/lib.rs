@@ -2,21 +2,32 @@
 //!
 //! A node proxy makes a key, sends a CSR with its own token, and gets a leaf for one service account that
 //! has a pod on that node, together with the trust bundle. The way of a request on the CA's side is
-//! `server → authorize → issue`, under what `root` keeps on disk; `client` is the other end.
+//! `server → answer → authorize → issue`; `client` is the other end. What signs is kept by `keeper`: `rotation` says
+//! which step is next, `state` has it on the disk, `supplied` reads a signer that a person gives, and `signer` checks
+//! any before it may sign.
 //!
 //! # Invariants
 //! 1. A workload's private key never reaches the CA, and the CA's own never leaves its state directory.
 //! 2. Nothing in a leaf comes from the CSR but the public key.
 //! 3. A caller that is not authorised for an identity never reaches the signer.
 //! 4. A root that cannot be read is an error, never a reason to make another one.
+//! 5. Nothing is signed under a root that a node of the mesh may not have yet.
 
+pub mod answer;
 pub mod api;
 pub mod authorize;
+pub mod bundle;
 pub mod client;
 pub mod issue;
-pub mod root;
+pub mod keeper;
+pub mod limit;
+pub mod metrics;
+pub mod rotation;
 pub mod server;
+pub mod signer;
 pub mod spiffe;
+pub mod state;
+pub mod supplied;
 
 pub use client::{CaClient, ClientError, SignedIdentity, WorkloadKey};
 pub use spiffe::{SpiffeId, TrustDomain};

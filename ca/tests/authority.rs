@@ -8,10 +8,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gammarus_ca::answer::CertificateAuthority;
 use gammarus_ca::authorize::TokenFile;
 use gammarus_ca::issue::LeafLifetime;
-use gammarus_ca::root::{CA_CERT_FILE, ROOT_FILE, Root, RootError};
-use gammarus_ca::server::{CertificateAuthority, serve};
+use gammarus_ca::keeper::Keeper;
+use gammarus_ca::limit::{Rate, RateLimit};
+use gammarus_ca::metrics::Metrics;
+use gammarus_ca::rotation::Terms;
+use gammarus_ca::server::serve;
+use gammarus_ca::state::CA_CERT_FILE;
 use gammarus_ca::{CaClient, ClientError, SignedIdentity, SpiffeId, TrustDomain, WorkloadKey};
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
@@ -19,7 +24,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 const TOKEN: &str = "token-of-node-a-0123456789";
@@ -35,18 +40,21 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
+        Self::with_rate(Rate { burst: 1000.0, per_second: 1000.0 }).await
+    }
+
+    async fn with_rate(rate: Rate) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for sub in ["tokens", "objects"] {
             fs::create_dir(dir.path().join(sub)).unwrap();
         }
         fs::write(dir.path().join("tokens/node-a"), format!("{TOKEN}\n")).unwrap();
         fs::write(dir.path().join("objects/pods.yaml"), PODS).unwrap();
-        let trust_domain = TrustDomain::new("cluster.local").unwrap();
         let ca = CertificateAuthority {
-            root: Root::load_or_create(&dir.path().join("state"), &trust_domain).unwrap(),
-            trust_domain,
+            keeper: Arc::new(keeper(&dir.path().join("state"))),
             authorizer: Box::new(TokenFile::new(dir.path().join("tokens"), dir.path().join("objects"))),
-            leaf_lifetime: LeafLifetime::new(Duration::from_secs(3600)).unwrap(),
+            limit: RateLimit::new(rate),
+            metrics: Arc::new(Metrics::new().unwrap()),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -103,6 +111,11 @@ impl Rig {
     }
 }
 
+fn keeper(dir: &Path) -> Keeper {
+    let terms = Terms::usual(LeafLifetime::new(Duration::from_secs(3600)).unwrap());
+    Keeper::open(dir, &TrustDomain::new("cluster.local").unwrap(), terms, None).unwrap()
+}
+
 fn id(text: &str) -> SpiffeId {
     text.parse().unwrap()
 }
@@ -140,10 +153,12 @@ fn refused(result: Result<SignedIdentity, ClientError>, expected: u16, part: &st
 async fn a_leaf_says_its_identity_and_nothing_else() {
     let rig = Rig::start().await;
     let signed = rig.sign(WEB, &csr(WEB)).await.unwrap();
-    assert_eq!((signed.chain.len(), signed.trust_bundle.len()), (1, 1));
+    assert_eq!((signed.chain.len(), signed.trust_bundle.len()), (2, 1), "the leaf and its issuer; the root");
     let (_, leaf) = X509Certificate::from_der(&signed.chain[0]).unwrap();
     let (_, root) = X509Certificate::from_der(&signed.trust_bundle[0]).unwrap();
-    leaf.verify_signature(Some(root.public_key())).unwrap();
+    let (_, issuer) = X509Certificate::from_der(&signed.chain[1]).unwrap();
+    issuer.verify_signature(Some(root.public_key())).unwrap();
+    leaf.verify_signature(Some(issuer.public_key())).unwrap();
     assert_eq!(leaf.subject().iter().count(), 0, "no subject, so no CN");
     let san = leaf.subject_alternative_name().unwrap().unwrap();
     assert!(san.critical, "RFC 5280 4.2.1.6: critical, as the subject is empty");
@@ -163,13 +178,14 @@ async fn a_leaf_says_its_identity_and_nothing_else() {
     let again = rig.sign(WEB, &csr(WEB)).await.unwrap();
     let (_, again) = X509Certificate::from_der(&again.chain[0]).unwrap();
     assert_ne!(leaf.raw_serial(), again.raw_serial());
-    assert!(root.is_ca() && root.basic_constraints().unwrap().unwrap().value.path_len_constraint == Some(0));
-    assert!(
-        !root
-            .extensions()
-            .iter()
-            .any(|e| matches!(e.parsed_extension(), ParsedExtension::NameConstraints(_)))
-    );
+    for (ca, below) in [(&root, 1), (&issuer, 0)] {
+        let constraints = ca.basic_constraints().unwrap().unwrap().value;
+        assert!(ca.is_ca() && constraints.path_len_constraint == Some(below), "{:?}", ca.subject());
+        let named = |extension: &X509Extension<'_>| {
+            matches!(extension.parsed_extension(), ParsedExtension::NameConstraints(_))
+        };
+        assert!(!ca.extensions().iter().any(named));
+    }
 }
 
 #[tokio::test]
@@ -191,8 +207,12 @@ async fn openssl_reads_and_verifies_a_leaf() {
     let pem = rig.path("leaf.pem");
     openssl(&["x509", "-inform", "DER", "-in", leaf.to_str().unwrap(), "-out", pem.to_str().unwrap()]);
     let bundle = rig.path("state").join(CA_CERT_FILE);
+    let (issuer, above) = (rig.path("issuer.der"), rig.path("issuer.pem"));
+    fs::write(&issuer, &signed.chain[1]).unwrap();
+    let (issuer, above) = (issuer.to_str().unwrap(), above.to_str().unwrap());
+    openssl(&["x509", "-inform", "DER", "-in", issuer, "-out", above]);
     for purpose in ["sslserver", "sslclient"] {
-        let args = ["verify", "-x509_strict", "-purpose", purpose, "-CAfile"];
+        let args = ["verify", "-x509_strict", "-untrusted", above, "-purpose", purpose, "-CAfile"];
         let verdict = openssl(&[&args[..], &[bundle.to_str().unwrap(), pem.to_str().unwrap()]].concat());
         assert!(verdict.contains("OK"), "{verdict}");
     }
@@ -359,85 +379,12 @@ async fn the_client_takes_only_the_ca_of_its_bundle_under_its_name() {
     let wrong_name = rig.client("other-ca").sign(&id(WEB), csr(WEB)).await;
     assert!(matches!(wrong_name, Err(ClientError::Connect { .. })), "{wrong_name:?}");
     let other = tempfile::tempdir().unwrap();
-    Root::load_or_create(other.path(), &TrustDomain::new("cluster.local").unwrap()).unwrap();
+    drop(keeper(other.path()));
     fs::copy(other.path().join(CA_CERT_FILE), rig.path("state").join(CA_CERT_FILE)).unwrap();
     let wrong_root = rig.sign(WEB, &csr(WEB)).await;
     assert!(matches!(wrong_root, Err(ClientError::Connect { .. })), "{wrong_root:?}");
     fs::write(rig.path("state").join(CA_CERT_FILE), "").unwrap();
     assert!(matches!(rig.sign(WEB, &csr(WEB)).await, Err(ClientError::Bundle(_))));
-}
-
-#[test]
-fn a_restart_keeps_the_root() {
-    let dir = tempfile::tempdir().unwrap();
-    let domain = TrustDomain::new("cluster.local").unwrap();
-    let first = Root::load_or_create(dir.path(), &domain).unwrap().certificate_pem().to_owned();
-    let bytes = fs::read(dir.path().join(ROOT_FILE)).unwrap();
-    let second = Root::load_or_create(dir.path(), &domain).unwrap().certificate_pem().to_owned();
-    assert_eq!(first, second);
-    assert_eq!(fs::read_to_string(dir.path().join(CA_CERT_FILE)).unwrap(), first);
-    assert_eq!(fs::read(dir.path().join(ROOT_FILE)).unwrap(), bytes);
-    let mode = std::os::unix::fs::PermissionsExt::mode(
-        &fs::metadata(dir.path().join(ROOT_FILE)).unwrap().permissions(),
-    );
-    assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
-}
-
-#[track_caller]
-fn spoilt(change: impl FnOnce(&Path), expected: impl FnOnce(&RootError) -> bool) {
-    let dir = tempfile::tempdir().unwrap();
-    let domain = TrustDomain::new("cluster.local").unwrap();
-    Root::load_or_create(dir.path(), &domain).unwrap();
-    change(dir.path());
-    let before = fs::read(dir.path().join(ROOT_FILE)).ok();
-    let error = Root::load_or_create(dir.path(), &domain).unwrap_err();
-    assert!(expected(&error), "{error}");
-    assert_eq!(fs::read(dir.path().join(ROOT_FILE)).ok(), before, "what was there is left as it was");
-}
-
-#[test]
-fn a_spoilt_root_is_an_error_and_never_a_new_root() {
-    let corrupt = |e: &RootError| matches!(e, RootError::Corrupt(_));
-    spoilt(|dir| fs::write(dir.join(ROOT_FILE), "").unwrap(), corrupt);
-    spoilt(|dir| fs::write(dir.join(ROOT_FILE), "not pem").unwrap(), corrupt);
-    let cut = |dir: &Path| {
-        let text = fs::read_to_string(dir.join(ROOT_FILE)).unwrap();
-        fs::write(dir.join(ROOT_FILE), &text[..text.len() / 2]).unwrap();
-    };
-    spoilt(cut, corrupt);
-    let key_only = |dir: &Path| {
-        let text = fs::read_to_string(dir.join(ROOT_FILE)).unwrap();
-        fs::write(dir.join(ROOT_FILE), text.split("-----BEGIN CERT").next().unwrap()).unwrap();
-    };
-    spoilt(key_only, corrupt);
-    let foreign_key = |dir: &Path| {
-        let cert = fs::read_to_string(dir.join(CA_CERT_FILE)).unwrap();
-        fs::write(dir.join(ROOT_FILE), KeyPair::generate().unwrap().serialize_pem() + &cert).unwrap();
-    };
-    spoilt(foreign_key, |e| matches!(e, RootError::NotOurs(_)));
-    spoilt(
-        |dir| fs::remove_file(dir.join(ROOT_FILE)).unwrap(),
-        |e| matches!(e, RootError::KeyMissing { .. }),
-    );
-    let expired = |dir: &Path| {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        params.subject_alt_names = vec![uri("spiffe://cluster.local")];
-        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        let cert = params.self_signed(&key).unwrap();
-        fs::write(dir.join(ROOT_FILE), key.serialize_pem() + &cert.pem()).unwrap();
-    };
-    spoilt(expired, |e| matches!(e, RootError::NotValidNow { .. }));
-}
-
-#[test]
-fn a_root_of_another_trust_domain_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    Root::load_or_create(dir.path(), &TrustDomain::new("one.test").unwrap()).unwrap();
-    let error = Root::load_or_create(dir.path(), &TrustDomain::new("two.test").unwrap()).unwrap_err();
-    assert!(matches!(error, RootError::TrustDomain { .. }), "{error}");
 }
 
 #[test]
@@ -448,12 +395,51 @@ fn a_lifetime_beyond_a_day_is_refused() {
 }
 
 #[test]
-fn no_leaf_outlives_the_root() {
+fn no_leaf_outlives_what_signs_it() {
     use gammarus_ca::issue::{IssueError, Validity};
     let now = time::OffsetDateTime::now_utc();
-    let hour = LeafLifetime::new(Duration::from_secs(3600)).unwrap();
+    let lifetime = |seconds| LeafLifetime::new(Duration::from_secs(seconds)).unwrap();
+    let hour = lifetime(3600);
     let end = now + Duration::from_secs(600);
     assert_eq!(Validity::within(end, now, hour).unwrap().not_after, end);
     let nearly_over = Validity::within(now + Duration::from_secs(59), now, hour);
-    assert!(matches!(nearly_over, Err(IssueError::RootExpires(_))));
+    assert!(matches!(nearly_over, Err(IssueError::SignerExpires(_))));
+    assert!(Validity::within(now + Duration::from_secs(6), now, lifetime(10)).is_ok(), "more than half");
+}
+
+#[tokio::test]
+async fn the_bundle_comes_with_its_tag_and_is_not_sent_to_those_who_have_it() {
+    let rig = Rig::start().await;
+    let client = rig.client("gammarus-ca");
+    let answer = client.trust_bundle(None).await.unwrap();
+    let bundle = answer.bundle.unwrap();
+    assert_eq!(bundle.to_pem(), fs::read_to_string(rig.path("state").join(CA_CERT_FILE)).unwrap());
+    assert_eq!(answer.ask_again, Some(Duration::from_secs(180)), "a twentieth of a leaf's life");
+    assert!(client.trust_bundle(Some(bundle.tag())).await.unwrap().bundle.is_none());
+    assert_eq!(client.trust_bundle(Some("another")).await.unwrap().bundle, Some(bundle));
+    let stranger = "GET /v1/trust-bundle HTTP/1.1\r\nhost: ca\r\n\r\n";
+    assert_eq!(rig.raw(stranger.as_bytes()).await.0, 401);
+    // The file of roots is lost, and this client knows by what name the CA goes on.
+    let other = tempfile::tempdir().unwrap();
+    drop(keeper(other.path()));
+    fs::copy(other.path().join(CA_CERT_FILE), rig.path("state").join(CA_CERT_FILE)).unwrap();
+    client.sign(&id(WEB), csr(WEB)).await.expect("its own knowledge is newer than the file");
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_when_to_come_again_and_others_are_not_kept_waiting() {
+    let rig = Rig::with_rate(Rate { burst: 3.0, per_second: 0.2 }).await;
+    for _ in 0..3 {
+        rig.sign(WEB, &csr(WEB)).await.unwrap();
+    }
+    let error = rig.sign(WEB, &csr(WEB)).await.unwrap_err();
+    let wait = error.retry_after().expect("it says when to come again");
+    assert!((1..=5).contains(&wait.as_secs()), "{error}");
+    assert!(rig.client("gammarus-ca").trust_bundle(None).await.is_err(), "whatever it asks for");
+    // A stranger from the same address has a measure of its own, and so has another node.
+    for status in [401, 401, 401, 429] {
+        assert_eq!(rig.post("token-of-nobody-0123456789", "{}").await.0, status);
+    }
+    fs::write(rig.path("tokens/node-b"), "token-of-node-b-0123456789").unwrap();
+    assert_eq!(rig.post("token-of-node-b-0123456789", "{}").await.0, 400);
 }

@@ -4,8 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use gammarus_ca::{CaClient, ClientError, SpiffeId, WorkloadKey};
+use gammarus_ca::{CaClient, ClientError, SignedIdentity, SpiffeId, WorkloadKey};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 const TOKEN: &str = "token-of-node-a-0123456789";
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -19,7 +22,7 @@ fn csr(identity: &str) -> String {
 }
 
 /// Starts the CA as a process in `dir`, with `environment`, and waits until it serves: the process and its address.
-fn serving(dir: &Path, environment: &[(&str, &str)]) -> (std::process::Child, String) {
+fn serving(dir: &Path, environment: &[(&str, &str)], flags: &[&str]) -> (std::process::Child, String) {
     let path = |name: &str| dir.join(name).display().to_string();
     for part in ["tokens", "objects"] {
         fs::create_dir_all(path(part)).unwrap();
@@ -27,6 +30,7 @@ fn serving(dir: &Path, environment: &[(&str, &str)]) -> (std::process::Child, St
     let mut child = Command::new(env!("CARGO_BIN_EXE_gammarus-ca"))
         .args(["--listen", "127.0.0.1:0", "--state-dir", &path("state"), "--tokens", &path("tokens")])
         .args(["--objects", &path("objects")])
+        .args(flags)
         .envs(environment.iter().copied())
         .env("NO_COLOR", "1")
         .stderr(std::process::Stdio::piped())
@@ -56,7 +60,7 @@ async fn a_ca_whose_clock_is_far_off_is_told_with_both_clocks() {
             ("FAKETIME", shift),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ];
-        let (mut child, address) = serving(dir.path(), &fake);
+        let (mut child, address) = serving(dir.path(), &fake, &[]);
         fs::write(dir.path().join("tokens/node-a"), TOKEN).unwrap();
         let (bundle, token) = (dir.path().join("state/ca.crt"), dir.path().join("tokens/node-a"));
         let client = CaClient::new(address, "gammarus-ca", bundle, token).unwrap();
@@ -72,7 +76,65 @@ async fn a_ca_whose_clock_is_far_off_is_told_with_both_clocks() {
 #[test]
 fn the_process_serves_and_ends_cleanly_at_sigterm() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut child, _) = serving(dir.path(), &[]);
+    let (mut child, _) = serving(dir.path(), &[], &[]);
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     assert!(child.wait().unwrap().success());
+}
+
+/// The certificates of a PEM file.
+fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(path).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// Whether a leaf with what it came with leads to one of `roots`.
+fn is_under(signed: &SignedIdentity, roots: &[CertificateDer<'static>]) -> bool {
+    let anchors: Vec<_> = roots.iter().map(|root| webpki::anchor_from_trusted_cert(root).unwrap()).collect();
+    let leaf = webpki::EndEntityCert::try_from(&signed.chain[0]).unwrap();
+    let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    let (now, usage) = (UnixTime::now(), webpki::KeyUsage::client_auth());
+    leaf.verify_for_usage(algorithms, &anchors, &signed.chain[1..], now, usage, None, None).is_ok()
+}
+
+#[tokio::test]
+async fn a_ca_that_is_killed_again_and_again_while_it_rotates_loses_no_root_and_no_leaf() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("objects")).unwrap();
+    fs::create_dir_all(dir.path().join("tokens")).unwrap();
+    fs::write(dir.path().join("tokens/node-a"), TOKEN).unwrap();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop}\n\
+        spec: {nodeName: node-a, serviceAccountName: web}\n";
+    fs::write(dir.path().join("objects/web.yaml"), pod).unwrap();
+    let bundle = dir.path().join("state/ca.crt");
+    let lives = ["--leaf-lifetime-seconds=10", "--issuer-lifetime-seconds=30", "--root-lifetime-seconds=60"];
+    let (begun, mut kills, mut leaves, mut seen) = (Instant::now(), 0_u32, Vec::new(), Vec::new());
+    while begun.elapsed() < Duration::from_secs(56) {
+        let (mut child, address) = serving(dir.path(), &[], &lives);
+        let token = dir.path().join("tokens/node-a");
+        let client = CaClient::new(address, "gammarus-ca", &bundle, token).unwrap();
+        // Steps are taken every half second: the kills come at any moment in between.
+        let until = Instant::now() + Duration::from_millis(u64::from(150 + kills * 137 % 1400));
+        while Instant::now() < until {
+            let signed = client.sign(&id(WEB), csr(WEB)).await.unwrap();
+            let held = client.trust_bundle(None).await.unwrap().bundle.unwrap();
+            assert!(is_under(&signed, &signed.trust_bundle), "a leaf without its root");
+            // As a node that has taken the bundle does.
+            client.trust_bundle(Some(held.tag())).await.unwrap();
+            leaves.push((Instant::now(), signed));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        let given_out = certificates(&bundle);
+        leaves.retain(|(at, _)| at.elapsed() < Duration::from_secs(9));
+        let lost = leaves.iter().filter(|(_, signed)| !is_under(signed, &given_out)).count();
+        assert_eq!(lost, 0, "after kill {kills}: leaves that hold are no longer trusted");
+        for root in given_out {
+            if !seen.contains(&root) {
+                seen.push(root);
+            }
+        }
+    }
+    assert!(seen.len() >= 2, "no root was replaced within {kills} kills");
+    println!("{kills} kills, {} roots", seen.len());
 }

@@ -9,7 +9,7 @@ use node_proxy::demo::address::Families;
 use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 
-use super::peer::{HOP, Leaf, Request, close_notify, dial, good_leaf, read_head, root, serve};
+use super::peer::{HOP, Leaf, Request, close_notify, dial, good_leaf, read_head, serve, signer};
 use super::rig::{
     End, OWN_APP, PATIENCE, abort, accept, accepted, address, connect, curl, expect_bytes, generation,
     listen, listen_in, logged, nodes, read_to_end, service, stage,
@@ -110,7 +110,7 @@ fn a_whole_connection_between_two_pods_keeps_its_half_closes() {
 
 /// A world in which the pods of node-a take a listener of the test's for an enrolled pod with identity FAKE.
 #[track_caller]
-fn with_fake_peer() -> (World, TcpListener) {
+pub(crate) fn with_fake_peer() -> (World, TcpListener) {
     let mut world = nodes(World::builder().families(Families::V4));
     world.pod("client").namespace("shop").service_account("client").on("node-a").start().unwrap();
     let listener = listen(&world, "fabric", FABRIC);
@@ -127,7 +127,12 @@ fn with_fake_peer() -> (World, TcpListener) {
 
 /// A connection of the client pod to the peer, with the peer's end of the hop.
 #[track_caller]
-fn joined(world: &World, peer: &TcpListener, port: u16, leaf: &Leaf) -> (TcpStream, super::peer::Server) {
+pub(crate) fn joined(
+    world: &World,
+    peer: &TcpListener,
+    port: u16,
+    leaf: &Leaf,
+) -> (TcpStream, super::peer::Server) {
     let mut client = connect(world, "client", service(world, "fake.shop", port)).unwrap();
     client.write_all(b"GET /question HTTP/1.1\r\nhost: fake\r\n\r\n").unwrap();
     let mut server = serve(accepted(peer), leaf).unwrap();
@@ -205,7 +210,7 @@ fn check_server_refused(
 fn a_server_that_is_not_who_was_dialled_is_refused_and_never_tried_in_plain_text() {
     let (world, peer) = with_fake_peer();
     let wire = world.capture().unwrap();
-    let own = root(&world);
+    let own = signer(&world);
     let refused = |leaf: Leaf, error: &str| {
         let answer = move |stream: TcpStream| {
             // The client's alert may come during the handshake or after it.
@@ -217,9 +222,9 @@ fn a_server_that_is_not_who_was_dialled_is_refused_and_never_tried_in_plain_text
         check_server_refused((&world, &peer), answer, ("peer_identity_refused", error));
     };
     refused(good_leaf(&world, "spiffe://cluster.local/ns/shop/sa/server"), "sa/server");
-    refused(Request::of(&[FAKE]).expired().sign(own.issuer()), "expired");
-    refused(Request::of(&[FAKE, CLIENT]).sign(own.issuer()), "2 URI names");
-    refused(Request::of(&["spiffe://other.example/ns/shop/sa/fake"]).sign(own.issuer()), "trust");
+    refused(Request::of(&[FAKE]).expired().sign(&own), "expired");
+    refused(Request::of(&[FAKE, CLIENT]).sign(&own), "2 URI names");
+    refused(Request::of(&["spiffe://other.example/ns/shop/sa/fake"]).sign(&own), "trust");
     let fake = good_leaf(&world, FAKE);
     refused(fake.with_key_of(&good_leaf(&world, FAKE)), "did not prove");
 

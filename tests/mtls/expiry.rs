@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 
+use super::ends::{joined, with_fake_peer};
 use super::load::Load;
+use super::peer::{HOP, Leaf, Request, dial, signer};
 use super::rig::{
-    End, PATIENCE, accepted, connect, listen_in, logged, metric, read_to_end, service, settle, stage, staged,
-    url_of,
+    APP, End, PATIENCE, accepted, address, connect, listen_in, logged, metric, read_to_end, service, settle,
+    stage, staged, url_of,
 };
 
 /// The life of a leaf in these tests, in seconds.
@@ -63,6 +65,40 @@ fn a_connection_ends_with_the_first_leaf_that_it_was_made_with_and_not_before() 
     assert!(until(PATIENCE, || told("node-a") || told("node-b")), "no log gives the reason");
     let answered = load.finish("while a hop expired");
     assert!(answered > 100, "only {answered}");
+}
+
+/// The certificate of a peer of the test's own, which ends in three seconds.
+fn ending(world: &World, name: &str) -> Leaf {
+    let uri = format!("spiffe://cluster.local/ns/shop/sa/{name}");
+    let until = time::OffsetDateTime::now_utc() + Duration::from_secs(3);
+    Request { until, ..Request::of(&[&uri]) }.sign(&signer(world))
+}
+
+#[test]
+fn the_servers_side_ends_a_hop_with_its_clients_leaf() {
+    let world = stage();
+    let leaf = ending(&world, "client");
+    let begun = Instant::now();
+    let mut client = dial(&world, "outsider", address(&world, "server", APP), (Some(&leaf), HOP));
+    // A request that is not complete: whoever waits for the rest of it waits for ever.
+    client.write_all(b"POST /rest HTTP/1.1\r\nhost: server\r\ncontent-length: 9\r\n\r\n").unwrap();
+    assert_eq!(read_to_end(&mut client), (String::new(), End::Broken));
+    let lived = begun.elapsed().as_secs_f64();
+    assert!((1.5..6.0).contains(&lived), "it has lived for {lived} s");
+    logged(&world, "node-b", &["direction=inbound", "dst.workload=server", "reason=certificate_expired"]);
+}
+
+#[test]
+fn the_clients_side_ends_a_hop_with_its_servers_leaf() {
+    let (world, listener) = with_fake_peer();
+    let leaf = ending(&world, "fake");
+    let begun = Instant::now();
+    // By way of an opaque port: nobody but the certificate ends this.
+    let (mut client, _server) = joined(&world, &listener, 82, &leaf);
+    assert_eq!(read_to_end(&mut client), (String::new(), End::Broken));
+    let lived = begun.elapsed().as_secs_f64();
+    assert!((1.5..6.0).contains(&lived), "it has lived for {lived} s");
+    logged(&world, "node-a", &["direction=outbound", "src.workload=client", "reason=certificate_expired"]);
 }
 
 #[test]

@@ -21,7 +21,8 @@ impl Credentials {
         let dir = tempfile::tempdir().unwrap();
         let leaf = good_leaf(world, CLIENT);
         std::fs::write(dir.path().join("key.pem"), leaf.key.serialize_pem()).unwrap();
-        std::fs::write(dir.path().join("cert.pem"), pem(&leaf.certificate)).unwrap();
+        let all: String = leaf.chain().iter().map(|der| pem(der)).collect();
+        std::fs::write(dir.path().join("cert.pem"), all).unwrap();
         std::fs::copy(world.dir().join("ca/ca.crt"), dir.path().join("bundle.pem")).unwrap();
         Self(dir)
     }
@@ -53,8 +54,9 @@ fn an_openssl_client_completes_a_hop_and_sees_a_valid_spiffe_identity() {
     let (open, data) = (r"\0\0\0\1\1\0\0\0", format!(r"\0\0\0\1\0\0\0\{:o}", printed_length(request)));
     let script = format!(
         "(printf '{open}{data}{request}'; sleep 2) | \
-         openssl s_client -connect {server} -alpn {HOP} -cert {} -key {} -CAfile {} -verify_return_error \
-         -showcerts",
+         openssl s_client -connect {server} -alpn {HOP} -cert {} -cert_chain {} -key {} -CAfile {} \
+         -verify_return_error -showcerts",
+        own.path("cert.pem"),
         own.path("cert.pem"),
         own.path("key.pem"),
         own.path("bundle.pem"),
@@ -66,11 +68,22 @@ fn an_openssl_client_completes_a_hop_and_sees_a_valid_spiffe_identity() {
     assert!(said.stdout.contains("Verify return code: 0 (ok)"), "{said:?}");
 
     let begin = said.stdout.find("-----BEGIN CERTIFICATE-----").unwrap();
-    let end = begin + said.stdout[begin..].find("-----END CERTIFICATE-----").unwrap();
+    let end = said.stdout.rfind("-----END CERTIFICATE-----").unwrap();
     std::fs::write(&peer, format!("{}-----END CERTIFICATE-----\n", &said.stdout[begin..end])).unwrap();
     for purpose in ["sslserver", "sslclient"] {
         let bundle = own.path("bundle.pem");
-        let verify = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", &bundle, &peer];
+        let verify = [
+            "openssl",
+            "verify",
+            "-x509_strict",
+            "-purpose",
+            purpose,
+            "-CAfile",
+            &bundle,
+            "-untrusted",
+            &peer,
+            &peer,
+        ];
         let verified = world.exec("outsider", &verify).unwrap();
         assert!(verified.stdout.ends_with(": OK\n"), "{verified:?}");
     }

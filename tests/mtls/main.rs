@@ -21,5 +21,6 @@ mod peer;
 mod permissive;
 mod refused;
 mod rig;
+mod rotation;
 mod same_node;
 mod strict;

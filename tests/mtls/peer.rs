@@ -4,17 +4,20 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::DerefMut;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gammarus_ca::TrustDomain;
-use gammarus_ca::root::Root;
+use gammarus_ca::issue::LeafLifetime;
+use gammarus_ca::keeper::Keeper;
+use gammarus_ca::rotation::Terms;
+use gammarus_ca::signer::Signer;
+use gammarus_ca::state::read_signer;
 use node_proxy::demo::world::World;
 use node_proxy::hop::frame::{FrameHead, HEAD_LENGTH, Kind, MAX_PAYLOAD};
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -36,6 +39,8 @@ pub(crate) const HOP: &str = "gammarus/1";
 #[derive(Clone)]
 pub(crate) struct Leaf {
     pub(crate) certificate: CertificateDer<'static>,
+    /// What it is under, without the root.
+    pub(crate) issuers: Vec<CertificateDer<'static>>,
     pub(crate) key: Arc<KeyPair>,
 }
 
@@ -58,8 +63,8 @@ impl<'a> Request<'a> {
         Self { until: OffsetDateTime::now_utc() - Duration::from_secs(60), ..self }
     }
 
-    /// Signed by `issuer`.
-    pub(crate) fn sign(&self, issuer: &Issuer<'_, KeyPair>) -> Leaf {
+    /// Signed by `signer`.
+    pub(crate) fn sign(&self, signer: &Signer) -> Leaf {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -71,41 +76,53 @@ impl<'a> Request<'a> {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = OffsetDateTime::now_utc() - self.from;
         params.not_after = self.until;
-        let certificate = params.signed_by(&key, issuer).unwrap().der().clone();
+        let certificate = params.signed_by(&key, signer.issuer()).unwrap().der().clone();
         assert!(!key.der_bytes().is_empty());
-        Leaf { certificate, key: Arc::new(key) }
+        Leaf { certificate, issuers: signer.intermediates().to_vec(), key: Arc::new(key) }
     }
 }
 
-/// The root of the world's own CA, key and all.
-#[track_caller]
-pub(crate) fn root(world: &World) -> Root {
-    load_root(&world.dir().join("ca"), "cluster.local")
+fn trust_domain() -> TrustDomain {
+    TrustDomain::new("cluster.local").unwrap()
 }
 
-/// A root in a folder, made if there is none.
+/// What the world's own CA signs with, key and all.
 #[track_caller]
-pub(crate) fn load_root(dir: &Path, trust_domain: &str) -> Root {
-    Root::load_or_create(dir, &TrustDomain::new(trust_domain).unwrap()).unwrap()
+pub(crate) fn signer(world: &World) -> Signer {
+    read_signer(&world.dir().join("ca"), &trust_domain()).unwrap()
+}
+
+/// Another CA's signer for the same trust domain.
+#[track_caller]
+pub(crate) fn foreign_signer() -> Signer {
+    let dir = tempfile::tempdir().unwrap();
+    let terms = Terms::usual(LeafLifetime::new(Duration::from_secs(3600)).unwrap());
+    drop(Keeper::open(dir.path(), &trust_domain(), terms, None).unwrap());
+    read_signer(dir.path(), &trust_domain()).unwrap()
 }
 
 /// A good leaf for a service account, as the CA would sign it.
 #[track_caller]
 pub(crate) fn good_leaf(world: &World, uri: &str) -> Leaf {
-    Request::of(&[uri]).sign(root(world).issuer())
+    Request::of(&[uri]).sign(&signer(world))
 }
 
 impl Leaf {
     /// This certificate with another's key.
     pub(crate) fn with_key_of(&self, other: &Self) -> Self {
-        Self { certificate: self.certificate.clone(), key: Arc::clone(&other.key) }
+        Self { key: Arc::clone(&other.key), ..self.clone() }
+    }
+
+    /// With what it is under.
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(&self.certificate).chain(&self.issuers).cloned().collect()
     }
 
     fn resolver(&self) -> Arc<SingleCertAndKey> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
         // No check that they fit: that they do not may be the point.
-        Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![self.certificate.clone()], key)))
+        Arc::new(SingleCertAndKey::from(CertifiedKey::new(self.chain(), key)))
     }
 }
 
@@ -304,7 +321,8 @@ where
 {
     peer.conn.send_close_notify();
     peer.conn.write_tls(&mut peer.sock).unwrap();
-    peer.sock.shutdown(std::net::Shutdown::Write).unwrap();
+    // The other side may have answered with a reset already.
+    let _ = peer.sock.shutdown(std::net::Shutdown::Write);
 }
 
 /// Reads a request head to its empty line.

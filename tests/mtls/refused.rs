@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use node_proxy::demo::world::World;
 
-use super::peer::{HOP, Leaf, Request, ask, dial, good_leaf, load_root, root};
+use super::peer::{HOP, Leaf, Request, ask, dial, foreign_signer, good_leaf, signer};
 use super::rig::{End, OWN_APP, accept, address, listen_in, logged, stage};
 
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
@@ -28,8 +28,7 @@ fn check_refused(
 #[test]
 fn certificates_that_prove_nothing_are_refused_at_the_listener() {
     let world = stage();
-    let (own, foreign_dir) = (root(&world), tempfile::tempdir().unwrap());
-    let foreign = load_root(foreign_dir.path(), "cluster.local");
+    let (own, foreign) = (signer(&world), foreign_signer());
     let application = listen_in(&world, "guarded");
     let at = (&world, &application);
     let identity = "peer_identity_refused";
@@ -37,17 +36,17 @@ fn certificates_that_prove_nothing_are_refused_at_the_listener() {
 
     let stolen = good.with_key_of(&good_leaf(&world, CLIENT));
     check_refused(at, (Some(&stolen), HOP), (identity, "did not prove"));
-    let expired = Request::of(&[CLIENT]).expired().sign(own.issuer());
+    let expired = Request::of(&[CLIENT]).expired().sign(&own);
     check_refused(at, (Some(&expired), HOP), (identity, "expired"));
-    let other_ca = Request::of(&[CLIENT]).sign(foreign.issuer());
+    let other_ca = Request::of(&[CLIENT]).sign(&foreign);
     check_refused(at, (Some(&other_ca), HOP), (identity, "not trusted"));
-    let other_domain = Request::of(&["spiffe://other.example/ns/shop/sa/client"]).sign(own.issuer());
+    let other_domain = Request::of(&["spiffe://other.example/ns/shop/sa/client"]).sign(&own);
     check_refused(at, (Some(&other_domain), HOP), (identity, "trust"));
-    let two = Request::of(&[CLIENT, "spiffe://cluster.local/ns/shop/sa/server"]).sign(own.issuer());
+    let two = Request::of(&[CLIENT, "spiffe://cluster.local/ns/shop/sa/server"]).sign(&own);
     check_refused(at, (Some(&two), HOP), (identity, "2 URI names"));
-    let none = Request::of(&[]).sign(own.issuer());
+    let none = Request::of(&[]).sign(&own);
     check_refused(at, (Some(&none), HOP), (identity, "0 URI names"));
-    let no_account = Request::of(&["spiffe://cluster.local/workload"]).sign(own.issuer());
+    let no_account = Request::of(&["spiffe://cluster.local/workload"]).sign(&own);
     check_refused(at, (Some(&no_account), HOP), (identity, "SPIFFE"));
     check_refused(at, (None, HOP), ("handshake_failed", "certificate"));
     check_refused(at, (Some(&good), "gammarus/9"), ("unknown_hop_version", "gammarus/9"));
@@ -70,7 +69,7 @@ fn permissive_refuses_the_same_peers_and_gives_the_application_no_byte() {
     use std::io::Read as _;
     let world = stage();
     let good = good_leaf(&world, CLIENT);
-    let expired = Request::of(&[CLIENT]).expired().sign(root(&world).issuer());
+    let expired = Request::of(&[CLIENT]).expired().sign(&signer(&world));
     let application = listen_in(&world, "server");
     for (leaf, alpn, reason) in [
         (Some(&expired), HOP, "peer_identity_refused"),

@@ -13,10 +13,9 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use gammarus_ca::SpiffeId;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -33,12 +32,13 @@ use tokio::time::{sleep, timeout};
 pub use ready::{BlockReady, Ready};
 
 use crate::telemetry::{LogControl, Metrics, metrics};
+use crate::tls::Expiries;
 
 /// Makes a document of what is true now.
 pub type Dump = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// Lists the identities of now, with the end of each one's certificate, if it has one.
-pub type Expiries = Arc<dyn Fn() -> Vec<(SpiffeId, Option<SystemTime>)> + Send + Sync>;
+/// Lists the certificates of now, with their ends.
+pub type Certificates = Arc<dyn Fn() -> Expiries + Send + Sync>;
 
 /// Connections at once; more wait in the backlog.
 const MOST_CONNECTIONS: usize = 32;
@@ -62,8 +62,8 @@ pub enum Surface {
 pub struct Admin {
     /// `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// The local identities, with the end of each one's certificate; part of `/metrics`.
-    pub certificates: Expiries,
+    /// When certificates end; part of `/metrics`.
+    pub certificates: Certificates,
     /// `/readyz`.
     pub ready: Ready,
     /// `/snapshot`: the live configuration.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::telemetry::{LogFormat, log};
+use crate::tls::Expiries;
 use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +17,7 @@ fn rig() -> Rig {
     let (subscriber, log) = log::build(LogFormat::Text, "info", io::sink).unwrap();
     let admin = Arc::new(Admin {
         metrics: Arc::new(Metrics::new().unwrap()),
-        certificates: Arc::new(Vec::new),
+        certificates: Arc::new(Expiries::default),
         ready: Ready::new(),
         snapshot: Arc::new(|| json!({"generation": 7})),
         status: Arc::new(|| json!({"routes": []})),

@@ -162,6 +162,9 @@ async fn handshake(
     let handshake = connector.connect(ServerName::IpAddress(address.ip().into()), stream);
     let stream = Box::pin(handshake).await.map_err(|error| {
         let (reason, text) = verify::explain(&error);
+        if verify::has_unknown_issuer(&error) {
+            worker.mesh.certs.doubt_trust();
+        }
         ConnectError::Handshake { address, reason, text }
     })?;
     let (socket, connection) = stream.into_inner();

@@ -184,6 +184,9 @@ impl Session {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, stream))) => {
                 let (reason, text) = tls::verify::explain(&error);
+                if tls::has_unknown_issuer(&error) {
+                    self.worker.mesh.certs.doubt_trust();
+                }
                 return self.refuse(stream.stream(), reason, text);
             }
             // The connection went with the handshake.

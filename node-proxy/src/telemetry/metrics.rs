@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use gammarus_ca::SpiffeId;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -22,6 +21,7 @@ use tokio::time::Instant;
 
 use super::{ProtocolLabel, TelemetryError};
 use crate::snapshot::service::ServicePortKey;
+use crate::tls::Expiries;
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -157,6 +157,8 @@ struct ControlMetrics {
     snapshot_generation: IntGauge,
     snapshot_age: Gauge,
     cert_expiry: GaugeVec,
+    issuer_expiry: GaugeVec,
+    root_expiry: GaugeVec,
     published: Mutex<Option<Instant>>,
 }
 
@@ -179,6 +181,14 @@ impl ControlMetrics {
             "gammarus_cert_expiry_seconds",
             "Seconds until the certificate of a local identity expires; negative once it has.",
         );
+        let issuer = Opts::new(
+            "gammarus_issuer_expiry_seconds",
+            "Seconds until an issuer of local certificates expires.",
+        );
+        let root = Opts::new(
+            "gammarus_root_expiry_seconds",
+            "Seconds until a root expires that peers are verified against.",
+        );
         Ok(Self {
             pods_enrolled: gauge("gammarus_pods_enrolled", "Pods of this node in the mesh.")?,
             pods_unenrolled: register(registry, IntGaugeVec::new(unenrolled, &["reason"])?)?,
@@ -193,6 +203,8 @@ impl ControlMetrics {
                 Gauge::new("gammarus_snapshot_age_seconds", "Seconds since the last snapshot.")?,
             )?,
             cert_expiry: register(registry, GaugeVec::new(expiry, &["identity"])?)?,
+            issuer_expiry: register(registry, GaugeVec::new(issuer, &["fingerprint"])?)?,
+            root_expiry: register(registry, GaugeVec::new(root, &["fingerprint"])?)?,
             published: Mutex::new(None),
         })
     }
@@ -291,17 +303,30 @@ impl Metrics {
         *lock(&self.control.published) = Some(Instant::now());
     }
 
-    /// The local identities of now, each with the end of its certificate if it has one.
-    pub fn set_cert_expiries(&self, expiries: &[(SpiffeId, Option<SystemTime>)]) {
-        self.control.cert_expiry.reset();
+    /// When the certificates of now end.
+    pub fn set_cert_expiries(&self, expiries: &Expiries) {
+        let control = &self.control;
+        for gauge in [&control.cert_expiry, &control.issuer_expiry, &control.root_expiry] {
+            gauge.reset();
+        }
         let now = SystemTime::now();
-        for (identity, expiry) in expiries {
-            let Some(expiry) = expiry else { continue };
+        let set = |gauge: &GaugeVec, label: &str, expiry: SystemTime| {
             let left = match expiry.duration_since(now) {
                 Ok(left) => left.as_secs_f64(),
                 Err(past) => -past.duration().as_secs_f64(),
             };
-            self.control.cert_expiry.with_label_values(&[&identity.to_string()]).set(left);
+            gauge.with_label_values(&[label]).set(left);
+        };
+        for (identity, expiry) in &expiries.leaves {
+            if let Some(expiry) = expiry {
+                set(&control.cert_expiry, &identity.to_string(), *expiry);
+            }
+        }
+        for (fingerprint, expiry) in &expiries.issuers {
+            set(&control.issuer_expiry, fingerprint, *expiry);
+        }
+        for (fingerprint, expiry) in &expiries.roots {
+            set(&control.root_expiry, fingerprint, *expiry);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::pod::Direction;
 use crate::route::split::Split;
 use crate::route::{RouteKind, RouteRef, Rule, Terms};
 use crate::snapshot::service::ServicePortKey;
+use crate::tls::Expiries;
 
 /// What the writer has written, and a way to hold it up.
 #[derive(Clone, Default)]
@@ -378,7 +379,11 @@ fn what_the_control_side_knows_is_in_the_metrics() {
     metrics.stale_peer();
     metrics.detected_protocol(&service("db"), ProtocolLabel::Opaque);
     let identity = identity();
-    let expires = |at| metrics.set_cert_expiries(&[(identity.clone(), Some(at))]);
+    let of = |leaf| Expiries { leaves: vec![(identity.clone(), leaf)], ..Expiries::default() };
+    let expires = |at| {
+        let (issuers, roots) = ([("a1".to_owned(), at)].into(), [("b2".to_owned(), at)].into());
+        metrics.set_cert_expiries(&Expiries { issuers, roots, ..of(Some(at)) });
+    };
     expires(SystemTime::now() + Duration::from_secs(1000));
     let line = |start: &str| metric(&telemetry, start).pop().unwrap();
     assert_eq!(line("gammarus_pods_enrolled"), "gammarus_pods_enrolled 3");
@@ -393,8 +398,13 @@ fn what_the_control_side_knows_is_in_the_metrics() {
     assert!((900.0..=1000.0).contains(&expiry.parse_last()), "{expiry}");
     expires(SystemTime::now() - Duration::from_secs(5));
     assert!(line("gammarus_cert_expiry_seconds").parse_last() < 0.0);
-    for gone in [&[(identity.clone(), None)][..], &[]] {
-        metrics.set_cert_expiries(gone);
+    for (what, fingerprint) in [("issuer", "a1"), ("root", "b2")] {
+        let expiry = line(&format!("gammarus_{what}_expiry_seconds"));
+        assert!(expiry.contains(&format!("fingerprint=\"{fingerprint}\"")), "{expiry}");
+    }
+    for gone in [of(None), Expiries::default()] {
+        metrics.set_cert_expiries(&gone);
+        assert!(metric(&telemetry, "gammarus_root_expiry_seconds").is_empty());
         assert!(metric(&telemetry, "gammarus_cert_expiry_seconds").is_empty());
     }
 }

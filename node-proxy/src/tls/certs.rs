@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use gammarus_ca::bundle::TrustBundle;
 use gammarus_ca::{ClientError, SignedIdentity, SpiffeId};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
-use rustls::pki_types::{PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
@@ -60,6 +61,17 @@ pub enum CertError {
     Tls(#[from] rustls::Error),
 }
 
+impl CertError {
+    /// How long the CA asks to wait before the next try, if it does.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Ca { source, .. } => source.retry_after(),
+            _ => None,
+        }
+    }
+}
+
 /// The cryptography of the hop: AES-128-GCM first, the hybrid post-quantum key share before the classic ones.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(CryptoProvider {
@@ -78,7 +90,11 @@ pub struct WorkloadCert {
     identity: SpiffeId,
     not_before: SystemTime,
     not_after: SystemTime,
+    /// From the first above the leaf up to the root, which is not among them.
+    issuers: Vec<CertificateDer<'static>>,
+    bundle: Arc<TrustBundle>,
     trust: Trust,
+    key: Arc<CertifiedKey>,
     resolver: Arc<SingleCertAndKey>,
     server_config: Arc<ServerConfig>,
     client_configs: Mutex<HashMap<SpiffeId, Arc<ClientConfig>>>,
@@ -103,29 +119,47 @@ impl WorkloadCert {
         signed: SignedIdentity,
         key: &PrivateKeyDer<'_>,
     ) -> Result<Self, CertError> {
+        let key = CertifiedKey::new(signed.chain, aws_lc_rs::sign::any_supported_type(key)?);
+        key.keys_match()?;
+        Self::with(identity, Arc::new(key), Arc::new(TrustBundle::new(signed.trust_bundle)))
+    }
+
+    /// The same leaf and key, with which peers are taken by another trust bundle.
+    ///
+    /// # Errors
+    /// As [`WorkloadCert::new`]: without its root in the bundle, a leaf is of no use.
+    pub fn with_bundle(&self, bundle: Arc<TrustBundle>) -> Result<Self, CertError> {
+        Self::with(&self.identity, Arc::clone(&self.key), bundle)
+    }
+
+    fn with(
+        identity: &SpiffeId,
+        key: Arc<CertifiedKey>,
+        bundle: Arc<TrustBundle>,
+    ) -> Result<Self, CertError> {
         let leaf_error = |source| CertError::Leaf { identity: identity.clone(), source: Box::new(source) };
-        let trust = Trust::new(&signed.trust_bundle, PROVIDER.signature_verification_algorithms)
-            .map_err(leaf_error)?;
-        let Some((leaf, intermediates)) = signed.chain.split_first() else {
+        let trust =
+            Trust::new(bundle.roots(), PROVIDER.signature_verification_algorithms).map_err(leaf_error)?;
+        let Some((leaf, issuers)) = key.cert.split_first() else {
             return Err(leaf_error(PeerError::Unreadable));
         };
         for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
-            let actual =
-                trust.verify_chain(leaf, intermediates, UnixTime::now(), usage).map_err(leaf_error)?;
+            let actual = trust.verify_chain(leaf, issuers, UnixTime::now(), usage).map_err(leaf_error)?;
             if actual != *identity {
                 return Err(CertError::OtherIdentity { actual, expected: identity.clone() });
             }
         }
         let (not_before, not_after) = validity(leaf).ok_or_else(|| leaf_error(PeerError::Unreadable))?;
-        let key = CertifiedKey::new(signed.chain, aws_lc_rs::sign::any_supported_type(key)?);
-        key.keys_match()?;
-        let resolver = Arc::new(SingleCertAndKey::from(key));
+        let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(&key)));
         let server_config = server_config(identity, &trust, &resolver)?;
         Ok(Self {
             identity: identity.clone(),
             not_before,
             not_after,
+            issuers: issuers.to_vec(),
+            bundle,
             trust,
+            key,
             resolver,
             server_config,
             client_configs: Mutex::default(),
@@ -148,6 +182,18 @@ impl WorkloadCert {
     #[must_use]
     pub const fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// What its leaf is under, from the first above it; roots are in the bundle.
+    #[must_use]
+    pub fn issuers(&self) -> &[CertificateDer<'static>] {
+        &self.issuers
+    }
+
+    /// The roots that its peers are verified against.
+    #[must_use]
+    pub const fn bundle(&self) -> &Arc<TrustBundle> {
+        &self.bundle
     }
 
     /// Whether the leaf still holds at `now`.

@@ -8,6 +8,7 @@ pub mod certs;
 pub mod client_hello;
 pub mod clock;
 pub mod store;
+pub mod trust;
 pub mod verify;
 
 #[cfg(test)]
@@ -16,8 +17,9 @@ mod tests;
 pub use certs::{CertError, WorkloadCert};
 pub use client_hello::{ClientHelloPeek, inspect};
 pub use clock::FirstEnd;
-pub use store::{CertSource, CertStore};
-pub use verify::{PeerError, explain, failure_reason, peer_error, peer_identity};
+pub use store::{CertSource, CertStore, Expiries};
+pub use trust::BundleSource;
+pub use verify::{PeerError, explain, failure_reason, has_unknown_issuer, peer_error, peer_identity};
 
 /// What every ALPN of the mesh begins with, in any version.
 pub const HOP_ALPN_PREFIX: &[u8] = b"gammarus/";

@@ -3,20 +3,22 @@
 //! `pod` asks for an identity when its first pod comes and forgets it with the last one; the data path only
 //! ever calls [`CertStore::find`], which does no I/O. An expired leaf is never given out.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use gammarus_ca::bundle::{TrustBundle, fingerprint};
 use gammarus_ca::{CaClient, SpiffeId, WorkloadKey};
+use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::certs::{CertError, WorkloadCert};
-use super::clock::sleep_until;
+use super::clock::{sleep_until, validity};
+use super::trust::{BundleSource, NodeTrust};
 use crate::error::with_causes;
 
 /// The pause after a first failure; it doubles from there.
@@ -28,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub type Fetch<'a> = Pin<Box<dyn Future<Output = Result<WorkloadCert, CertError>> + Send + 'a>>;
 
 /// Where leaves come from.
-pub trait CertSource: fmt::Debug + Send + Sync {
+pub trait CertSource: BundleSource {
     /// Gets a new leaf for `identity`, with a new key.
     fn fetch<'a>(&'a self, identity: &'a SpiffeId) -> Fetch<'a>;
 }
@@ -58,19 +60,56 @@ impl Drop for Entry {
     }
 }
 
-/// The current leaf of each local identity. Its work runs on the runtime that it was given.
+/// When certificates end. Issuers and roots go by the first 16 digits of their SHA-256.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expiries {
+    /// Of each local identity, if it has a leaf.
+    pub leaves: Vec<(SpiffeId, Option<SystemTime>)>,
+    /// Of what those leaves are under.
+    pub issuers: BTreeMap<String, SystemTime>,
+    /// Of the roots that peers are verified against.
+    pub roots: BTreeMap<String, SystemTime>,
+}
+
+fn end_of(certificate: &CertificateDer<'_>) -> Option<(String, SystemTime)> {
+    let (_, not_after) = validity(certificate)?;
+    Some((fingerprint(certificate).chars().take(16).collect(), not_after))
+}
+
+type Entries = Mutex<HashMap<SpiffeId, Entry>>;
+
+/// The current leaf of each local identity, and the trust bundle of all. Its work runs on the runtime that it was
+/// given.
 #[derive(Debug)]
 pub struct CertStore {
     source: Arc<dyn CertSource>,
     runtime: Handle,
-    entries: Mutex<HashMap<SpiffeId, Entry>>,
+    entries: Arc<Entries>,
+    trust: Arc<NodeTrust>,
+    following: AbortHandle,
+}
+
+impl Drop for CertStore {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
 }
 
 impl CertStore {
     /// An empty store that fetches from `source` on `runtime`.
     #[must_use]
     pub fn new(source: Arc<dyn CertSource>, runtime: Handle) -> Self {
-        Self { source, runtime, entries: Mutex::default() }
+        let entries = Arc::<Entries>::default();
+        let trust = Arc::new(NodeTrust::new(Arc::<dyn CertSource>::clone(&source)));
+        let (followed, leaves) = (Arc::clone(&trust), Arc::clone(&entries));
+        let following = async move { followed.follow(|| in_use(&followed, &leaves)).await };
+        let following = runtime.spawn(following).abort_handle();
+        Self { source, runtime, entries, trust, following }
+    }
+
+    /// Asks for a newer trust bundle soon: a peer's issuer is not known.
+    pub fn doubt_trust(&self) {
+        self.trust.doubt();
     }
 
     /// The leaf of `identity`, if it is here and has not expired.
@@ -110,49 +149,73 @@ impl CertStore {
         }
     }
 
-    /// The identities that are kept, with the end of each one's leaf, if there is one.
+    /// When the certificates that are kept end.
     #[must_use]
-    pub fn expiries(&self) -> Vec<(SpiffeId, Option<SystemTime>)> {
-        let end = |entry: &Entry| entry.current.borrow().as_ref().map(|cert| cert.not_after());
-        self.entries().iter().map(|(identity, entry)| (identity.clone(), end(entry))).collect()
+    pub fn expiries(&self) -> Expiries {
+        let mut expiries = Expiries::default();
+        for (identity, entry) in self.entries().iter() {
+            let cert = entry.current.borrow().clone();
+            expiries.leaves.push((identity.clone(), cert.as_ref().map(|cert| cert.not_after())));
+            let issuers = cert.iter().flat_map(|cert| cert.issuers());
+            expiries.issuers.extend(issuers.filter_map(end_of));
+        }
+        let bundle = self.trust.current();
+        expiries.roots.extend(bundle.iter().flat_map(|bundle| bundle.roots()).filter_map(end_of));
+        expiries
     }
 
     fn subscribe(&self, identity: &SpiffeId) -> watch::Receiver<Option<Arc<WorkloadCert>>> {
         let mut entries = self.entries();
         let entry = entries.entry(identity.clone()).or_insert_with(|| {
             let (publish, current) = watch::channel(None);
-            let renewal = keep_new(Arc::clone(&self.source), identity.clone(), publish);
+            let (source, trust) = (Arc::clone(&self.source), Arc::clone(&self.trust));
+            let renewal = keep_new(source, trust, identity.clone(), publish);
             Entry { current, task: self.runtime.spawn(renewal).abort_handle() }
         });
         entry.current.clone()
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<SpiffeId, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
+}
+
+fn lock(entries: &Entries) -> MutexGuard<'_, HashMap<SpiffeId, Entry>> {
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The bundle of the node, if every leaf is used with it.
+fn in_use(trust: &NodeTrust, entries: &Entries) -> Option<Arc<TrustBundle>> {
+    let bundle = trust.current()?;
+    let agrees = |entry: &Entry| entry.current.borrow().as_ref().is_none_or(|cert| *cert.bundle() == bundle);
+    lock(entries).values().all(agrees).then_some(bundle)
 }
 
 /// Fetches a leaf, and a new one at about half of its life, until it is aborted.
 async fn keep_new(
     source: Arc<dyn CertSource>,
+    trust: Arc<NodeTrust>,
     identity: SpiffeId,
     publish: watch::Sender<Option<Arc<WorkloadCert>>>,
 ) {
-    let mut failures = 0_u32;
+    let (mut failures, mut bundles) = (0_u32, trust.subscribe());
     loop {
-        match source.fetch(&identity).await {
+        match fetch(&*source, &trust, &identity).await {
             Ok(cert) => {
                 failures = 0;
                 let left = time_left(&cert);
                 let renewal = SystemTime::now() + left.mul_f64(0.45 + 0.1 * random_fraction());
                 tracing::info!(%identity, seconds_left = left.as_secs(), "certificate fetched");
                 publish.send_replace(Some(Arc::new(cert)));
-                sleep_until(renewal).await;
+                tokio::select! {
+                    () = sleep_until(renewal) => {}
+                    () = follow_bundles(&mut bundles, &publish) => {}
+                }
             }
             Err(error) => {
                 let left = publish.borrow().as_ref().map(|cert| time_left(cert));
                 let longest = longest_pause(left.unwrap_or_default());
-                let pause = pause_after(failures, longest);
+                let pause = pause_after(failures, longest).max(error.retry_after().unwrap_or_default());
                 // What was tried often because time was short is no reason to wait for long when it is over.
                 if FIRST_PAUSE * (1 << failures) < longest {
                     failures += 1;
@@ -162,6 +225,41 @@ async fn keep_new(
                 tracing::warn!(%identity, error, failures, try_again_ms, "certificate not fetched");
                 tokio::time::sleep(pause).await;
             }
+        }
+    }
+}
+
+/// A new leaf, with the bundle of the node.
+async fn fetch(
+    source: &dyn CertSource,
+    trust: &NodeTrust,
+    identity: &SpiffeId,
+) -> Result<WorkloadCert, CertError> {
+    let cert = source.fetch(identity).await?;
+    let bundle = trust.settle(cert.bundle()).await;
+    if bundle == *cert.bundle() { Ok(cert) } else { cert.with_bundle(bundle) }
+}
+
+/// Puts the leaf of now under each new bundle, until one has no root for it any more.
+async fn follow_bundles(
+    bundles: &mut watch::Receiver<Option<Arc<TrustBundle>>>,
+    publish: &watch::Sender<Option<Arc<WorkloadCert>>>,
+) {
+    loop {
+        let (bundle, cert) = (bundles.borrow_and_update().clone(), publish.borrow().clone());
+        if let (Some(bundle), Some(cert)) = (bundle, cert)
+            && *cert.bundle() != bundle
+        {
+            match cert.with_bundle(bundle) {
+                Ok(cert) => drop(publish.send_replace(Some(Arc::new(cert)))),
+                Err(error) => {
+                    let error = with_causes(&error);
+                    return tracing::warn!(error, "the leaf is not of the new trust bundle: renewed at once");
+                }
+            }
+        }
+        if bundles.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
 }
@@ -179,13 +277,13 @@ fn longest_pause(left: Duration) -> Duration {
 
 /// The pause after so many earlier failures: doubling, capped, and half of it random, so that nodes that
 /// lost the CA together do not come back together.
-fn pause_after(failures: u32, longest: Duration) -> Duration {
+pub(super) fn pause_after(failures: u32, longest: Duration) -> Duration {
     let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(longest);
     pause.mul_f64(0.5 + 0.5 * random_fraction())
 }
 
 /// A random number from 0 up to 1.
-fn random_fraction() -> f64 {
+pub(super) fn random_fraction() -> f64 {
     let mut bytes = [0_u8; 4];
     // Without randomness there is no jitter, and nothing else is lost.
     let _ = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes);

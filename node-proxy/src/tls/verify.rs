@@ -127,6 +127,13 @@ pub fn failure_reason(error: &Error) -> FailureReason {
     }
 }
 
+/// Whether the peer's certificate is under a root that is not known here: it may be known in a newer bundle.
+#[must_use]
+pub fn has_unknown_issuer(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(inner.and_then(peer_error), Some(PeerError::Untrusted(webpki::Error::UnknownIssuer)))
+}
+
 /// Reason and text for an error of a TLS stream, which wraps that of the library.
 ///
 /// The text is for the log: the library's own shows a [`PeerError`] only as a debug dump.

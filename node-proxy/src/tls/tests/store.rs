@@ -4,17 +4,25 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gammarus_ca::answer::CertificateAuthority;
 use gammarus_ca::authorize::TokenFile;
+use gammarus_ca::bundle::TrustBundle;
+use gammarus_ca::client::BundleAnswer;
 use gammarus_ca::issue::LeafLifetime;
-use gammarus_ca::root::Root;
-use gammarus_ca::server::{CertificateAuthority, serve};
+use gammarus_ca::keeper::Keeper;
+use gammarus_ca::limit::{Rate, RateLimit};
+use gammarus_ca::metrics::Metrics;
+use gammarus_ca::rotation::Terms;
+use gammarus_ca::server::serve;
 use gammarus_ca::{CaClient, ClientError, SpiffeId, TrustDomain};
+use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
 
 use super::handshake::handshake;
 use super::{DB, Pki, WEB, id};
 use crate::tls::store::Fetch;
-use crate::tls::{CertError, CertSource, CertStore};
+use crate::tls::trust::Ask;
+use crate::tls::{BundleSource, CertError, CertSource, CertStore};
 
 /// A CA in this process, which can be made to fail.
 struct Source {
@@ -22,6 +30,12 @@ struct Source {
     lifetime: Mutex<Duration>,
     asked: AtomicUsize,
     broken: AtomicBool,
+    /// What is trusted besides its own root.
+    others: Mutex<Vec<CertificateDer<'static>>>,
+    /// What it says about the next question.
+    ask_again: Mutex<Duration>,
+    /// The tags that were said to be in use.
+    reports: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Source {
@@ -33,11 +47,29 @@ impl std::fmt::Debug for Source {
 impl Source {
     fn new(lifetime: Duration) -> Arc<Self> {
         let (asked, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { pki: Pki::new(), lifetime: Mutex::new(lifetime), asked, broken })
+        let (lifetime, others, reports) = (Mutex::new(lifetime), Mutex::default(), Mutex::default());
+        let ask_again = Mutex::new(Duration::from_millis(100));
+        Arc::new(Self { pki: Pki::new(), lifetime, asked, broken, others, reports, ask_again })
+    }
+
+    fn bundle(&self) -> TrustBundle {
+        let others = self.others.lock().unwrap().clone();
+        TrustBundle::new(std::iter::once(self.pki.root.clone()).chain(others))
     }
 
     fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl BundleSource for Source {
+    fn ask<'a>(&'a self, held: Option<&'a str>) -> Ask<'a> {
+        Box::pin(async move {
+            self.reports.lock().unwrap().extend(held.map(str::to_owned));
+            let bundle = Some(self.bundle()).filter(|bundle| held != Some(bundle.tag()));
+            let ask_again = Some(*self.ask_again.lock().unwrap());
+            Ok(BundleAnswer { bundle, ask_again })
+        })
     }
 }
 
@@ -125,7 +157,7 @@ async fn a_forgotten_identity_is_gone_and_no_longer_renewed() {
     store.forget(&id(WEB));
     tokio::task::yield_now().await;
     assert!(leaf.upgrade().is_none(), "its key is gone as well");
-    assert!(store.find(&id(WEB)).is_none() && store.expiries().is_empty());
+    assert!(store.find(&id(WEB)).is_none() && store.expiries().leaves.is_empty());
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(source.asked(), 1);
     source.broken.store(true, Ordering::SeqCst);
@@ -136,6 +168,56 @@ async fn a_forgotten_identity_is_gone_and_no_longer_renewed() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     store.forget(&id(WEB));
     assert!(matches!(waiting.await.unwrap(), Err(CertError::Forgotten(_))), "who waits is told");
+}
+
+/// Waits until something holds.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let looking = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), looking).await.expect(what);
+}
+
+#[tokio::test]
+async fn a_new_root_is_trusted_with_the_same_leaf_and_reported_when_every_leaf_has_it() {
+    let (source, other) = (Source::new(HOUR), Pki::new());
+    let store = CertStore::new(Arc::<Source>::clone(&source), Handle::current());
+    let (web, _) = (store.ensure(&id(WEB)).await.unwrap(), store.ensure(&id(DB)).await.unwrap());
+    // It knows our root, and we do not know its.
+    let both = TrustBundle::new([other.root.clone(), source.pki.root.clone()]);
+    let stranger = other.workload(DB).with_bundle(Arc::new(both)).unwrap();
+    let (_, judged) = handshake(stranger.client_config(&id(WEB)).unwrap(), web.server_config()).await;
+    assert!(judged.is_err(), "its root is not known yet");
+    let before = source.bundle();
+    eventually("a first report", || source.reports.lock().unwrap().iter().any(|tag| tag == before.tag()))
+        .await;
+    source.others.lock().unwrap().push(other.root.clone());
+    let after = source.bundle();
+    eventually("a report", || source.reports.lock().unwrap().iter().any(|tag| tag == after.tag())).await;
+    for identity in [WEB, DB] {
+        assert_eq!(store.find(&id(identity)).unwrap().bundle().tag(), after.tag());
+    }
+    let now = store.find(&id(WEB)).unwrap();
+    assert_eq!((now.not_after(), source.asked()), (web.not_after(), 2), "no leaf was renewed for it");
+    let (_, judged) = handshake(stranger.client_config(&id(WEB)).unwrap(), now.server_config()).await;
+    assert_eq!(judged.unwrap(), id(DB));
+    // And it is gone again when the bundle says so.
+    source.others.lock().unwrap().clear();
+    eventually("the old bundle", || store.find(&id(WEB)).unwrap().bundle().tag() == before.tag()).await;
+}
+
+#[tokio::test]
+async fn a_peer_whose_issuer_is_unknown_makes_it_ask_long_before_it_would_have() {
+    let (source, other) = (Source::new(HOUR), Pki::new());
+    *source.ask_again.lock().unwrap() = HOUR;
+    let store = CertStore::new(Arc::<Source>::clone(&source), Handle::current());
+    let web = store.ensure(&id(WEB)).await.unwrap();
+    eventually("a first report", || source.reports.lock().unwrap().len() == 1).await;
+    source.others.lock().unwrap().push(other.root.clone());
+    store.doubt_trust();
+    eventually("the new bundle", || store.find(&id(WEB)).unwrap().bundle() != web.bundle()).await;
 }
 
 #[tokio::test]
@@ -154,11 +236,12 @@ async fn workloads_of_the_real_ca_take_each_other() {
     };
     std::fs::write(path("objects/web.yaml"), pod("web")).unwrap();
     let trust_domain = TrustDomain::new("cluster.local").unwrap();
+    let terms = Terms::usual(LeafLifetime::new(HOUR).unwrap());
     let ca = CertificateAuthority {
-        root: Root::load_or_create(&path("state"), &trust_domain).unwrap(),
-        trust_domain,
+        keeper: Arc::new(Keeper::open(&path("state"), &trust_domain, terms, None).unwrap()),
         authorizer: Box::new(TokenFile::new(path("tokens"), path("objects"))),
-        leaf_lifetime: LeafLifetime::new(HOUR).unwrap(),
+        limit: RateLimit::new(Rate { burst: 1000.0, per_second: 1000.0 }),
+        metrics: Arc::new(Metrics::new().unwrap()),
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

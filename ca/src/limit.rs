@@ -1,0 +1,125 @@
+//! How many requests one caller may make: a bucket each, which fills up again with time.
+//!
+//! A node asks for all its identities at once when it starts, and for each of them twice a leaf life from then on:
+//! the bucket is wide, and fills slowly. Whoever finds it empty is told when to come again.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Callers that are remembered; those whose buckets are full are forgotten first.
+const MAX_CALLERS: usize = 16 * 1024;
+
+/// Whose bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CallerKey {
+    /// A node whose token was good.
+    Node(String),
+    /// Whoever has shown none that is.
+    Stranger(IpAddr),
+}
+
+/// How much a caller may ask.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Requests at once.
+    pub burst: f64,
+    /// Requests in a second, for long.
+    pub per_second: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn fill(&mut self, rate: Rate, now: Instant) {
+        let seconds = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left = (self.left + seconds * rate.per_second).min(rate.burst);
+        self.at = now;
+    }
+}
+
+/// The buckets of all callers.
+#[derive(Debug)]
+pub struct RateLimit {
+    rate: Rate,
+    buckets: Mutex<HashMap<CallerKey, Bucket>>,
+}
+
+impl RateLimit {
+    /// The same rate for each caller.
+    #[must_use]
+    pub fn new(rate: Rate) -> Self {
+        Self { rate, buckets: Mutex::default() }
+    }
+
+    /// Takes one request out of a caller's bucket at `now`.
+    ///
+    /// # Errors
+    /// When it is empty: how long to wait until there is one again, at least a second.
+    pub fn take(&self, caller: &CallerKey, now: Instant) -> Result<(), Duration> {
+        let rate = self.rate;
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= MAX_CALLERS && !buckets.contains_key(caller) {
+            buckets.retain(|_, bucket| {
+                bucket.fill(rate, now);
+                bucket.left < rate.burst
+            });
+            if buckets.len() >= MAX_CALLERS {
+                return Err(Duration::from_secs(1));
+            }
+        }
+        let bucket = buckets.entry(caller.clone()).or_insert(Bucket { left: rate.burst, at: now });
+        bucket.fill(rate, now);
+        if bucket.left >= 1.0 {
+            bucket.left -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64((1.0 - bucket.left) / rate.per_second).max(Duration::from_secs(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_has_a_burst_then_a_rate_and_nobody_elses() {
+        let limit = RateLimit::new(Rate { burst: 3.0, per_second: 0.5 });
+        let (start, node) = (Instant::now(), |name: &str| CallerKey::Node(name.to_owned()));
+        for _ in 0..3 {
+            assert_eq!(limit.take(&node("a"), start), Ok(()));
+        }
+        assert_eq!(limit.take(&node("a"), start), Err(Duration::from_secs(2)));
+        assert_eq!(limit.take(&node("b"), start), Ok(()));
+        assert_eq!(limit.take(&CallerKey::Stranger([10, 0, 0, 1].into()), start), Ok(()));
+        assert_eq!(limit.take(&node("a"), start + Duration::from_secs(2)), Ok(()));
+        assert!(limit.take(&node("a"), start + Duration::from_secs(2)).is_err());
+        let later = start + Duration::from_secs(3600);
+        assert_eq!(
+            (0..9).filter(|_| limit.take(&node("a"), later).is_ok()).count(),
+            3,
+            "no more than a burst"
+        );
+    }
+
+    #[test]
+    fn callers_that_are_quiet_are_forgotten_and_the_others_are_not() {
+        let limit = RateLimit::new(Rate { burst: 2.0, per_second: 1.0 });
+        let start = Instant::now();
+        let busy = CallerKey::Node("busy".to_owned());
+        for number in 0..MAX_CALLERS - 1 {
+            let address = IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
+            limit.take(&CallerKey::Stranger(address), start).unwrap();
+        }
+        let later = start + Duration::from_secs(10);
+        assert_eq!((limit.take(&busy, later), limit.take(&busy, later)), (Ok(()), Ok(())));
+        assert_eq!(limit.take(&CallerKey::Node("one more".to_owned()), later), Ok(()));
+        assert_eq!(limit.buckets.lock().unwrap().len(), 2);
+        assert!(limit.take(&busy, later).is_err());
+    }
+}
