@@ -5,7 +5,7 @@ use std::time::Duration;
 use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 
-use crate::counts::{Kind, PATIENCE};
+use crate::counts::PATIENCE;
 use crate::load::Load;
 use crate::stage::{CLIENTS, Mesh, Stage};
 
@@ -36,37 +36,18 @@ fn fetched(stage: &mut Stage) -> usize {
     counts.into_iter().min().unwrap_or_default()
 }
 
-/// Lets the load go on until each identity has been renewed so many times.
-#[track_caller]
-fn pass_renewals(load: &Load, stage: &mut Stage, renewals: usize) {
-    let before = fetched(stage);
-    for renewal in 1..=renewals {
-        while fetched(stage) < before + renewal {
-            load.pass(Duration::from_millis(500));
-        }
-        load.note(&format!("all leaves were renewed, {renewal}"));
-    }
-}
-
 #[test]
 fn a_renewal_fails_nothing() {
     // What is open lives as long as the leaves that it began with, so all of this happens within one life.
     let mut stage = stage_with("30");
     let load = Load::start(&stage);
-    pass_renewals(&load, &mut stage, 1);
+    let before = fetched(&mut stage);
+    while fetched(&mut stage) == before {
+        load.pass(Duration::from_millis(500));
+    }
+    load.note("all leaves were renewed");
     load.pass(Duration::from_secs(2));
     let counts = load.finish("leaves of 30 s, renewed");
-    counts.check();
-    assert_eq!(counts.grpc_connections, 1, "connections of the gRPC client");
-}
-
-#[test]
-fn whole_lives_of_leaves_fail_nothing() {
-    // The shortest that the CA gives. Connections that are held for longer end with the leaves that they began with.
-    let mut stage = stage_with("10");
-    let load = Load::start_with(&stage, &[Kind::Http, Kind::Grpc, Kind::Fresh]);
-    pass_renewals(&load, &mut stage, 3);
-    let counts = load.finish("leaves of 10 s, three times renewed");
     counts.check();
     assert_eq!(counts.grpc_connections, 1, "connections of the gRPC client");
 }

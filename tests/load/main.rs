@@ -15,6 +15,7 @@ mod labels;
 mod leaves;
 mod load;
 mod requests;
+mod rotation;
 mod routes;
 mod services;
 mod source;
