@@ -6,9 +6,11 @@
 
 mod capture;
 mod enrolment;
+mod late;
 mod live;
 mod mesh;
 mod node;
 mod records;
 mod repair;
+mod reuse;
 mod rig;

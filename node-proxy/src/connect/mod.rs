@@ -88,6 +88,9 @@ pub enum ConnectError {
     /// The endpoint is in a strict namespace, and not (yet) ready for mTLS.
     #[error("{0} asks for mTLS and has no mark yet; plain text is never sent there")]
     PlaintextRefused(SocketAddr),
+    /// The pod that was meant has gone while it was dialled.
+    #[error("{0} is no longer the address of the pod that was dialled")]
+    Replaced(SocketAddr),
     /// It took too long.
     #[error("no connection to {0} within {CONNECT_TIMEOUT:?}; maybe a NetworkPolicy drops it")]
     Timeout(SocketAddr),
@@ -98,7 +101,7 @@ impl ConnectError {
     #[must_use]
     pub const fn reason(&self) -> FailureReason {
         match self {
-            Self::Dial { .. } | Self::Timeout(_) => FailureReason::ConnectFailed,
+            Self::Dial { .. } | Self::Replaced(_) | Self::Timeout(_) => FailureReason::ConnectFailed,
             Self::Handshake { reason, .. } => *reason,
             Self::NoCertificate(_) => FailureReason::NoCertificate,
             Self::PlaintextRefused(_) => FailureReason::PlaintextRefused,
@@ -141,6 +144,14 @@ fn find_way(pod: &JoinedPod, is_between: bool, destination: &Destination) -> Way
     }
 }
 
+/// Whether an address is still that of the pod which was meant, where one was.
+fn is_still_there(worker: &Worker, destination: &Destination) -> bool {
+    destination.workload.as_ref().is_none_or(|meant| {
+        let snapshot = worker.mesh.snapshot.load();
+        snapshot.find_workload(destination.address.ip()).is_some_and(|now| now.uid == meant.uid)
+    })
+}
+
 /// Connects the pod to a destination, in the way and from the address that `key` says.
 ///
 /// # Errors
@@ -157,6 +168,10 @@ pub async fn open(
             Way::Mtls(peer) => hops::open(worker, pod, key, &peer).await,
             Way::Plain(reason) => {
                 let stream = dial(pod, key.source, address).await?;
+                // A lost SYN that is sent again meets whoever has the address by then, and plain text proves nobody.
+                if !is_still_there(worker, destination) {
+                    return Err(ConnectError::Replaced(address));
+                }
                 let usable_until = tokio::time::Instant::now() + hops::MAX_AGE;
                 Ok(Dialled { transport: Transport::Plain(stream), hop: Hop::Plain(reason), usable_until })
             }

@@ -14,6 +14,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::netlink::Refused;
 use super::netns::NetnsFd;
@@ -29,6 +30,9 @@ pub const LOCAL_MARK: u32 = 0x6761_0002;
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Where the inbound listeners are.
 pub const INBOUND_PORT: u16 = 15006;
+
+/// How long a packet may be on its way from the first of a namespace's chains to the last.
+const ON_ITS_WAY: Duration = Duration::from_millis(10);
 
 /// The name of the table in a pod's namespace.
 pub const TABLE: &str = "gammarus";
@@ -62,6 +66,9 @@ pub enum RedirectError {
 /// What the rules of a namespace are for at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// New connections are redirected, and none is refused: what has passed the first chains before they had rules is
+    /// on its way to the last one.
+    Opening,
     /// New connections are redirected.
     Redirecting,
     /// None is; those that were live on.
@@ -192,7 +199,7 @@ fn install_rules(choices: &[&[Family]]) -> Result<(), RedirectError> {
     for families in choices {
         let mut installed = 0;
         for &family in *families {
-            match refill(family, Phase::Redirecting).commit() {
+            match fill(family) {
                 Ok(()) => installed += 1,
                 Err(error) => {
                     tracing::debug!(family = family.name(), %error, "a table is refused");
@@ -207,6 +214,15 @@ fn install_rules(choices: &[&[Family]]) -> Result<(), RedirectError> {
         }
     }
     refused.map_or(Ok(()), |refused| Err(refused.into()))
+}
+
+/// Leaves the table with all rules; where there was none, in two steps.
+fn fill(family: Family) -> Result<(), Refused> {
+    if !nft::has_table(family, TABLE)? {
+        refill(family, Phase::Opening).commit()?;
+        std::thread::sleep(ON_ITS_WAY);
+    }
+    refill(family, Phase::Redirecting).commit()
 }
 
 /// One transaction that leaves the table with the rules of this phase and no others.
@@ -230,6 +246,7 @@ fn has_table(family: Family) -> Result<bool, RedirectError> {
 fn rules(phase: Phase) -> Vec<Rule> {
     let mut rules = leg_rules();
     match phase {
+        Phase::Opening => rules.extend(redirect_rules().into_iter().filter(|rule| rule.chain != CLOSED.name)),
         Phase::Redirecting => rules.extend(redirect_rules()),
         Phase::Retired => rules.push(Rule {
             chain: CLOSED.name,
