@@ -28,8 +28,9 @@ use crate::pod::registry::{Patience, PodRegistry, RegistryParts};
 use crate::pod::troubles::{Trouble, Troubles};
 use crate::pod::{PodEvent, PodListener};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log};
+use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log, panics};
 use crate::tls::CertStore;
+use crate::turns::Memory;
 
 /// How many pods may join or leave before the data path has taken notice of the first.
 const POD_EVENTS: usize = 64;
@@ -62,6 +63,7 @@ pub fn run_mesh(config: MeshConfig) -> anyhow::Result<()> {
     remember_home().context("cannot open the network namespace of this process")?;
     raise_descriptor_limit();
     let metrics = Arc::new(Metrics::new()?);
+    panics::count(&metrics);
     let access = AccessLog::start(&config.telemetry.access, config.telemetry.format, &metrics)?;
     let telemetry = Telemetry::new(Arc::clone(&metrics), access);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -87,7 +89,7 @@ async fn serve_mesh(
         snapshot: Arc::clone(view.snapshot()),
         certs: Arc::clone(&certs),
         telemetry,
-        max_connections_per_pod: config.data_path.max_connections_per_pod,
+        limits: config.data_path.limits,
     });
     let workers = Workers::start(&mesh, config.data_path.workers).context("cannot start the data path")?;
     let troubles = Arc::new(Troubles::new(Arc::clone(&metrics)));
@@ -202,7 +204,9 @@ async fn follow_pods(mesh: &Mesh, workers: &Workers, mut events: mpsc::Receiver<
             PodEvent::Joined { pod, listeners } => {
                 mesh.certs.start(&pod.identity);
                 let (gone, goes) = watch::channel(false);
-                let joined = Arc::new(JoinedPod::new(Arc::clone(&pod), goes, workers.shares()));
+                let memory = Memory::new(mesh.limits.buffered_bytes);
+                let shares = workers.shares(&memory);
+                let joined = Arc::new(JoinedPod::new(Arc::clone(&pod), goes, (memory, shares)));
                 join(workers, &joined, listeners);
                 // A pod that joins anew (another namespace, the same uid) replaces what was there.
                 staying.insert(Arc::clone(&pod.uid), (joined, gone));

@@ -13,6 +13,8 @@ pub const REASON_HEADER: &str = "gammarus-reason";
 pub enum FailureReason {
     /// One try of a request took longer than its rule allows (HTTPRouteTimeouts.backendRequest).
     BackendTimeout,
+    /// The pod's connections hold as many bytes as they may.
+    BufferLimit,
     /// The connection has reached the end of a certificate that it was made with.
     CertificateExpired,
     /// The client went away before its answer was complete.
@@ -29,6 +31,8 @@ pub enum FailureReason {
     HeadTooLarge,
     /// The TLS handshake with a peer failed.
     HandshakeFailed,
+    /// The pod has had as many handshakes in this second as it may.
+    HandshakeLimit,
     /// No ClientHello within the time that strict mode allows.
     HandshakeTimeout,
     /// A request that RFC 9112 calls malformed or ambiguous.
@@ -63,14 +67,16 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::BackendTimeout,
+        Self::BufferLimit,
         Self::CertificateExpired,
         Self::ClientClosed,
         Self::ConnectFailed,
         Self::ConnectMethodRefused,
         Self::DestinationIsProxy,
         Self::HandshakeFailed,
+        Self::HandshakeLimit,
         Self::HandshakeTimeout,
         Self::HeadTooLarge,
         Self::InvalidBackend,
@@ -95,12 +101,14 @@ impl FailureReason {
     pub const fn as_label(self) -> &'static str {
         match self {
             Self::BackendTimeout => "backend_timeout",
+            Self::BufferLimit => "buffer_limit",
             Self::CertificateExpired => "certificate_expired",
             Self::ClientClosed => "client_closed",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectMethodRefused => "connect_method_refused",
             Self::DestinationIsProxy => "destination_is_proxy",
             Self::HandshakeFailed => "handshake_failed",
+            Self::HandshakeLimit => "handshake_limit",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::InvalidBackend => "invalid_backend",
@@ -132,10 +140,12 @@ impl FailureReason {
             Self::ConnectMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::MalformedResponse | Self::UpstreamReset => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::CertificateExpired
+            Self::BufferLimit
+            | Self::CertificateExpired
             | Self::ConnectFailed
             | Self::DestinationIsProxy
             | Self::HandshakeFailed
+            | Self::HandshakeLimit
             | Self::HandshakeTimeout
             | Self::NoCertificate
             | Self::NoEndpoint
@@ -157,7 +167,11 @@ impl FailureReason {
             Self::NoMatchingRule | Self::ConnectMethodRefused => 12,
             Self::BackendTimeout | Self::RequestTimeout => 4,
             Self::ClientClosed => 1,
-            Self::HeadTooLarge | Self::PodLimit | Self::ProxyLimit => 8,
+            Self::BufferLimit
+            | Self::HandshakeLimit
+            | Self::HeadTooLarge
+            | Self::PodLimit
+            | Self::ProxyLimit => 8,
             Self::MalformedRequest | Self::MalformedResponse | Self::NotTls => 13,
             Self::CertificateExpired
             | Self::ConnectFailed

@@ -64,7 +64,7 @@ fn deal(
     if pod.pod.proofs.claim(direction, client) {
         return;
     }
-    match Seat::take(pod, worker.mesh.max_connections_per_pod) {
+    match Seat::take(pod, &worker.mesh.limits) {
         Ok(seat) => worker.deal(Incoming { stream, client, pod: Arc::clone(pod), direction, seat }),
         Err(why) => refuse((worker, pod), direction, (stream, client), why),
     }

@@ -4,6 +4,7 @@
 //! From here on a connection belongs to one thread, with its own pools and timers (design D9).
 
 pub mod detect;
+pub mod limits;
 pub mod listener;
 pub mod orig_dst;
 pub mod rewind;
@@ -11,18 +12,20 @@ pub mod worker;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::balance::Affinities;
 use crate::cluster::writer::SharedSnapshot;
-use crate::error::FailureReason;
 use crate::forward::Socket;
 use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
 use crate::tls::CertStore;
-use crate::turns::Share;
+use crate::turns::{Memory, Share};
+use limits::Rate;
+pub use limits::{PodLimits, Seat};
 pub use worker::{Worker, Workers};
 
 /// What every thread of the data path shares.
@@ -34,8 +37,8 @@ pub struct Mesh {
     pub certs: Arc<CertStore>,
     /// Access log and metrics.
     pub telemetry: Telemetry,
-    /// The most connections that one pod may have open at a time, both directions together.
-    pub max_connections_per_pod: usize,
+    /// What one pod may have.
+    pub limits: PodLimits,
 }
 
 /// A pod in the data path.
@@ -43,20 +46,37 @@ pub struct Mesh {
 pub struct JoinedPod {
     /// The pod.
     pub pod: Arc<EnrolledPod>,
+    /// Which endpoints it stays with.
+    pub affinities: Affinities,
     gone: watch::Receiver<bool>,
+    handshakes: Rate,
+    memory: Memory,
     shares: Box<[Share]>,
 }
+
+/// When this process first asked for the time.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl JoinedPod {
     /// A pod that stays until the sender of `gone` sends true or is dropped, with its share of each thread.
     #[must_use]
-    pub const fn new(pod: Arc<EnrolledPod>, gone: watch::Receiver<bool>, shares: Box<[Share]>) -> Self {
-        Self { pod, gone, shares }
+    pub fn new(
+        pod: Arc<EnrolledPod>,
+        gone: watch::Receiver<bool>,
+        (memory, shares): (Memory, Box<[Share]>),
+    ) -> Self {
+        let (affinities, handshakes) = (Affinities::default(), Rate::default());
+        Self { pod, affinities, gone, handshakes, memory, shares }
     }
 
     /// Its share of a thread.
     fn share(&self, thread: usize) -> &Share {
         &self.shares[thread]
+    }
+
+    /// Whether the pod may have one more handshake now; it counts.
+    pub fn take_handshake(&self, limits: &PodLimits) -> bool {
+        self.handshakes.take(limits.handshakes_per_second, BEGINNING.elapsed())
     }
 
     /// Resolves when the pod has left: then everything of it must be closed, for one open socket keeps its
@@ -92,40 +112,6 @@ impl JoinedPod {
             pod: Some(self.pod.pod.clone()),
             identity: Some(self.pod.identity.clone()),
         }
-    }
-}
-
-/// Descriptors that are left for everything but the data path, and for dials under way.
-const SPARE_DESCRIPTORS: u64 = 256;
-
-/// A connection of a pod counts while this lives.
-#[derive(Debug)]
-pub struct Seat(Arc<JoinedPod>);
-
-impl Seat {
-    /// Takes a seat.
-    ///
-    /// # Errors
-    /// When the pod has none left, or the process no descriptors: the reason, and what to tell the log.
-    pub fn take(pod: &Arc<JoinedPod>, limit: usize) -> Result<Self, (FailureReason, &'static str)> {
-        let seat = Self(Arc::clone(pod));
-        // Dropping the seat gives it back, also when it is one too many.
-        if pod.pod.standing.connection_begins() >= limit {
-            return Err((FailureReason::PodLimit, "the pod has as many connections open as it may"));
-        }
-        // Asked each time: it can be raised while the proxy runs, and a connection costs more than asking.
-        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        if u64::try_from(Socket::count()).unwrap_or(u64::MAX) >= descriptors.saturating_sub(SPARE_DESCRIPTORS)
-        {
-            return Err((FailureReason::ProxyLimit, "the proxy has no descriptors left (nofile)"));
-        }
-        Ok(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.pod.standing.connection_ends();
     }
 }
 

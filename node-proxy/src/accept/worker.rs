@@ -19,7 +19,7 @@ use crate::connect::{PooledHop, SharedPool};
 use crate::forward::Socket;
 use crate::pod::{Direction, PodListener};
 use crate::snapshot::service::ServicePortKey;
-use crate::turns::{Share, Turns};
+use crate::turns::{Memory, Share, Turns};
 use crate::{inbound, outbound};
 
 /// How often what is kept open is looked through.
@@ -39,6 +39,23 @@ struct Inbox {
     messages: mpsc::UnboundedSender<Message>,
     connections: Arc<AtomicUsize>,
     turns: Turns,
+}
+
+/// Counts as a connection of a thread while it lives: also a task that panics has ended.
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(connections))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One thread of the data path, seen from inside.
@@ -107,20 +124,19 @@ impl Worker {
 
     /// Runs what serves one connection of a pod on this thread, as long as the pod is there.
     pub fn run(&self, (pod, share): (&JoinedPod, &Share), serving: impl Future<Output = ()> + 'static) {
-        let connections = Arc::clone(&self.inboxes[self.index].connections);
-        connections.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted::new(&self.inboxes[self.index].connections);
         let serving = pod.while_there(serving);
-        let counted = async move {
+        let serving = async move {
             serving.await;
-            connections.fetch_sub(1, Ordering::Relaxed);
+            drop(counted);
         };
-        share.run(counted).detach();
+        share.run(serving).detach();
     }
 
-    /// A share of this thread for itself.
+    /// A share of this thread beside the pod's own; what it holds is the pod's.
     #[must_use]
-    pub fn share(&self) -> Share {
-        self.inboxes[self.index].turns.share()
+    pub fn share_beside(&self, pod: &JoinedPod) -> Share {
+        pod.share(self.index).another()
     }
 
     fn handle(self: &Rc<Self>, message: Message) {
@@ -185,10 +201,10 @@ impl Workers {
         Ok(Self { inboxes, next: Arc::default() })
     }
 
-    /// A share of each thread, for a pod that joins.
+    /// A share of each thread, for a pod that joins; what they hold is of this memory.
     #[must_use]
-    pub fn shares(&self) -> Box<[Share]> {
-        self.inboxes.iter().map(|inbox| inbox.turns.share()).collect()
+    pub fn shares(&self, memory: &Memory) -> Box<[Share]> {
+        self.inboxes.iter().map(|inbox| inbox.turns.share_of(memory)).collect()
     }
 
     /// Accepts on a pod's listeners from now on. The pod's listeners are spread over the threads.
@@ -217,12 +233,17 @@ async fn run(worker: Rc<Worker>, mut messages: mpsc::UnboundedReceiver<Message>)
                 None => return,
             },
             _ = sweep.tick() => {
-                worker.idle.borrow_mut().sweep();
-                worker.streams.borrow_mut().sweep();
-                worker.hops.borrow_mut().sweep();
+                let snapshot = worker.mesh.snapshot.load();
+                worker.idle.borrow_mut().sweep(&snapshot);
+                worker.streams.borrow_mut().sweep(&snapshot);
+                worker.hops.borrow_mut().sweep(&snapshot);
                 let now = Instant::now();
                 worker.retries.borrow_mut().retain(|_, budget| !budget.is_idle(now));
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::snapshot::health::Health;
 
 fn set(addresses: &[&str]) -> EndpointSet {
     let endpoint = |address: &&str| {
@@ -12,7 +13,7 @@ fn set(addresses: &[&str]) -> EndpointSet {
     EndpointSet { endpoints: addresses.iter().map(endpoint).collect() }
 }
 
-fn many(count: usize) -> EndpointSet {
+pub(super) fn many(count: usize) -> EndpointSet {
     let addresses: Vec<String> = (0..count).map(|at| format!("10.0.{}.{}:80", at / 250, at % 250)).collect();
     set(&addresses.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -75,6 +76,80 @@ fn what_is_left_is_chosen_evenly() {
     let counts = counts(&set, AddressFamilies::Dual, &tried);
     assert_eq!(counts.len(), 3);
     assert!(counts.values().all(|count| (3_000..3_700).contains(count)), "{counts:?}");
+}
+
+/// Has an endpoint fail until it is spared, or until it is clear that it will not be.
+fn fail(set: &EndpointSet, index: usize) -> bool {
+    let load = &set.endpoints[index].load;
+    (0..10).any(|_| InFlight::begin(load).note_failure(set).is_some())
+}
+
+#[test]
+fn what_keeps_failing_is_spared_and_the_others_share_evenly() {
+    let set = many(5);
+    assert!(fail(&set, 0) && fail(&set, 3));
+    let counts = counts(&set, AddressFamilies::Dual, &[]);
+    assert_eq!(counts.len(), 3, "{counts:?}");
+    assert!(counts.values().all(|count| (3_000..3_700).contains(count)), "{counts:?}");
+    // Of what is left nothing may go: more than half would be spared.
+    assert!(!fail(&set, 1) && !is_out(&set.endpoints[1]));
+}
+
+#[test]
+fn half_may_be_spared_and_the_last_of_two_never() {
+    let (pair, alone) = (many(2), many(1));
+    assert!(fail(&pair, 0) && !fail(&pair, 1));
+    assert_eq!(counts(&pair, AddressFamilies::Dual, &[]).len(), 1);
+    assert!(!fail(&alone, 0));
+    // One that was put out among others is taken where there is no other.
+    let endpoints = vec![Arc::clone(&pair.endpoints[0])];
+    assert_eq!(counts(&EndpointSet { endpoints }, AddressFamilies::Dual, &[]).len(), 1);
+    // And rather than nothing, when the other one was tried.
+    let tried = [pair.endpoints[1].address];
+    assert_eq!(counts(&pair, AddressFamilies::Dual, &tried).len(), 1);
+}
+
+#[test]
+fn where_most_would_be_spared_nobody_is() {
+    let set = many(4);
+    assert!(fail(&set, 0) && fail(&set, 1));
+    let shrunk = EndpointSet { endpoints: set.endpoints[..3].to_vec() };
+    assert_eq!(counts(&shrunk, AddressFamilies::Dual, &[]).len(), 3);
+}
+
+#[test]
+fn each_family_has_a_half_of_its_own() {
+    let set = set(&["10.0.0.1:80", "[fd00::1]:80", "10.0.0.2:80", "[fd00::2]:80"]);
+    assert!(fail(&set, 0) && !fail(&set, 2) && fail(&set, 1) && !fail(&set, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_tries_what_was_spared_and_its_answer_ends_it() {
+    let set = many(3);
+    assert!(fail(&set, 0));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let choose = || choose(&set, AddressFamilies::Dual, &[]).expect("some");
+    let trials = (0..100).filter(|_| Arc::ptr_eq(choose(), &set.endpoints[0])).count();
+    assert_eq!(trials, 1);
+    let trial = InFlight::begin(&set.endpoints[0].load);
+    assert!(trial.note_answer() && !trial.note_answer());
+    drop(trial);
+    assert_eq!(counts(&set, AddressFamilies::Dual, &[]).len(), 3);
+}
+
+#[test]
+fn of_many_threads_one_puts_it_out_and_one_tries_it() {
+    let health = Health::default();
+    let count = |work: &(dyn Fn() -> bool + Sync)| {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(move || (0..1000).filter(|_| work()).count())).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<usize>()
+        })
+    };
+    let early = health.standing();
+    assert_eq!(count(&|| health.note_failure(early, 1, || true).is_some()), 1);
+    assert_eq!(count(&|| health.take_trial(5_000)), 1);
 }
 
 #[test]

@@ -210,6 +210,10 @@ impl Admit for Service {
         one_of(affinity, &["ClientIP", "None"], "spec.sessionAffinity", errors);
         let policy = spec.internal_traffic_policy.as_deref().unwrap_or_default();
         one_of(policy, &["Cluster", "Local"], "spec.internalTrafficPolicy", errors);
+        if let Some(distribution) = spec.traffic_distribution.as_deref() {
+            let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+            one_of(distribution, &known, "spec.trafficDistribution", errors);
+        }
         check_cluster_addresses(spec, errors);
         check_service_ports(spec.ports.as_deref().unwrap_or_default(), spec, errors);
     }

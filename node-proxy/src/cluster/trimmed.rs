@@ -74,6 +74,10 @@ pub struct SliceEndpoint {
     pub is_ready: bool,
     /// Whether it still takes some where nobody else does.
     pub is_serving_terminating: bool,
+    /// The zones whose clients it is for, as hints say.
+    pub for_zones: Box<[Box<str>]>,
+    /// The nodes whose clients it is for, as hints say.
+    pub for_nodes: Box<[Box<str>]>,
 }
 
 /// Which Pod an endpoint is.
@@ -176,6 +180,9 @@ impl From<&discovery::EndpointSlice> for EndpointSlice {
 fn slice_endpoint(namespace: &Arc<str>, endpoint: &discovery::Endpoint) -> Option<SliceEndpoint> {
     let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
     let conditions = endpoint.conditions.as_ref();
+    let hints = endpoint.hints.as_ref();
+    let zones = hints.iter().flat_map(|hints| hints.for_zones.iter().flatten());
+    let nodes = hints.iter().flat_map(|hints| hints.for_nodes.iter().flatten());
     // "A nil value should be interpreted as "true"", and of `serving` "should be interpreted as ready".
     let is_ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
     let is_serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(is_ready);
@@ -195,5 +202,7 @@ fn slice_endpoint(namespace: &Arc<str>, endpoint: &discovery::Endpoint) -> Optio
         node: endpoint.node_name.as_deref().map(Into::into),
         is_ready,
         is_serving_terminating: is_serving && is_terminating,
+        for_zones: zones.map(|zone| zone.name.as_str().into()).collect(),
+        for_nodes: nodes.map(|node| node.name.as_str().into()).collect(),
     })
 }

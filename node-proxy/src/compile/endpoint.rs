@@ -1,24 +1,27 @@
 //! EndpointSlices, or Pods where a Service has no slice → the endpoints that may be chosen.
 //!
 //! Chooses as kube-proxy does: per address family, ready endpoints; where there are none, those that are
-//! terminating and still serve; with `internalTrafficPolicy: Local`, only those of the node itself.
+//! terminating and still serve; with `internalTrafficPolicy: Local`, only those of the node itself, as far as cluster
+//! addresses lead there; and otherwise those near by, where the slices' hints say of each whom it is for. Where there
+//! are no slices, hints are what `trafficDistribution` makes of the nodes' zones.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::index::Index;
-use super::workload::owns_addresses;
+use super::workload::{find_zone, owns_addresses};
 use crate::attach::cluster_addresses;
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::cluster::trimmed::{EndpointSlice, Pod, SliceEndpoint};
 use crate::route::session::endpoint_id;
 use crate::snapshot::map::SharedMap;
-use crate::snapshot::service::{Endpoint, EndpointLoad, EndpointSet};
+use crate::snapshot::service::{Endpoint, EndpointLoad, EndpointSet, ServicePort};
 use crate::snapshot::workload::Workload;
 
 /// What identifies an endpoint over time: the pod's uid, where there is a pod, and the address.
@@ -30,6 +33,22 @@ pub(super) struct Sources<'a> {
     pub(super) index: &'a Index,
     pub(super) workloads: &'a SharedMap<IpAddr, Arc<Workload>>,
     pub(super) own_node: &'a str,
+    pub(super) own_zone: Option<&'a str>,
+}
+
+/// The endpoints of one port of one Service.
+pub(super) struct Endpoints {
+    /// For its cluster addresses and as a backend.
+    pub(super) of_cluster: Arc<EndpointSet>,
+    /// For addresses of other kinds, where they differ.
+    pub(super) external: Option<Arc<EndpointSet>>,
+}
+
+impl Endpoints {
+    pub(super) fn of(port: &ServicePort) -> Self {
+        let external = port.external.as_ref().map(|external| Arc::clone(&external.endpoints));
+        Self { of_cluster: Arc::clone(&port.endpoints), external }
+    }
 }
 
 /// Every endpoint of the latest snapshot, by identity, so that load and `Arc`s are shared.
@@ -54,6 +73,30 @@ struct Candidate {
     node: Option<Arc<str>>,
     is_ready: bool,
     is_serving_terminating: bool,
+    zone: Hint,
+    host: Hint,
+}
+
+/// Whom the hints of an endpoint name, of zones or of nodes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    Nobody,
+    /// The own one among others.
+    Here,
+    Elsewhere,
+}
+
+impl Hint {
+    fn new<'a>(names: impl Iterator<Item = &'a str>, own: Option<&str>) -> Self {
+        let mut hint = Self::Nobody;
+        for name in names {
+            if Some(name) == own {
+                return Self::Here;
+            }
+            hint = Self::Elsewhere;
+        }
+        hint
+    }
 }
 
 impl KnownEndpoints {
@@ -77,8 +120,17 @@ impl KnownEndpoints {
         Arc::clone(&known.endpoint)
     }
 
-    /// Notes that a Service port has one set now, where it had another before.
-    pub(super) fn exchange(&mut self, before: Option<&EndpointSet>, now: Option<&EndpointSet>) {
+    /// Notes that a Service port is this now, where it was another before.
+    pub(super) fn exchange(&mut self, before: Option<&ServicePort>, now: Option<&ServicePort>) {
+        self.exchange_sets(before.map(|port| &port.endpoints), now.map(|port| &port.endpoints));
+        let [before, now] = [before, now].map(|port| Some(&port?.external.as_ref()?.endpoints));
+        self.exchange_sets(before, now);
+    }
+
+    fn exchange_sets(&mut self, before: Option<&Arc<EndpointSet>>, now: Option<&Arc<EndpointSet>>) {
+        if before.map(Arc::as_ptr) == now.map(Arc::as_ptr) {
+            return;
+        }
         for endpoint in now.iter().flat_map(|set| &set.endpoints) {
             if let Some(known) = self.by_identity.get_mut(&identity(endpoint)) {
                 known.sets += 1;
@@ -94,11 +146,13 @@ impl KnownEndpoints {
         }
     }
 
-    /// Forgets what no set holds any more.
+    /// Forgets what no set holds any more, and says so to whoever keeps connections there.
     pub(super) fn forget_unused(&mut self) {
         for identity in self.leaving.drain(..) {
-            if self.by_identity.get(&identity).is_some_and(|known| known.sets == 0) {
-                self.by_identity.remove(&identity);
+            if let Entry::Occupied(known) = self.by_identity.entry(identity)
+                && known.get().sets == 0
+            {
+                known.remove().endpoint.load.has_left.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -121,9 +175,9 @@ pub(super) fn compile_endpoints(
     sources: &Sources<'_>,
     known: &mut KnownEndpoints,
     (key, service): (&ObjectKey, &Service),
-    port: &ServicePort,
-) -> EndpointSet {
-    let Some(spec) = &service.spec else { return EndpointSet::default() };
+    port: &DeclaredPort,
+) -> Endpoints {
+    let Some(spec) = &service.spec else { return Endpoints { of_cluster: Arc::default(), external: None } };
     let slices: Vec<_> = sources.index.slices(key).collect();
     let mut candidates = if slices.is_empty() {
         pod_candidates(sources, (key, service), spec, port)
@@ -131,27 +185,57 @@ pub(super) fn compile_endpoints(
         let slices = slices.into_iter().filter_map(|slice| sources.objects.endpoint_slices.get(slice));
         slices.flat_map(|slice| slice_candidates(sources, slice, port)).collect()
     };
-    if spec.internal_traffic_policy.as_deref() == Some("Local") {
-        candidates.retain(|candidate| candidate.node.as_deref() == Some(sources.own_node));
-    }
     candidates.sort_by_key(|candidate| candidate.address);
     candidates.dedup_by_key(|candidate| candidate.address);
+    let everywhere = choose(known, &candidates, is_near);
+    if spec.internal_traffic_policy.as_deref() != Some("Local") {
+        return Endpoints { of_cluster: Arc::new(everywhere), external: None };
+    }
+    candidates.retain(|candidate| candidate.node.as_deref() == Some(sources.own_node));
+    let local = choose(known, &candidates, |_| |_| true);
+    Endpoints { of_cluster: Arc::new(local), external: Some(Arc::new(everywhere)) }
+}
+
+/// The candidates that may be chosen, family by family.
+fn choose<F: Fn(&Candidate) -> bool>(
+    known: &mut KnownEndpoints,
+    candidates: &[Candidate],
+    prefer: impl Fn(&[&Candidate]) -> F,
+) -> EndpointSet {
     let mut endpoints = Vec::new();
     for is_ipv4 in [true, false] {
-        let family = || candidates.iter().filter(|candidate| candidate.address.is_ipv4() == is_ipv4);
-        let any_ready = family().any(|candidate| candidate.is_ready);
-        let may_take = |candidate: &Candidate| {
-            if any_ready { candidate.is_ready } else { candidate.is_serving_terminating }
-        };
-        for candidate in family().filter(|candidate| may_take(candidate)) {
-            endpoints.push(known.renew(candidate.address, candidate.workload.clone()));
+        let family = || candidates.iter().filter(move |candidate| candidate.address.is_ipv4() == is_ipv4);
+        let mut chosen: Vec<_> = family().filter(|candidate| candidate.is_ready).collect();
+        if chosen.is_empty() {
+            chosen.extend(family().filter(|candidate| candidate.is_serving_terminating));
+        } else {
+            let is_preferred = prefer(&chosen);
+            chosen.retain(|candidate| is_preferred(candidate));
         }
+        let renewed = chosen.iter().map(|chosen| known.renew(chosen.address, chosen.workload.clone()));
+        endpoints.extend(renewed);
     }
     EndpointSet { endpoints }
 }
 
+/// Which of the ready endpoints are near, as kube-proxy has it: hints count only where every endpoint has one of that
+/// kind, and where one of them is for here.
+fn is_near(ready: &[&Candidate]) -> fn(&Candidate) -> bool {
+    let counts = |hint: fn(&Candidate) -> Hint| {
+        ready.iter().all(|candidate| hint(candidate) != Hint::Nobody)
+            && ready.iter().any(|candidate| hint(candidate) == Hint::Here)
+    };
+    if counts(|candidate| candidate.host) {
+        |candidate| candidate.host == Hint::Here
+    } else if counts(|candidate| candidate.zone) {
+        |candidate| candidate.zone == Hint::Here
+    } else {
+        |_| true
+    }
+}
+
 /// One slice's endpoints for a port.
-fn slice_candidates(sources: &Sources<'_>, slice: &EndpointSlice, port: &ServicePort) -> Vec<Candidate> {
+fn slice_candidates(sources: &Sources<'_>, slice: &EndpointSlice, port: &DeclaredPort) -> Vec<Candidate> {
     let name = port.name.as_deref().unwrap_or_default();
     let Some((_, number)) = slice.ports.iter().find(|(listed, _)| **listed == *name) else {
         return Vec::new();
@@ -187,6 +271,8 @@ fn slice_candidate(sources: &Sources<'_>, endpoint: &SliceEndpoint, port: u16) -
         node: endpoint.node.clone().or_else(workload_node),
         is_ready: endpoint.is_ready,
         is_serving_terminating: endpoint.is_serving_terminating,
+        zone: Hint::new(endpoint.for_zones.iter().map(|zone| &**zone), sources.own_zone),
+        host: Hint::new(endpoint.for_nodes.iter().map(|node| &**node), Some(sources.own_node)),
     })
 }
 
@@ -195,8 +281,9 @@ fn pod_candidates(
     sources: &Sources<'_>,
     (key, service): (&ObjectKey, &Service),
     spec: &ServiceSpec,
-    port: &ServicePort,
+    port: &DeclaredPort,
 ) -> Vec<Candidate> {
+    let distribution = spec.traffic_distribution.as_deref();
     let publishes_all = spec.publish_not_ready_addresses == Some(true);
     let mut candidates = Vec::new();
     for (key, pod) in sources.index.selected(sources.objects, key, service) {
@@ -205,6 +292,7 @@ fn pod_candidates(
         }
         let Some(number) = find_target_port(pod, port) else { continue };
         let is_up = publishes_all || pod.is_ready;
+        let (zone, host) = make_hints(sources, distribution, pod);
         for address in pod.addresses.iter().copied().filter(|address| has_family(spec, *address)) {
             // The address of a Pod that has long gone may be another's by now.
             let owner = sources.workloads.get(&address).filter(|workload| workload.pod == *key);
@@ -219,14 +307,29 @@ fn pod_candidates(
                 node: pod.node.clone(),
                 is_ready: is_up && (publishes_all || !pod.is_leaving),
                 is_serving_terminating: is_up && pod.is_leaving,
+                zone,
+                host,
             });
         }
     }
     candidates
 }
 
+/// The hints that the slice of this pod would have: its zone and, if nodes are asked for, its node.
+fn make_hints(sources: &Sources<'_>, distribution: Option<&str>, pod: &Pod) -> (Hint, Hint) {
+    let by_node = distribution == Some("PreferSameNode");
+    if !by_node && !matches!(distribution, Some("PreferClose" | "PreferSameZone")) {
+        return (Hint::Nobody, Hint::Nobody);
+    }
+    let name = pod.node.as_deref();
+    let node = name.and_then(|name| sources.objects.nodes.get(&ObjectKey::new("", name)));
+    let zone = node.and_then(|node| find_zone(node));
+    let host = name.filter(|_| by_node);
+    (Hint::new(zone.into_iter(), sources.own_zone), Hint::new(host.into_iter(), Some(sources.own_node)))
+}
+
 /// `targetPort` on this pod: a number, a container port's name, or `port` itself when absent.
-fn find_target_port(pod: &Pod, port: &ServicePort) -> Option<u16> {
+fn find_target_port(pod: &Pod, port: &DeclaredPort) -> Option<u16> {
     let number = match &port.target_port {
         None => port.port,
         Some(IntOrString::Int(number)) => *number,

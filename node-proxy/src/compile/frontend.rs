@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::cluster::relation::Relation;
 use crate::snapshot::Snapshot;
-use crate::snapshot::service::{Frontend, FrontendKind, ServicePort, ServicePortKey};
+use crate::snapshot::service::{Frontend, FrontendKind, ServicePortKey};
 
 /// One thing that leads to a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,19 +47,26 @@ impl Frontends {
 
     /// Has the snapshot say who has it now.
     pub(super) fn publish(&self, lead: Lead, snapshot: &mut Snapshot) {
-        let find = |key: &ServicePortKey| snapshot.service_ports.get(key).map(Arc::clone);
+        let find = |kind: FrontendKind, key: &ServicePortKey| {
+            let port = snapshot.service_ports.get(key)?;
+            let port = match (kind, &port.external) {
+                (FrontendKind::External, Some(external)) => external,
+                _ => port,
+            };
+            Some(Frontend { kind, port: Arc::clone(port) })
+        };
         match lead {
             Lead::Address(address, number, _) => {
                 let destination = (address, number);
                 let best = self.addresses.of(&destination).next();
-                match best.and_then(|(kind, key)| Some(Frontend { kind: *kind, port: find(key)? })) {
+                match best.and_then(|(kind, key)| find(*kind, key)) {
                     Some(frontend) => snapshot.frontends.insert(destination, frontend),
                     None => snapshot.frontends.remove(&destination),
                 }
             }
             Lead::NodePort(number) => {
-                let external = |port: Arc<ServicePort>| Frontend { kind: FrontendKind::External, port };
-                match self.node_ports.of(&number).next().and_then(find).map(external) {
+                let best = self.node_ports.of(&number).next();
+                match best.and_then(|key| find(FrontendKind::External, key)) {
                     Some(frontend) => snapshot.node_ports.insert(number, frontend),
                     None => snapshot.node_ports.remove(&number),
                 }

@@ -26,12 +26,14 @@ use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort};
 use crate::attach::{Attachments, Clients, PortGroup};
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::snapshot::Snapshot;
-use crate::snapshot::service::{EndpointSet, ServicePort, ServicePortKey};
-use endpoint::{KnownEndpoints, Sources, compile_endpoints};
+use crate::snapshot::service::{ServicePort, ServicePortKey};
+use endpoint::{Endpoints, KnownEndpoints, Sources, compile_endpoints};
 use frontend::{Frontends, Lead};
 use index::Index;
 use service::{Tables, compile_port, declared_ports, find_leads};
-use workload::{Workloads, compile_namespace, compile_node_addresses, compile_pod_ranges, is_same_node};
+use workload::{
+    Workloads, compile_namespace, compile_node_addresses, compile_pod_ranges, find_zone, is_same_node,
+};
 
 /// Makes one snapshot after another.
 #[derive(Debug)]
@@ -59,16 +61,23 @@ pub struct Step<'a> {
     pub groups: &'a BTreeSet<PortGroup>,
 }
 
+/// Whether a node is in another zone than before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Zones {
+    AsBefore,
+    Changed,
+}
+
 /// A Service on its way into the snapshot.
 struct Renewal<'a> {
     key: &'a ObjectKey,
     service: &'a Service,
     /// Whether its endpoints may be others; else only routes are.
-    endpoints: Endpoints,
+    endpoints: EndpointsStep,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Endpoints {
+enum EndpointsStep {
     Keep,
     Renew,
 }
@@ -102,15 +111,20 @@ impl Compiler {
     pub fn update(&mut self, step: &Step<'_>) -> Snapshot {
         let Step { objects, changed, groups, .. } = *step;
         self.index.update(objects, changed);
-        self.update_nodes(step);
+        let zones = self.update_nodes(step);
         let addresses = self.update_namespaces(step);
         self.update_workloads(step, &addresses);
-        let renewed = self.index.touched_services(objects, changed, &addresses);
+        let mut renewed = self.index.touched_services(objects, changed, &addresses);
+        if zones == Zones::Changed {
+            // Seldom: nodes stay where they are.
+            renewed.extend(objects.services.keys().cloned());
+        }
         let routed: BTreeSet<_> = groups.iter().map(|group| group.port.service.clone()).collect();
         for key in renewed.union(&routed) {
             match objects.services.get(key) {
                 Some(service) => {
-                    let endpoints = if renewed.contains(key) { Endpoints::Renew } else { Endpoints::Keep };
+                    let endpoints =
+                        if renewed.contains(key) { EndpointsStep::Renew } else { EndpointsStep::Keep };
                     self.update_service(step, &Renewal { key, service, endpoints });
                 }
                 None => self.remove_ports(key, &BTreeMap::new()),
@@ -121,7 +135,7 @@ impl Compiler {
         self.snapshot.clone()
     }
 
-    fn update_nodes(&mut self, step: &Step<'_>) {
+    fn update_nodes(&mut self, step: &Step<'_>) -> Zones {
         let is_same =
             |(key, before): (&ObjectKey, &Option<Arc<_>>)| match (before, step.objects.nodes.get(key)) {
                 (Some(before), Some(now)) => is_same_node(before, now),
@@ -131,6 +145,11 @@ impl Compiler {
             self.snapshot.pod_ranges = compile_pod_ranges(step.objects);
             self.snapshot.node_addresses = Arc::new(compile_node_addresses(step.objects));
         }
+        let stays = |(key, before): (&ObjectKey, &Option<Arc<_>>)| {
+            let now = step.objects.nodes.get(key);
+            before.as_deref().and_then(find_zone) == now.and_then(|node| find_zone(node))
+        };
+        if step.changed.nodes.iter().all(stays) { Zones::AsBefore } else { Zones::Changed }
     }
 
     /// Renews the settings of namespaces, and finds the addresses of which something else may be known now.
@@ -203,9 +222,9 @@ impl Compiler {
         (key, declared): (&ServicePortKey, &DeclaredPort),
         old: Option<&Arc<ServicePort>>,
     ) -> Arc<ServicePort> {
-        let endpoints = match old.filter(|_| renewal.endpoints == Endpoints::Keep) {
-            Some(old) => Arc::clone(&old.endpoints),
-            None => Arc::new(self.renew_endpoints(step, renewal, declared)),
+        let endpoints = match old.filter(|_| renewal.endpoints == EndpointsStep::Keep) {
+            Some(old) => Endpoints::of(old),
+            None => self.renew_endpoints(step, renewal, declared),
         };
         let first = PortGroup { port: key.clone(), clients: Clients::All };
         let mut tables = old.map(|old| Tables::of(old)).unwrap_or_default();
@@ -216,10 +235,8 @@ impl Compiler {
             let all = step.attachments.groups_of(key);
             all.iter().for_each(|group| tables.renew(group, step.attachments));
         }
-        let port = compile_port((key.clone(), declared), endpoints, tables, old);
-        if old.is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &port.endpoints)) {
-            self.endpoints.exchange(old.map(|old| &*old.endpoints), Some(&port.endpoints));
-        }
+        let port = compile_port((key.clone(), renewal.service, declared), endpoints, tables, old);
+        self.endpoints.exchange(old.map(|old| &**old), Some(&port));
         port
     }
 
@@ -228,12 +245,17 @@ impl Compiler {
         step: &Step<'_>,
         renewal: &Renewal<'_>,
         declared: &DeclaredPort,
-    ) -> EndpointSet {
+    ) -> Endpoints {
         let sources = Sources {
             objects: step.objects,
             index: &self.index,
             workloads: &self.snapshot.workloads,
             own_node: &self.own_node,
+            own_zone: step
+                .objects
+                .nodes
+                .get(&ObjectKey::new("", &self.own_node))
+                .and_then(|node| find_zone(node)),
         };
         compile_endpoints(&sources, &mut self.endpoints, (renewal.key, renewal.service), declared)
     }
@@ -248,7 +270,7 @@ impl Compiler {
         for (number, leads) in ports.extract_if(.., |number, _| !declared.contains_key(number)) {
             let key = ServicePortKey { service: service.clone(), port: number };
             if let Some(old) = self.snapshot.service_ports.get(&key).cloned() {
-                self.endpoints.exchange(Some(&old.endpoints), None);
+                self.endpoints.exchange(Some(&old), None);
                 self.snapshot.service_ports.remove(&key);
             }
             self.lead(&key, &leads, &[]);

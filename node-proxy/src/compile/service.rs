@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort};
+use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort, ServiceSpec};
 
+use super::endpoint::Endpoints;
 use super::frontend::Lead;
 use super::route::compile_table;
 use crate::attach::{
@@ -13,6 +15,9 @@ use crate::attach::{
 };
 use crate::route::RouteTable;
 use crate::snapshot::service::{EndpointSet, FrontendKind, PortProtocol, ServicePort, ServicePortKey};
+
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` where nothing is said: three hours, in seconds.
+const DEFAULT_AFFINITY: u64 = 10_800;
 
 /// The ports of a Service that count, by number.
 pub(super) fn declared_ports(service: &Service) -> BTreeMap<u16, &DeclaredPort> {
@@ -53,25 +58,56 @@ impl Tables {
 
 /// A port, shared with the previous snapshot as far as it is equal.
 pub(super) fn compile_port(
-    (key, declared): (ServicePortKey, &DeclaredPort),
-    endpoints: Arc<EndpointSet>,
+    (key, service, declared): (ServicePortKey, &Service, &DeclaredPort),
+    endpoints: Endpoints,
     tables: Tables,
     old: Option<&Arc<ServicePort>>,
 ) -> Arc<ServicePort> {
-    let port = ServicePort {
+    let mut port = ServicePort {
         protocol: find_protocol(declared, tables.producer.as_deref()),
-        endpoints: match old.filter(|old| old.endpoints.is_same(&endpoints)) {
-            Some(old) => Arc::clone(&old.endpoints),
-            None => endpoints,
-        },
+        endpoints: share_set(endpoints.of_cluster, old),
+        affinity: service.spec.as_ref().and_then(find_affinity),
+        external: None,
         producer: tables.producer,
         consumers: tables.consumers,
         key,
     };
+    port.external = endpoints.external.map(|set| {
+        let old = old.and_then(|old| old.external.as_ref());
+        let (key, endpoints) = (port.key.clone(), share_set(set, old));
+        // Routes never hold there.
+        let (producer, consumers) = (None, HashMap::new());
+        let (protocol, affinity) = (port.protocol, port.affinity);
+        share_port(
+            ServicePort { key, protocol, endpoints, affinity, external: None, producer, consumers },
+            old,
+        )
+    });
+    share_port(port, old)
+}
+
+fn share_set(set: Arc<EndpointSet>, old: Option<&Arc<ServicePort>>) -> Arc<EndpointSet> {
+    match old.filter(|old| old.endpoints.is_same(&set)) {
+        Some(old) => Arc::clone(&old.endpoints),
+        None => set,
+    }
+}
+
+fn share_port(port: ServicePort, old: Option<&Arc<ServicePort>>) -> Arc<ServicePort> {
     match old.filter(|old| old.is_same(&port)) {
         Some(old) => Arc::clone(old),
         None => Arc::new(port),
     }
+}
+
+/// How long a client stays with its endpoint.
+fn find_affinity(spec: &ServiceSpec) -> Option<Duration> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|config| u64::try_from(config.timeout_seconds?).ok());
+    Some(Duration::from_secs(seconds.unwrap_or(DEFAULT_AFFINITY)))
 }
 
 /// What the port speaks, for every client: declared, or said by a producer route. A consumer's route says

@@ -16,6 +16,9 @@ use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::snapshot::{AddressRange, NamespacePolicy};
 
+/// The label of a node that says which zone it is in.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
 pub(super) fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
     let labels = namespace.metadata.labels.as_ref();
     let label = |name| labels.and_then(|labels| labels.get(name)).map(String::as_str);
@@ -28,6 +31,11 @@ pub(super) fn is_same_node(one: &Node, other: &Node) -> bool {
     let addresses = |node: &Node| node.status.as_ref().map(|status| status.addresses.clone());
     let ranges = |node: &Node| node.spec.as_ref().map(|spec| (spec.pod_cidr.clone(), spec.pod_cidrs.clone()));
     addresses(one) == addresses(other) && ranges(one) == ranges(other)
+}
+
+/// The zone that a node is in, where its labels say.
+pub(super) fn find_zone(node: &Node) -> Option<&str> {
+    node.metadata.labels.as_ref()?.get(ZONE_LABEL).map(String::as_str)
 }
 
 /// The ranges of `spec.podCIDRs` of all nodes, each once.

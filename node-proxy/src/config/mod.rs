@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::accept::PodLimits;
 use crate::cluster::name::is_subdomain;
 use crate::demo::app::AppArgs;
 use crate::demo::{Afterwards, Programme};
@@ -90,6 +91,17 @@ struct RawMesh {
     /// Connections that one pod may have open, both directions together
     #[arg(long, env = "GAMMARUS_MAX_CONNECTIONS_PER_POD", value_name = "N", default_value = "20000")]
     max_connections_per_pod: String,
+    /// TLS handshakes that one pod may have in a second, both directions together
+    #[arg(
+        long,
+        env = "GAMMARUS_MAX_HANDSHAKES_PER_SECOND_PER_POD",
+        value_name = "N",
+        default_value = "1000"
+    )]
+    max_handshakes_per_second_per_pod: String,
+    /// Bytes that the buffers of one pod's connections may hold
+    #[arg(long, env = "GAMMARUS_MAX_BUFFERED_BYTES_PER_POD", value_name = "N", default_value = "67108864")]
+    max_buffered_bytes_per_pod: String,
     /// Seconds between two comparisons of a pod's rules and sockets with what they should be
     #[arg(long, env = "GAMMARUS_INSPECTION_SECONDS", value_name = "N", default_value = "15")]
     inspection_seconds: String,
@@ -158,8 +170,8 @@ pub struct CaConfig {
 pub struct DataPathConfig {
     /// Threads, at least one.
     pub workers: usize,
-    /// Connections that one pod may have open, at least one.
-    pub max_connections_per_pod: usize,
+    /// What one pod may have; at least one of each.
+    pub limits: PodLimits,
 }
 
 /// How long enrolment waits for others.
@@ -366,11 +378,19 @@ fn read_data_path(reading: &mut Reading, raw: &RawMesh) -> Option<DataPathConfig
         // Not known: one works everywhere.
         None => Some(thread::available_parallelism().map_or(1, usize::from)),
     };
-    let max_connections_per_pod =
-        reading.read("--max-connections-per-pod", &raw.max_connections_per_pod, |value| {
-            number(value, 1_000_000)
-        });
-    Some(DataPathConfig { workers: workers?, max_connections_per_pod: max_connections_per_pod? })
+    let connections = reading
+        .read("--max-connections-per-pod", &raw.max_connections_per_pod, |value| number(value, 1_000_000));
+    let handshakes = reading.read(
+        "--max-handshakes-per-second-per-pod",
+        &raw.max_handshakes_per_second_per_pod,
+        |value| number(value, 1_000_000),
+    );
+    let bytes = reading.read("--max-buffered-bytes-per-pod", &raw.max_buffered_bytes_per_pod, |value| {
+        number(value, usize::MAX / 4)
+    });
+    let limits =
+        PodLimits { connections: connections?, handshakes_per_second: handshakes?, buffered_bytes: bytes? };
+    Some(DataPathConfig { workers: workers?, limits })
 }
 
 fn read_enrolment(reading: &mut Reading, raw: &RawMesh) -> Option<EnrolmentConfig> {

@@ -45,7 +45,9 @@ fn what_is_not_given_has_its_default() {
     assert_eq!(config.admin_listen, "127.0.0.1:15000".parse().unwrap());
     assert_eq!(config.health_listen, "[::]:15021".parse().unwrap());
     assert!(config.data_path.workers >= 1);
-    assert_eq!(config.data_path.max_connections_per_pod, 20_000);
+    let limits =
+        PodLimits { connections: 20_000, handshakes_per_second: 1_000, buffered_bytes: 64 * 1024 * 1024 };
+    assert_eq!(config.data_path.limits, limits);
     let EnrolmentConfig { inspection, lag, release } = config.enrolment;
     assert_eq!([inspection, lag, release].map(|time| time.as_secs()), [15, 10, 30]);
     let telemetry =
@@ -63,11 +65,14 @@ fn what_is_given_counts() {
         "--log-format=json",
         "--log-level=warn,h2=debug",
         "--max-connections-per-pod=7",
+        "--max-handshakes-per-second-per-pod=8",
+        "--max-buffered-bytes-per-pod=9",
     ])
     .unwrap();
     assert_eq!(config.ca.server_name, "ca");
     assert_eq!(config.admin_listen, "[::1]:1".parse().unwrap());
-    assert_eq!(config.data_path, DataPathConfig { workers: 3, max_connections_per_pod: 7 });
+    let limits = PodLimits { connections: 7, handshakes_per_second: 8, buffered_bytes: 9 };
+    assert_eq!(config.data_path, DataPathConfig { workers: 3, limits });
     assert_eq!(config.telemetry.access, AccessOutput::File("/var/log/a".into()));
     assert_eq!(config.telemetry.format, LogFormat::Json);
     assert_eq!(config.telemetry.filter, "warn,h2=debug");
@@ -173,5 +178,5 @@ fn every_flag_is_also_read_from_the_environment_under_its_own_name() {
         assert_eq!(argument.get_env().unwrap().to_str(), Some(variable(&flag).as_str()));
         seen += 1;
     }
-    assert_eq!(seen, 19);
+    assert_eq!(seen, 21);
 }

@@ -111,7 +111,7 @@ pub(super) async fn open(
     worker: &Worker,
     pod: &JoinedPod,
     key: &HopKey,
-    peer: &SpiffeId,
+    (destination, peer): (&Destination, &SpiffeId),
 ) -> Result<Dialled, ConnectError> {
     let (source, address) = (key.source, key.address);
     loop {
@@ -122,10 +122,12 @@ pub(super) async fn open(
             let shaking = handshake(worker, pod, source, (address, peer));
             timeout(DIAL_TIMEOUT, shaking).await.unwrap_or(Err(ConnectError::Timeout(address)))
         };
-        let PooledHop { hop, usable_until } = shared::open(&worker.hops, key, dialling).await?;
+        let PooledHop { hop, usable_until } =
+            shared::open(&worker.hops, (key, destination), dialling).await?;
         match timeout(OPEN_TIMEOUT, hop.open()).await {
             Ok(Ok(stream)) => {
-                return Ok(Dialled { transport: Transport::Hop(stream), hop: Hop::Mutual, usable_until });
+                let (transport, endpoint) = (Transport::Hop(stream), destination.endpoint.clone());
+                return Ok(Dialled { transport, hop: Hop::Mutual, usable_until, endpoint });
             }
             Ok(Err(refused @ OpenError::Refused)) => {
                 let source = Arc::new(io::Error::new(io::ErrorKind::ConnectionRefused, refused));
@@ -157,6 +159,9 @@ async fn handshake(
         tracing::error!(error = &error as &dyn std::error::Error, "a certificate cannot be used");
         no_certificate()
     })?;
+    if !pod.take_handshake(&worker.mesh.limits) {
+        return Err(ConnectError::HandshakeLimit);
+    }
     let connector = TlsConnector::from(config);
     let stream = dial(pod, source, address).await?;
     let handshake = connector.connect(ServerName::IpAddress(address.ip().into()), stream);
@@ -168,6 +173,7 @@ async fn handshake(
         ConnectError::Handshake { address, reason, text }
     })?;
     let (socket, connection) = stream.into_inner();
+    socket.give_up_after(hop::SILENCE);
     let ends = FirstEnd::of(&certificate, connection.peer_certificates());
     let usable_until = Instant::now() + MAX_AGE.min(ends.usable_for());
     let (hop, driver) = hop::Hop::new(Side::Client, socket, connection.into());

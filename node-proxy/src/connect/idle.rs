@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Dialled, HopKey};
+use super::{Dialled, HopKey, is_forsaken};
 use crate::forward::Reset as _;
 use crate::http1::ReadBuffer;
+use crate::snapshot::Snapshot;
 
 /// How long an idle connection is kept unless its server says less.
 const MAX_IDLE: Duration = Duration::from_secs(15);
@@ -87,11 +88,14 @@ impl IdlePool {
         }
     }
 
-    /// Closes connections whose time is over or whose server has ended them.
-    pub fn sweep(&mut self) {
+    /// Closes connections whose time is over, whose server has ended them, or that lead where nobody is sent any more.
+    pub fn sweep(&mut self, snapshot: &Snapshot) {
         let now = Instant::now();
-        self.idle.retain(|_, connections| {
-            for connection in connections.extract_if(.., |connection| !connection.is_usable(now)) {
+        self.idle.retain(|key, connections| {
+            let is_over = |connection: &mut IdleConnection| {
+                is_forsaken(snapshot, key, connection.dialled.endpoint.as_ref()) || !connection.is_usable(now)
+            };
+            for connection in connections.extract_if(.., is_over) {
                 connection.dialled.transport.close();
             }
             !connections.is_empty()

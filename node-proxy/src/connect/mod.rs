@@ -12,6 +12,7 @@ pub mod transport;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gammarus_ca::SpiffeId;
@@ -20,7 +21,8 @@ use thiserror::Error;
 use crate::accept::{JoinedPod, Mesh, Worker};
 use crate::error::FailureReason;
 use crate::forward::Socket;
-use crate::snapshot::service::Endpoint;
+use crate::snapshot::Snapshot;
+use crate::snapshot::service::{Endpoint, EndpointLoad};
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::telemetry::{Hop, PlaintextReason};
 use crate::tls::WorkloadCert;
@@ -41,12 +43,25 @@ pub struct Destination {
     pub address: SocketAddr,
     /// The pod there, when one is known.
     pub workload: Option<Arc<Workload>>,
+    /// What is known of it as an endpoint, if it is one.
+    pub endpoint: Option<Arc<EndpointLoad>>,
 }
 
 impl From<&Endpoint> for Destination {
     fn from(endpoint: &Endpoint) -> Self {
-        Self { address: endpoint.address, workload: endpoint.workload.clone() }
+        let Endpoint { address, workload, load } = endpoint;
+        Self { address: *address, workload: workload.clone(), endpoint: Some(Arc::clone(load)) }
     }
+}
+
+/// Whether nobody is to be sent any more to where a kept connection goes: it has left every Service, or its pod is no
+/// more. What is under way goes on to its end.
+fn is_forsaken(snapshot: &Snapshot, key: &HopKey, endpoint: Option<&Arc<EndpointLoad>>) -> bool {
+    let is_his = |uid: &Arc<str>| {
+        snapshot.find_workload(key.address.ip()).is_some_and(|workload| workload.uid == *uid)
+    };
+    endpoint.is_some_and(|endpoint| endpoint.has_left.load(Ordering::Relaxed))
+        || key.workload.as_ref().is_some_and(|uid| !is_his(uid))
 }
 
 /// A connection that is there.
@@ -58,6 +73,8 @@ pub struct Dialled {
     pub hop: Hop,
     /// Until when it may be used again: neither leaf may be outlived (design D2).
     pub usable_until: tokio::time::Instant,
+    /// What is known of the endpoint, if it goes to one.
+    pub endpoint: Option<Arc<EndpointLoad>>,
 }
 
 /// Why there is no connection. Told to everybody who has waited for it.
@@ -82,6 +99,9 @@ pub enum ConnectError {
         /// What TLS said.
         text: String,
     },
+    /// The client's pod has had as many handshakes in this second as it may.
+    #[error("the pod has had as many handshakes in this second as it may")]
+    HandshakeLimit,
     /// There is no certificate for the pod's identity.
     #[error("no valid certificate for {0}; the CA has not answered yet, or not for long")]
     NoCertificate(SpiffeId),
@@ -103,6 +123,7 @@ impl ConnectError {
         match self {
             Self::Dial { .. } | Self::Replaced(_) | Self::Timeout(_) => FailureReason::ConnectFailed,
             Self::Handshake { reason, .. } => *reason,
+            Self::HandshakeLimit => FailureReason::HandshakeLimit,
             Self::NoCertificate(_) => FailureReason::NoCertificate,
             Self::PlaintextRefused(_) => FailureReason::PlaintextRefused,
         }
@@ -111,7 +132,7 @@ impl ConnectError {
     /// Whether another endpoint may do better.
     #[must_use]
     pub const fn is_of_the_endpoint(&self) -> bool {
-        !matches!(self, Self::NoCertificate(_))
+        !matches!(self, Self::HandshakeLimit | Self::NoCertificate(_))
     }
 }
 
@@ -165,7 +186,7 @@ pub async fn open(
     let address = destination.address;
     let opening = async {
         match find_way(pod, key.is_between, destination) {
-            Way::Mtls(peer) => hops::open(worker, pod, key, &peer).await,
+            Way::Mtls(peer) => hops::open(worker, pod, key, (destination, &peer)).await,
             Way::Plain(reason) => {
                 let stream = dial(pod, key.source, address).await?;
                 // A lost SYN that is sent again meets whoever has the address by then, and plain text proves nobody.
@@ -173,7 +194,8 @@ pub async fn open(
                     return Err(ConnectError::Replaced(address));
                 }
                 let usable_until = tokio::time::Instant::now() + hops::MAX_AGE;
-                Ok(Dialled { transport: Transport::Plain(stream), hop: Hop::Plain(reason), usable_until })
+                let (transport, hop) = (Transport::Plain(stream), Hop::Plain(reason));
+                Ok(Dialled { transport, hop, usable_until, endpoint: destination.endpoint.clone() })
             }
             Way::Refused => Err(ConnectError::PlaintextRefused(address)),
         }

@@ -3,8 +3,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use super::{ConnectError, HopKey};
+use super::{ConnectError, Destination, HopKey, is_forsaken};
+use crate::snapshot::Snapshot;
+use crate::snapshot::service::EndpointLoad;
 
 /// A connection to an endpoint that carries more than one thing at a time. Clones are the same connection.
 pub trait Shareable: Clone {
@@ -30,6 +33,8 @@ pub trait Shareable: Clone {
 #[derive(Debug)]
 struct Place<C> {
     open: RefCell<Vec<C>>,
+    /// What is known of the endpoint, as of whoever came last.
+    endpoint: RefCell<Option<Arc<EndpointLoad>>>,
     /// Whoever dials holds it, and the others wait for that one dial.
     dialling: tokio::sync::Mutex<()>,
     /// How many dials have failed, and how the last one did.
@@ -40,6 +45,7 @@ impl<C> Default for Place<C> {
     fn default() -> Self {
         Self {
             open: RefCell::default(),
+            endpoint: RefCell::default(),
             dialling: tokio::sync::Mutex::default(),
             failures: RefCell::default(),
         }
@@ -91,20 +97,28 @@ impl<C> Default for SharedPool<C> {
 }
 
 impl<C: Shareable> SharedPool<C> {
-    fn place(&mut self, key: &HopKey) -> Rc<Place<C>> {
-        if let Some(place) = self.places.get(key) {
-            return Rc::clone(place);
+    fn place(&mut self, key: &HopKey, destination: &Destination) -> Rc<Place<C>> {
+        let place = match self.places.get(key) {
+            Some(place) => Rc::clone(place),
+            None => Rc::clone(self.places.entry(key.clone()).or_default()),
+        };
+        let mut endpoint = place.endpoint.borrow_mut();
+        if destination.endpoint.is_some()
+            && endpoint.as_ref().map(Arc::as_ptr) != destination.endpoint.as_ref().map(Arc::as_ptr)
+        {
+            endpoint.clone_from(&destination.endpoint);
         }
-        let place = Rc::<Place<C>>::default();
-        self.places.insert(key.clone(), Rc::clone(&place));
+        drop(endpoint);
         place
     }
 
-    /// Lets go of connections that have ended or are too old; those in use end after their last use.
-    pub fn sweep(&mut self) {
-        self.places.retain(|_, place| {
+    /// Lets go of connections that have ended, are too old, or lead where nobody is sent any more; those in use end
+    /// after their last use.
+    pub fn sweep(&mut self, snapshot: &Snapshot) {
+        self.places.retain(|key, place| {
             let mut open = place.open.borrow_mut();
-            open.extract_if(.., |connection| !connection.is_usable())
+            let is_forsaken = is_forsaken(snapshot, key, place.endpoint.borrow().as_ref());
+            open.extract_if(.., |connection| is_forsaken || !connection.is_usable())
                 .for_each(|connection| connection.retire());
             !open.is_empty() || Rc::strong_count(place) > 1
         });
@@ -126,10 +140,10 @@ impl<C: Shareable> SharedPool<C> {
 /// When the endpoint cannot be reached.
 pub(super) async fn open<C: Shareable>(
     pool: &RefCell<SharedPool<C>>,
-    key: &HopKey,
+    (key, destination): (&HopKey, &Destination),
     dial: impl AsyncFnOnce() -> Result<C, ConnectError>,
 ) -> Result<C, ConnectError> {
-    let place = pool.borrow_mut().place(key);
+    let place = pool.borrow_mut().place(key, destination);
     if let Some(open) = place.find_free() {
         return Ok(open);
     }

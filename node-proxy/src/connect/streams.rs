@@ -64,7 +64,7 @@ pub async fn open(
         let dialled = super::open(worker, pod, key, destination).await?;
         handshake(dialled, pod, destination).await
     };
-    shared::open(&worker.streams, key, dial).await
+    shared::open(&worker.streams, (key, destination), dial).await
 }
 
 async fn handshake(
@@ -72,7 +72,7 @@ async fn handshake(
     pod: &JoinedPod,
     destination: &Destination,
 ) -> Result<Stream, ConnectError> {
-    let Dialled { transport, hop, usable_until } = dialled;
+    let Dialled { transport, hop, usable_until, .. } = dialled;
     let (sender, connection) = hyper::client::conn::http2::Builder::new(LocalExecutor)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -30,6 +30,7 @@ impl CopyError {
         let (Self::Client(error) | Self::Server(error)) = self;
         match self {
             _ if error.kind() == hop::EXPIRED => FailureReason::CertificateExpired,
+            _ if error.kind() == hop::SHED => FailureReason::BufferLimit,
             Self::Client(_) => FailureReason::ClientClosed,
             Self::Server(_) => FailureReason::UpstreamReset,
         }

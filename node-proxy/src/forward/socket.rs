@@ -75,6 +75,13 @@ impl Socket {
         TcpStream::from_std(stream).map(Self::from)
     }
 
+    /// Has the kernel break the connection off once what was sent has not been acknowledged for so long, or the other
+    /// side has taken nothing for as long (`TCP_USER_TIMEOUT`, RFC 5482).
+    pub fn give_up_after(&self, silence: Duration) {
+        // Only a socket that is gone already can refuse.
+        let _ = SockRef::from(&self.0).set_tcp_user_timeout(Some(silence));
+    }
+
     /// Waits until a connection that was started is there.
     ///
     /// # Errors

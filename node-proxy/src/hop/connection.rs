@@ -21,6 +21,7 @@ use super::sink::Sink;
 use super::stream::{Arrival, HopStream, OpenError};
 use super::switch::{SharedLane, Side, Switch};
 use crate::forward::{Reset as _, Socket};
+use crate::turns::Holding;
 
 /// What one read asks the socket for. The buffer is the thread's, not the connection's.
 const READ_SIZE: usize = 256 * 1024;
@@ -67,6 +68,8 @@ pub(super) struct Core {
     life: Life,
     /// Encrypted bytes that the socket has not taken.
     unsent: usize,
+    /// What is on its way to the socket.
+    holding: Holding,
     /// Streams that wait for room.
     crowd: Vec<SharedLane>,
     driver: Option<Waker>,
@@ -96,6 +99,7 @@ impl Hop {
             switch: Switch::new(side),
             life: Life::Open,
             unsent: 0,
+            holding: Holding::new(),
             crowd: Vec::new(),
             driver: None,
             why: None,
@@ -306,6 +310,7 @@ impl Core {
             self.check_end()?;
         }
         let _all_or_not = self.poll_transmit(cx)?;
+        self.holding.set(self.backlog());
         if self.backlog() > OVERFLOW {
             return Poll::Ready(Err(io::Error::other("the peer says more than it listens to")));
         }

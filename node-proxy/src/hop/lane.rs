@@ -1,13 +1,16 @@
 //! One stream's state at one end: what has come and was not read, and what may still be sent.
 //!
 //! Each side grants the other credit, byte by byte, so that a reader that is slow holds back its own stream and
-//! nothing else. The credit grows for a stream that is read faster than it is granted, and only for such a one.
+//! nothing else. The credit grows for a stream that is read faster than it is granted, and only for such a one, as long
+//! as the pod's connections hold little; when they hold much, it shrinks again as it is read. A stream that is not read
+//! while its pod holds all that it may is broken off: one pod's streams have one bound.
 
 use std::collections::VecDeque;
 use std::io;
 use std::task::Waker;
 
 use super::frame::WireError;
+use crate::turns::Holding;
 
 /// What a stream may send before it is granted more, in bytes, each way.
 pub const INITIAL_WINDOW: u32 = 64 * 1024;
@@ -19,6 +22,21 @@ const MUCH: usize = 8 * 1024;
 const LARGE: usize = 256 * 1024;
 /// What a piece has room for that waits behind another: bytes may come one by one.
 const SMALL: usize = 4 * 1024;
+
+/// What an unread stream may hold of a pod that holds all it may, in bytes.
+const LEAST: usize = 16 * 1024;
+
+/// What reading a stream fails with that was broken off for its pod's memory.
+pub const SHED: io::ErrorKind = io::ErrorKind::QuotaExceeded;
+
+/// What became of bytes that have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// They wait to be read, or nobody will read them.
+    Taken,
+    /// There is no room for them: the stream is broken off, and the other side must be told.
+    Shed,
+}
 
 /// Whether the other side has taken the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +82,9 @@ pub struct Lane {
     /// Whether that is for room on the hop.
     pub is_in_crowd: bool,
     received: VecDeque<Vec<u8>>,
+    /// What the pieces take in memory, in bytes.
+    size: usize,
+    holding: Holding,
     /// How much of the first piece was read.
     start: usize,
     /// How many bytes may still come.
@@ -91,6 +112,8 @@ impl Lane {
             writer: None,
             is_in_crowd: false,
             received: VecDeque::new(),
+            size: 0,
+            holding: Holding::new(),
             start: 0,
             allowance: INITIAL_WINDOW,
             window: INITIAL_WINDOW,
@@ -110,16 +133,29 @@ impl Lane {
     ///
     /// # Errors
     /// When they are more than was granted.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<Received, WireError> {
         let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.allowance = self.allowance.checked_sub(count).ok_or(WireError::BeyondWindow(self.id))?;
         self.used = self.used.saturating_add(count);
         // After an end or a reset nobody reads.
-        if self.inbound == Way::Open {
-            self.append(bytes);
-            wake(&mut self.reader);
+        if self.inbound != Way::Open {
+            return Ok(Received::Taken);
         }
-        Ok(())
+        if self.size > LEAST && self.holding.is_of_a_full_pod() {
+            self.forget_unread();
+            self.break_off(SHED);
+            return Ok(Received::Shed);
+        }
+        self.append(bytes);
+        self.note_size();
+        wake(&mut self.reader);
+        Ok(Received::Taken)
+    }
+
+    /// Memory is held for what has come and, where the window has grown, for what may come.
+    fn note_size(&mut self) {
+        let grown = usize::try_from(self.window - INITIAL_WINDOW).unwrap_or(usize::MAX);
+        self.holding.set(self.size.max(grown));
     }
 
     fn append(&mut self, bytes: &[u8]) {
@@ -135,6 +171,7 @@ impl Lane {
             few => few.max(SMALL),
         };
         let mut piece = Vec::with_capacity(room);
+        self.size += piece.capacity();
         piece.extend_from_slice(bytes);
         self.received.push_back(piece);
     }
@@ -144,7 +181,7 @@ impl Lane {
     pub fn consume(&mut self, count: usize) -> Option<u32> {
         self.start += count;
         if self.received.front().is_some_and(|piece| self.start >= piece.len()) {
-            self.received.pop_front();
+            self.part_with_piece();
             self.start = 0;
         }
         self.note_read(count)
@@ -155,14 +192,22 @@ impl Lane {
         if self.start > 0 {
             return None;
         }
-        let piece = self.received.pop_front()?;
+        let piece = self.part_with_piece()?;
         let credit = self.note_read(piece.len());
         Some((piece, credit))
     }
 
+    fn part_with_piece(&mut self) -> Option<Vec<u8>> {
+        let piece = self.received.pop_front()?;
+        self.size -= piece.capacity();
+        Some(piece)
+    }
+
     fn note_read(&mut self, count: usize) -> Option<u32> {
         self.owed += u32::try_from(count).unwrap_or(u32::MAX);
-        self.grant()
+        let credit = self.grant();
+        self.note_size();
+        credit
     }
 
     /// Notes that the other side would send more than it may. Gives the credit to grant at once.
@@ -179,10 +224,17 @@ impl Lane {
             return None;
         }
         let keeps_up = self.wants_more && self.unread().is_empty() && self.used >= self.window;
+        let more = self.window.min(MAX_WINDOW - self.window);
+        let may_grow = self.holding.may_grow(usize::try_from(more).unwrap_or(usize::MAX));
+        if !may_grow && !self.holding.may_grow(0) {
+            let withheld = self.owed.min(self.window - INITIAL_WINDOW);
+            self.owed -= withheld;
+            self.window -= withheld;
+        }
         if !keeps_up && self.owed < self.window / 2 {
             return None;
         }
-        let growth = if keeps_up { self.window.min(MAX_WINDOW - self.window) } else { 0 };
+        let growth = if keeps_up && may_grow { more } else { 0 };
         let credit = self.owed + growth;
         self.window += growth;
         self.owed = 0;
@@ -205,6 +257,8 @@ impl Lane {
     pub fn forget_unread(&mut self) {
         self.received = VecDeque::new();
         self.start = 0;
+        self.size = 0;
+        self.holding.set(0);
     }
 
     /// Ends what comes in.
@@ -243,6 +297,65 @@ pub(super) fn wake(waker: &mut Option<Waker>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::turns::{Memory, Turns};
+
+    /// Does something in a step of a pod that may hold so many bytes.
+    fn within(bound: usize, work: impl FnOnce() + 'static) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let turns = Turns::default();
+        let step = turns.share_of(&Memory::new(bound)).run(async move { work() });
+        runtime.block_on(async {
+            tokio::select! {
+                () = step => {}
+                () = turns.run() => unreachable!("it never ends"),
+            }
+        });
+    }
+
+    /// All that may come comes, is read, and more is asked for.
+    fn keep_up(lane: &mut Lane) {
+        let used = vec![0; usize::try_from(lane.allowance).expect("small")];
+        lane.receive(&used).expect("within the window");
+        let _ = lane.starve();
+        while let Some((_, _credit)) = lane.take_piece() {}
+    }
+
+    #[test]
+    fn windows_grow_within_the_memory_of_their_pod_and_shrink_again() {
+        within(1024 * 1024, || {
+            let mut lanes: Vec<Lane> = (1..=8).map(Lane::new).collect();
+            let grown = |lanes: &[Lane]| lanes.iter().map(|lane| lane.window - INITIAL_WINDOW).sum::<u32>();
+            (0..20).for_each(|_| lanes.iter_mut().for_each(keep_up));
+            assert!((256 * 1024..=640 * 1024).contains(&grown(&lanes)), "{}", grown(&lanes));
+            // Something else needs it.
+            let mut other = Holding::new();
+            other.set(1024 * 1024);
+            (0..20).for_each(|_| lanes.iter_mut().for_each(keep_up));
+            assert_eq!(grown(&lanes), 0);
+            assert!(lanes.iter().all(|lane| lane.allowance > 0), "all go on");
+            other.set(0);
+            (0..20).for_each(|_| lanes.iter_mut().for_each(keep_up));
+            assert!(grown(&lanes) >= 256 * 1024, "{}", grown(&lanes));
+        });
+    }
+
+    #[test]
+    fn of_a_full_pod_a_stream_that_is_not_read_keeps_little_and_one_that_is_goes_on() {
+        within(1024 * 1024, || {
+            let mut other = Holding::new();
+            other.set(2 * 1024 * 1024);
+            let mut read = Lane::new(1);
+            (0..100).for_each(|_| {
+                assert_eq!(read.receive(&[0; 8 * 1024]), Ok(Received::Taken));
+                let _ = read.take_piece();
+            });
+            let mut unread = Lane::new(2);
+            let came = (0..100).take_while(|_| unread.receive(&[0; 8 * 1024]) == Ok(Received::Taken)).count();
+            assert!((2..=6).contains(&came), "{came} times 8 KiB");
+            assert_eq!((unread.inbound, unread.size), (Way::Broken(SHED), 0));
+            assert!(unread.is_over() && !read.is_over());
+        });
+    }
 
     #[test]
     fn credit_comes_back_in_halves_and_grows_only_for_a_reader_that_keeps_up() {

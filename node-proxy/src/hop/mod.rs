@@ -21,5 +21,12 @@ pub mod switch;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 pub use connection::{Driver, EXPIRED, Hop};
+pub use lane::SHED;
 pub use stream::{Arrival, HopStream, OpenError};
+
+/// For how long the other proxy may acknowledge nothing. It always reads, however slow the applications are, so one that
+/// does not is gone.
+pub const SILENCE: Duration = Duration::from_secs(20);

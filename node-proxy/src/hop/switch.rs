@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use super::frame::{FrameHead, FrameReader, HEAD_LENGTH, Kind, Piece, WireError};
-use super::lane::{Lane, Opening, wake};
+use super::lane::{Lane, Opening, Received, wake};
 
 /// Streams that wait to be taken by the destination's side; more are refused.
 const MAX_ARRIVALS: usize = 1024;
@@ -155,8 +155,10 @@ impl Switch {
                 Piece::Head(head) => self.handle(head)?,
                 Piece::Payload(stream, bytes) => {
                     // A stream that was let go may still be spoken on for a moment.
-                    if let Some(lane) = self.lanes.get(&stream) {
-                        lane.borrow_mut().receive(bytes)?;
+                    let lane = self.lanes.get(&stream);
+                    let received = lane.map(|lane| lane.borrow_mut().receive(bytes)).transpose()?;
+                    if received == Some(Received::Shed) {
+                        self.send(FrameHead::new(stream, Kind::Reset));
                     }
                 }
             }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use super::HEAD_LIMIT;
 use crate::forward::Source;
 use crate::hop::frame::MAX_PAYLOAD;
-use crate::turns;
+use crate::turns::{self, Holding};
 
 /// What a first read asks for: as much as goes on in one piece.
 const READ_SIZE: usize = MAX_PAYLOAD;
@@ -20,13 +20,14 @@ pub struct ReadBuffer {
     start: usize,
     /// Whether the last read has left nothing free.
     was_filled: bool,
+    holding: Holding,
 }
 
 impl ReadBuffer {
     /// A buffer that starts with bytes already read.
     #[must_use]
     pub const fn with_bytes(bytes: Vec<u8>) -> Self {
-        Self { bytes, start: 0, was_filled: false }
+        Self { bytes, start: 0, was_filled: false, holding: Holding::new() }
     }
 
     /// What has been read and not yet consumed.
@@ -68,6 +69,7 @@ impl ReadBuffer {
             Poll::Pending if self.bytes.is_empty() => self.bytes = Vec::new(),
             _ => {}
         }
+        self.holding.set(self.bytes.capacity());
         polled
     }
 
@@ -81,7 +83,8 @@ impl ReadBuffer {
 
     /// How much room the next read should have, should there be none.
     fn make_room(&mut self) -> io::Result<usize> {
-        let room = if self.was_filled { LARGE_READ_SIZE } else { READ_SIZE };
+        let is_large = self.was_filled && self.holding.may_grow(LARGE_READ_SIZE);
+        let room = if is_large { LARGE_READ_SIZE } else { READ_SIZE };
         if self.bytes.len() < self.bytes.capacity() {
             // An empty buffer may be too small for what comes by now.
             if self.bytes.is_empty() && self.bytes.capacity() < room {

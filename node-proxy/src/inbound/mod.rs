@@ -21,7 +21,7 @@ use crate::accept::orig_dst::original_destination;
 use crate::accept::rewind::Rewind;
 use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::connect::find_certificate;
-use crate::error::FailureReason;
+use crate::error::{FailureReason, with_causes};
 use crate::forward::copy::Copied;
 use crate::forward::{Reset, Socket, Source, copy_both};
 use crate::http1::ReadBuffer;
@@ -178,6 +178,10 @@ impl Session {
             let error = format!("no valid certificate for {}", self.pod.pod.identity);
             return self.refuse(&stream, FailureReason::NoCertificate, error);
         };
+        if !self.pod.take_handshake(&self.worker.mesh.limits) {
+            let error = "the pod has had as many handshakes in this second as it may";
+            return self.refuse(&stream, FailureReason::HandshakeLimit, error);
+        }
         let acceptor = TlsAcceptor::from(certificate.server_config());
         let handshake = Box::pin(acceptor.accept(Rewind::new(buffer, stream)).into_fallible());
         let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
@@ -243,7 +247,7 @@ async fn copy<C>(
     record.journey.bytes_sent = copied.sent;
     record.journey.bytes_received = copied.received;
     if let Err(error) = outcome {
-        record.journey.fail(error.reason(), error.to_string());
+        record.journey.fail(error.reason(), with_causes(&error));
         client.reset();
         server.reset();
     }

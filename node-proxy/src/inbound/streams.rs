@@ -47,9 +47,10 @@ pub(super) async fn serve(
     let source = record.journey.source.clone();
     // What is told are the streams: they are what applications know as connections.
     record.dismiss();
+    socket.give_up_after(hop::SILENCE);
     let (hop, driver) = hop::Hop::new(Side::Server, socket, connection.into());
     // The pods that call this one are each other's neighbours, too.
-    let share = worker.share();
+    let share = worker.share_beside(&pod);
     let peers = Rc::new(Peers { worker, pod, client, destination, source });
     let begin = Instant::now();
     let streams = share.clone();
@@ -92,7 +93,7 @@ impl Peers {
 
     async fn serve_stream(self: Rc<Self>, arrival: Arrival, dialled: Option<(Socket, ReadBuffer)>) {
         let mut record = self.record();
-        let _seat = match Seat::take(&self.pod, self.worker.mesh.max_connections_per_pod) {
+        let _seat = match Seat::take(&self.pod, &self.worker.mesh.limits) {
             Ok(seat) => seat,
             Err((reason, error)) => {
                 record.journey.fail(reason, error);

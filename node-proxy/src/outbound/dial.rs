@@ -8,7 +8,7 @@ use crate::connect::idle::{IdleConnection, Repeatable};
 use crate::connect::{self, ConnectError, Destination, Dialled, HopKey};
 use crate::error::{FailureReason, with_causes};
 use crate::http1::ReadBuffer;
-use crate::snapshot::service::{Endpoint, EndpointSet};
+use crate::snapshot::service::{Endpoint, ServicePort};
 use crate::telemetry::{Journey, Peer};
 
 /// How many endpoints one request may try: with more, a client waits longer than it wants to.
@@ -58,45 +58,46 @@ pub(super) enum Reuse {
     Never,
 }
 
-/// Dials an endpoint of the set; a new connection always.
+/// Dials an endpoint of the port; a new connection always.
 pub(super) async fn choose_and_dial(
     session: &Session,
-    endpoints: &EndpointSet,
+    port: &ServicePort,
     journey: &mut Journey,
 ) -> Result<Chosen, FailureReason> {
-    choose((session, endpoints), (Reuse::Never, &mut Wish::default()), journey).await
+    choose((session, port), (Reuse::Never, &mut Wish::default()), journey).await
 }
 
-/// Chooses an endpoint of the set and a connection to it, and notes in the journey who it is or why there is none.
+/// Chooses an endpoint of the port and a connection to it, and notes in the journey who it is or why there is none.
 /// Endpoints that were tried are taken only when there is no other.
 pub(super) async fn choose(
-    (session, endpoints): (&Session, &EndpointSet),
+    (session, port): (&Session, &ServicePort),
     (reuse, wish): (Reuse, &mut Wish),
     journey: &mut Journey,
 ) -> Result<Chosen, FailureReason> {
     let connect =
         async |key, destination: &Destination| find_connection(session, key, destination, reuse).await;
-    let (mut chosen, load) = try_endpoints((session, endpoints), wish, journey, connect).await?;
+    let (mut chosen, load) = try_endpoints((session, port), wish, journey, connect).await?;
     journey.hop = Some(chosen.dialled.hop);
     chosen.load = Some(load);
     Ok(chosen)
 }
 
-/// Tries endpoints of the set that were not tried until `connect` succeeds with one; each that was chosen has been
+/// Tries endpoints of the port that were not tried until `connect` succeeds with one; each that was chosen has been
 /// tried afterwards. Notes in the journey whom it goes to, or why to nobody.
 pub(super) async fn try_endpoints<T>(
-    (session, endpoints): (&Session, &EndpointSet),
+    (session, port): (&Session, &ServicePort),
     wish: &mut Wish,
     journey: &mut Journey,
     connect: impl AsyncFn(HopKey, &Destination) -> Result<T, ConnectError>,
 ) -> Result<(T, InFlight), FailureReason> {
     let mut last: Option<ConnectError> = None;
-    if session.choose(endpoints, wish).is_none() {
+    let mut next = session.choose(port, wish);
+    if next.is_none() && !wish.tried.is_empty() {
         wish.tried.clear();
+        next = session.choose(port, wish);
     }
     let most = wish.tried.len() + MAX_TRIES;
-    while wish.tried.len() < most {
-        let Some(endpoint) = session.choose(endpoints, wish) else { break };
+    while let Some(endpoint) = next.take() {
         wish.tried.push(endpoint.address);
         note_destination(journey, endpoint);
         let destination = Destination::from(&**endpoint);
@@ -106,10 +107,11 @@ pub(super) async fn try_endpoints<T>(
             Ok(connection) => return Ok((connection, load)),
             Err(error) => {
                 tracing::debug!(%error, client = %session.pod.pod.pod, "an endpoint was not reached");
-                let go_on = error.is_of_the_endpoint();
+                let is_of_the_endpoint = error.is_of_the_endpoint();
                 last = Some(error);
-                if !go_on {
-                    break;
+                if is_of_the_endpoint {
+                    session.note_failure(port, &load);
+                    next = (wish.tried.len() < most).then(|| session.choose(port, wish)).flatten();
                 }
             }
         }

@@ -17,7 +17,7 @@ use crate::connect::idle::Repeatable;
 use crate::connect::{Destination, HopKey};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
 use crate::forward::copy::Copied;
-use crate::forward::{CopyError, Reset as _, Socket, copy_both};
+use crate::forward::{Reset as _, Socket, copy_both};
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, Version};
 use crate::http1::tap::Tap;
@@ -190,6 +190,7 @@ impl Connection {
                 }
             };
             let tried = Try {
+                port: &port,
                 filters: filters.as_deref(),
                 session: begin_session(&record, &port, (stays_with, chosen.load.as_ref())),
                 taps: std::mem::take(&mut taps),
@@ -237,6 +238,7 @@ impl Connection {
         let client = (&mut self.stream, &mut self.buffer);
         let running = exchange.run(client, (&mut chosen.dialled.transport, &mut chosen.buffer));
         let outcome = tried.limit.hold(running).await;
+        note(&self.session, tried.port, (chosen, &outcome));
         record.journey.bytes_sent = exchange.bytes_sent();
         record.journey.bytes_received = exchange.bytes_received();
         record.status = exchange.status().and_then(|status| StatusCode::from_u16(status).ok());
@@ -275,7 +277,7 @@ impl Connection {
             own.dialled.transport.close();
         }
         let reuse = if self.request.binds_connection() { Reuse::Never } else { reuse };
-        dial::choose((&self.session, &port.endpoints), (reuse, wish), &mut record.journey).await
+        dial::choose((&self.session, port), (reuse, wish), &mut record.journey).await
     }
 
     fn conclude(&mut self, record: Recording<RequestRecord>, mut chosen: Chosen, outcome: Outcome) -> Next {
@@ -310,11 +312,7 @@ impl Connection {
         let next = match joined {
             Ok(()) => Next::Ended,
             Err(error) => {
-                let reason = match error {
-                    CopyError::Client(_) => FailureReason::ClientClosed,
-                    CopyError::Server(_) => FailureReason::UpstreamReset,
-                };
-                record.journey.fail(reason, with_causes(&error));
+                record.journey.fail(error.reason(), with_causes(&error));
                 dialled.transport.reset();
                 Next::Reset
             }
@@ -367,6 +365,7 @@ impl Connection {
 
 /// One try of a request.
 struct Try<'a> {
+    port: &'a ServicePort,
     filters: Option<&'a Filters>,
     /// A field of the answer with which a session begins.
     session: Option<(Box<str>, Box<str>)>,
@@ -408,6 +407,32 @@ impl FailedStage {
     /// Whether an answer of another endpoint would be the first that the client sees.
     const fn leaves_the_client_unanswered(self) -> bool {
         matches!(self, Self::NoAnswer | Self::Upstream)
+    }
+}
+
+/// Notes what an exchange tells of its endpoint. A connection that was kept may have been closed in good order just as
+/// it was taken.
+fn note(
+    session: &Session,
+    port: &ServicePort,
+    (chosen, outcome): (&Chosen, &Result<Result<Outcome, ExchangeError>, FailureReason>),
+) {
+    let Some(load) = &chosen.load else { return };
+    let status = match outcome {
+        Ok(Ok(Outcome { status, .. }) | Err(ExchangeError::HeldBack(status))) => *status,
+        Ok(Err(ExchangeError::Client(_) | ExchangeError::ClientBody(_))) => return,
+        Ok(Err(ExchangeError::NoAnswer(_))) if chosen.origin == Origin::Pooled => return,
+        // The client's own side is to blame.
+        Ok(Err(error))
+            if matches!(error.reason(), FailureReason::BufferLimit | FailureReason::CertificateExpired) =>
+        {
+            return;
+        }
+        Err(FailureReason::RequestTimeout) => return,
+        Ok(Err(_)) | Err(_) => return session.note_failure(port, load),
+    };
+    if let Ok(status) = StatusCode::from_u16(status) {
+        session.note_status(port, load, status);
     }
 }
 

@@ -45,6 +45,9 @@ const MAX_STREAMS: u32 = 1000;
 /// Resets that a client may cause before its connection is closed (rapid reset, made-you-reset).
 const MAX_RESETS: usize = 64;
 
+/// What one stream may have on its way to a client that does not read, in bytes.
+const MAX_SENT: usize = 64 * 1024;
+
 /// Serves a client's connection. `buffer` holds its first bytes.
 pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) {
     let session = Rc::new(session);
@@ -56,6 +59,7 @@ pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) 
         .enable_connect_protocol()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD)
+        .max_send_buf_size(MAX_SENT)
         .max_pending_accept_reset_streams(Some(MAX_RESETS))
         .max_local_error_reset_streams(Some(MAX_RESETS))
         .serve_connection(TokioIo::new(Rewind::new(buffer, stream)), service);
@@ -247,7 +251,10 @@ async fn forward(
                 return passed_on(record, response, sent, (limit, busy));
             }
             Ok(_held_back) => FailureReason::UpstreamReset,
-            Err(reason) => reason,
+            Err(reason) => {
+                note_late((session, port), reason, &record);
+                reason
+            }
         };
         let was_sent = unsent.is_none();
         if was_sent {
@@ -257,6 +264,17 @@ async fn forward(
             record.journey.fail(reason, "the rule's timeout");
             return failure(record, reason, grpc);
         }
+    }
+}
+
+/// Notes that the endpoint of a request has let a try's time pass.
+fn note_late((session, port): (&Session, &ServicePort), reason: FailureReason, record: &RequestRecord) {
+    let address = record.journey.destination.address;
+    let mut endpoints = port.endpoints.endpoints.iter();
+    if reason == FailureReason::BackendTimeout
+        && let Some(endpoint) = endpoints.find(|endpoint| Some(endpoint.address) == address)
+    {
+        session.note_failure(port, &InFlight::begin(&endpoint.load));
     }
 }
 
@@ -279,7 +297,10 @@ async fn send(
         record.journey.hop = Some(hop);
         let Some(sent) = request.take() else { return Err(FailureReason::UpstreamReset) };
         let mut error = match sender.try_send_request(sent).await {
-            Ok(response) => return Ok((response, (load, under_way))),
+            Ok(response) => {
+                session.note_status(port, &load, response.status());
+                return Ok((response, (load, under_way)));
+            }
             Err(error) => error,
         };
         *request = error.take_message();
@@ -288,6 +309,7 @@ async fn send(
             wish.tried.pop();
             continue;
         }
+        session.note_failure(port, &load);
         record.journey.fail(FailureReason::UpstreamReset, with_causes(error.error()));
         return Err(FailureReason::UpstreamReset);
     }
@@ -346,7 +368,7 @@ async fn find_stream(
     let connect = async |key, destination: &Destination| {
         streams::open(&session.worker, &session.pod, &key, destination).await
     };
-    dial::try_endpoints((session, &port.endpoints), wish, &mut record.journey, connect).await
+    dial::try_endpoints((session, port), wish, &mut record.journey, connect).await
 }
 
 fn passed_on(

@@ -72,15 +72,15 @@ impl Copy {
     async fn send(mut self, port: Arc<ServicePort>, listener: Listener) {
         // A copy is never sent a second time.
         let reuse = Reuse::Pooled(Repeatable::No);
-        let at = (&self.session, &*port.endpoints);
+        let at = (&self.session, &*port);
         let chosen = dial::choose(at, (reuse, &mut Wish::default()), &mut self.record.journey).await;
         if let Ok(chosen) = chosen {
-            self.exchange(chosen, listener).await;
+            self.exchange(&port, chosen, listener).await;
         }
         self.record.finish();
     }
 
-    async fn exchange(&mut self, mut chosen: Chosen, mut listener: Listener) {
+    async fn exchange(&mut self, port: &ServicePort, mut chosen: Chosen, mut listener: Listener) {
         let (mut answer, mut buffer) = (ResponseHead1::default(), ReadBuffer::default());
         let mut exchange = Exchange::new(&mut self.request, &mut answer, self.filters.as_deref());
         let running =
@@ -91,6 +91,9 @@ impl Copy {
         match outcome {
             Ok(Ok(outcome)) => {
                 self.record.status = StatusCode::from_u16(outcome.status).ok();
+                if let (Some(load), Some(status)) = (&chosen.load, self.record.status) {
+                    self.session.note_status(port, load, status);
+                }
                 if outcome.upstream == Persistence::KeepAlive && !outcome.binds_connection {
                     let Chosen { dialled, buffer, key, .. } = chosen;
                     let mut idle = self.session.worker.idle.borrow_mut();

@@ -6,6 +6,7 @@
 
 mod attempts;
 mod dial;
+mod fare;
 mod hello;
 mod http1;
 mod http2;
@@ -33,7 +34,7 @@ use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::route::session::SessionToken;
-use crate::snapshot::service::{Endpoint, EndpointSet, Frontend, PortProtocol, ServicePort};
+use crate::snapshot::service::{Endpoint, Frontend, PortProtocol, ServicePort};
 use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording, RequestRecord};
 use dial::{Chosen, Wish};
 use target::{Target, find_target};
@@ -67,20 +68,25 @@ impl Session {
         self.worker.mesh.snapshot.load().find_frontend(self.destination).cloned()
     }
 
-    /// An endpoint that the pod can reach and that was not tried yet: the one that is wished for, else of the family that
-    /// the client dialled, as without a mesh, and of the other one only when there is none.
-    fn choose<'e>(&self, endpoints: &'e EndpointSet, wish: &Wish) -> Option<&'e Arc<Endpoint>> {
+    /// An endpoint that the pod can reach and that was not tried yet: the one that is wished for, unless it keeps failing,
+    /// else of the family that the client dialled, as without a mesh, and of the other one only when there is none.
+    fn choose<'e>(&self, port: &'e ServicePort, wish: &Wish) -> Option<&'e Arc<Endpoint>> {
+        let set = &*port.endpoints;
         let reachable = AddressFamilies::of(&self.pod.pod.addresses)?;
         if let Some(id) = wish.stays_with
-            && let Some(endpoint) = endpoints.find(id)
+            && let Some(endpoint) = set.find(id)
             && reachable.contains(endpoint.address.ip())
             && !wish.tried.contains(&endpoint.address)
+            && balance::is_in_or_on_trial(endpoint)
         {
             return Some(endpoint);
         }
+        let choose = |families| match port.affinity {
+            Some(patience) => self.pod.affinities.choose((&port.key, set), patience, families, &wish.tried),
+            None => balance::choose(set, families, &wish.tried),
+        };
         let dialled = AddressFamilies::of(&[self.destination.ip()])?;
-        balance::choose(endpoints, dialled, &wish.tried)
-            .or_else(|| balance::choose(endpoints, reachable, &wish.tried))
+        choose(dialled).or_else(|| choose(reachable))
     }
 
     /// Counts what a connection to an undeclared port turned out to speak.
@@ -110,11 +116,12 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
         Target::Service(frontend) => serve_service(session, stream, frontend).await,
         Target::Pod(workload) => {
             let workload = Some(workload);
-            opaque::serve_address(&session, stream, Destination { address: destination, workload }).await;
+            let destination = Destination { address: destination, workload, endpoint: None };
+            opaque::serve_address(&session, stream, destination).await;
         }
         Target::Unknown => {
-            opaque::serve_address(&session, stream, Destination { address: destination, workload: None })
-                .await;
+            let destination = Destination { address: destination, workload: None, endpoint: None };
+            opaque::serve_address(&session, stream, destination).await;
         }
     }
 }
@@ -163,7 +170,7 @@ async fn serve_declared_http(session: Session, mut stream: Socket) {
 /// A port that says nothing: an endpoint is dialled at once, and whoever speaks first decides.
 async fn serve_undeclared(session: Session, mut stream: Socket, frontend: Frontend) {
     let mut record = opaque::record(&session, Some(&frontend.port));
-    let chosen = dial::choose_and_dial(&session, &frontend.port.endpoints, &mut record.journey).await;
+    let chosen = dial::choose_and_dial(&session, &frontend.port, &mut record.journey).await;
     let mut chosen: Chosen = match chosen {
         Ok(chosen) => chosen,
         Err(_) => return answer_or_reset(session, stream, record).await,
@@ -207,6 +214,7 @@ async fn serve_undeclared(session: Session, mut stream: Socket, frontend: Fronte
     let label = opaque::label(client_buffer.unread());
     session.count_detected(&frontend, label);
     record.protocol = Some(label);
+    opaque::note(&session, &frontend.port, &chosen);
     opaque::join(record, (stream, client_buffer), (chosen, server_buffer)).await;
 }
 

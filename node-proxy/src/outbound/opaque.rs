@@ -38,7 +38,11 @@ pub(super) async fn serve_service(session: &Session, mut stream: Socket, fronten
     let taken = match find_port(session, frontend, (&mut stream, &mut buffer), &mut record).await {
         Ok(port) => {
             record.opened();
-            dial::choose_and_dial(session, &port.endpoints, &mut record.journey).await
+            let chosen = dial::choose_and_dial(session, &port, &mut record.journey).await;
+            if let Ok(chosen) = &chosen {
+                note(session, &port, chosen);
+            }
+            chosen
         }
         Err(reason) => Err(reason),
     };
@@ -109,6 +113,13 @@ pub(super) async fn serve_address(session: &Session, stream: Socket, destination
             record.finish();
             stream.reset();
         }
+    }
+}
+
+/// Notes that an endpoint has taken an opaque connection: more is not to be known of it.
+pub(super) fn note(session: &Session, port: &ServicePort, chosen: &Chosen) {
+    if let Some(load) = &chosen.load {
+        session.note_answer(port, load);
     }
 }
 

@@ -71,15 +71,21 @@ fn dump_port(port: &ServicePort) -> Value {
     let consumers = consumers
         .into_iter()
         .map(|(namespace, table)| json!({"clients": &**namespace, "rules": dump_table(table)}));
-    let endpoints = port.endpoints.endpoints.iter().map(|endpoint| dump_endpoint(endpoint));
+    let external = port.external.as_ref().map(|external| dump_endpoints(external));
     json!({
         "service": port.key.service.to_string(),
         "port": port.key.port,
         "protocol": protocol_label(port.protocol),
         "producerRules": port.producer.as_ref().map(|table| dump_table(table)),
         "consumerRules": consumers.collect::<Vec<_>>(),
-        "endpoints": endpoints.collect::<Vec<_>>(),
+        "endpoints": dump_endpoints(port),
+        "externalEndpoints": external,
+        "affinitySeconds": port.affinity.map(|affinity| affinity.as_secs()),
     })
+}
+
+fn dump_endpoints(port: &ServicePort) -> Vec<Value> {
+    port.endpoints.endpoints.iter().map(|endpoint| dump_endpoint(endpoint)).collect()
 }
 
 fn dump_table(table: &RouteTable) -> Vec<Value> {
@@ -108,6 +114,7 @@ fn dump_endpoint(endpoint: &Endpoint) -> Value {
         "address": endpoint.address.to_string(),
         "workload": endpoint.workload.as_ref().map(|workload| dump_workload(workload)),
         "inFlight": endpoint.load.in_flight.load(Ordering::Relaxed),
+        "ejected": endpoint.load.health.standing().is_out(),
     })
 }
 

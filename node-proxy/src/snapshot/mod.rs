@@ -4,6 +4,7 @@
 //! `find_*`. Everything stringly was parsed when it was compiled.
 
 mod dump;
+pub mod health;
 pub mod map;
 pub mod service;
 pub mod workload;

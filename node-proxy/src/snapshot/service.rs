@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::time::Duration;
 
 use crate::cluster::objects::ObjectKey;
 use crate::route::{RouteKind, RouteTable};
+use crate::snapshot::health::Health;
 use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::Workload;
 
@@ -61,6 +63,11 @@ pub struct ServicePort {
     pub protocol: PortProtocol,
     /// Who answers when no route says otherwise.
     pub endpoints: Arc<EndpointSet>,
+    /// For how long after its last request a client goes to the endpoint that it had (`sessionAffinity: ClientIP`).
+    pub affinity: Option<Duration>,
+    /// The port as addresses of other kinds reach it, where that differs: `internalTrafficPolicy` is of cluster
+    /// addresses alone.
+    pub external: Option<Arc<Self>>,
     /// Routes of the Service's own namespace.
     pub producer: Option<Arc<RouteTable>>,
     /// Routes of client namespaces: each replaces the whole producer group for clients of that namespace.
@@ -89,6 +96,8 @@ impl ServicePort {
         self.key == other.key
             && self.protocol == other.protocol
             && Arc::ptr_eq(&self.endpoints, &other.endpoints)
+            && self.affinity == other.affinity
+            && is_same(self.external.as_ref(), other.external.as_ref())
             && is_same(self.producer.as_ref(), other.producer.as_ref())
             && self.consumers.len() == other.consumers.len()
             && consumers()
@@ -143,6 +152,10 @@ pub struct EndpointLoad {
     pub id: u64,
     /// Requests and opaque connections under way.
     pub in_flight: AtomicU32,
+    /// How it has fared.
+    pub health: Health,
+    /// Whether it has left every Service: connections that are kept to it are of no use any more.
+    pub has_left: AtomicBool,
 }
 
 /// A destination address of a Service, resolved.

@@ -4,8 +4,8 @@
 //! a path or a host that a client sent. Nothing here runs per request; see `handles` for that.
 //!
 //! Stable, kept from release to release: `gammarus_http_requests_total`, `gammarus_http_request_duration_seconds`,
-//! `gammarus_tcp_*`, `gammarus_failures_total`, `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`. All others
-//! serve whoever works on the proxy and may change.
+//! `gammarus_tcp_*`, `gammarus_endpoint_ejections_total`, `gammarus_failures_total`, `gammarus_panics_total`,
+//! `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`. All others serve whoever works on the proxy and may change.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -227,6 +227,8 @@ pub struct Metrics {
     pub(crate) failures: IntCounterVec,
     pub(crate) access_lines_dropped: IntCounter,
     stale_peers: IntCounter,
+    ejections: IntCounterVec,
+    panics: IntCounter,
     control: ControlMetrics,
     registry: Registry,
 }
@@ -261,6 +263,20 @@ impl Metrics {
                     "gammarus_stale_peer_total",
                     "Plain connections from pods that should have known that their peer is in the mesh.",
                 )?,
+            )?,
+            ejections: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "gammarus_endpoint_ejections_total",
+                        "How often an endpoint that kept failing was ejected for a while.",
+                    ),
+                    &SERVICE_LABELS[1..],
+                )?,
+            )?,
+            panics: register(
+                &registry,
+                IntCounter::new("gammarus_panics_total", "Panics: each has cost its own task alone.")?,
             )?,
             control: ControlMetrics::register(&registry)?,
             registry,
@@ -333,6 +349,24 @@ impl Metrics {
     /// A pod of the mesh spoke plain text to another, as it did not yet know of its mark.
     pub fn stale_peer(&self) {
         self.stale_peers.inc();
+    }
+
+    /// An endpoint of a Service port is not chosen for a while.
+    pub fn endpoint_ejected(&self, service: &ServicePortKey) {
+        let port = service.port.to_string();
+        let ServicePortKey { service, .. } = service;
+        self.ejections.with_label_values(&[&*service.namespace, &*service.name, &port]).inc();
+    }
+
+    /// A task has panicked.
+    pub(super) fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// How many tasks have panicked.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.panics.get()
     }
 
     /// What a connection to a port without a declared protocol turned out to speak.

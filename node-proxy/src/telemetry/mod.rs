@@ -9,6 +9,7 @@ mod handles;
 mod line;
 pub mod log;
 pub mod metrics;
+pub mod panics;
 mod text;
 mod writer;
 

@@ -170,6 +170,115 @@ fn internal_traffic_policy_local_keeps_to_the_own_node() {
 }
 
 #[test]
+fn internal_traffic_policy_is_of_cluster_addresses_alone() {
+    let yaml = service(", internalTrafficPolicy: Local, externalIPs: [198.51.100.1]")
+        .replace("port: 80,", "port: 80, nodePort: 30080,")
+        + &slice("x", "{addresses: [10.0.0.1], nodeName: a}, {addresses: [10.0.0.2], nodeName: b}")
+        + "---\nkind: Node\nmetadata: {name: a}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n";
+    let snapshot = snapshot_of(&yaml);
+    let behind = |destination: &str| {
+        let frontend = snapshot.find_frontend(destination.parse().unwrap()).expect("it leads to the Service");
+        addresses(&frontend.port)
+    };
+    assert_eq!(behind("10.96.0.1:80"), ["10.0.0.1:9090"]);
+    for destination in ["198.51.100.1:80", "192.0.2.1:30080"] {
+        assert_eq!(behind(destination), ["10.0.0.1:9090", "10.0.0.2:9090"], "{destination}");
+    }
+    assert_eq!(addresses(port(&snapshot, "shop/s", 80)), ["10.0.0.1:9090"], "as a backend");
+}
+
+#[test]
+fn session_affinity_has_its_time() {
+    let affinity =
+        |spec: &str| port(&snapshot_of(&service(spec)), "shop/s", 80).affinity.map(|time| time.as_secs());
+    assert_eq!(affinity(""), None);
+    assert_eq!(affinity(", sessionAffinity: None"), None);
+    assert_eq!(affinity(", sessionAffinity: ClientIP"), Some(10_800));
+    let timed = ", sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 7}}";
+    assert_eq!(affinity(timed), Some(7));
+}
+
+/// Nodes `a`, which is the own one, and `b` in one zone, `c` in another, `d` in none.
+const NODES: &str = "---\nkind: Node\nmetadata: {name: a, labels: {topology.kubernetes.io/zone: one}}\n\
+                     ---\nkind: Node\nmetadata: {name: b, labels: {topology.kubernetes.io/zone: one}}\n\
+                     ---\nkind: Node\nmetadata: {name: c, labels: {topology.kubernetes.io/zone: two}}\n\
+                     ---\nkind: Node\nmetadata: {name: d}\n";
+
+#[test]
+fn hints_of_slices_count_where_every_ready_endpoint_has_one() {
+    let one = "{addresses: [10.0.0.1], hints: {forZones: [{name: one}]}}";
+    let two = "{addresses: [10.0.0.2], hints: {forZones: [{name: two}]}}";
+    let both = "{addresses: [10.0.0.3], hints: {forZones: [{name: two}, {name: one}]}}";
+    let none = "{addresses: [10.0.0.4]}";
+    let unready = "{addresses: [10.0.0.5], conditions: {ready: false}}";
+    let here = "{addresses: [10.0.0.6], hints: {forZones: [{name: two}], forNodes: [{name: a}]}}";
+    let there = "{addresses: [10.0.0.7], hints: {forZones: [{name: one}], forNodes: [{name: b}]}}";
+    let s = service("");
+    let check = |endpoints: &[&str], expected: &[&str]| {
+        check(&[&s, NODES, &slice("x", &endpoints.join(", "))], expected);
+    };
+    check(&[one, two, both], &["10.0.0.1:9090", "10.0.0.3:9090"]);
+    check(&[one, two, both, unready], &["10.0.0.1:9090", "10.0.0.3:9090"]);
+    check(&[one, two, none], &["10.0.0.1:9090", "10.0.0.2:9090", "10.0.0.4:9090"]);
+    check(&[two], &["10.0.0.2:9090"]);
+    check(&[here, there], &["10.0.0.6:9090"]);
+    // Not all say nodes: zones it is.
+    check(&[here, there, one], &["10.0.0.1:9090", "10.0.0.7:9090"]);
+    check(&[there, two], &["10.0.0.7:9090"]);
+}
+
+#[test]
+fn without_slices_traffic_distribution_is_made_of_the_nodes_zones() {
+    let on = |node: &str, last: u8| {
+        pod(node, "", "", &format!("podIP: 10.0.0.{last}"))
+            .replace("nodeName: a", &format!("nodeName: {node}"))
+    };
+    let (a, b, c, d) = (on("a", 1), on("b", 2), on("c", 3), on("d", 4));
+    let s =
+        |distribution: &str| service(&format!(", selector: {{app: s}}, trafficDistribution: {distribution}"));
+    for distribution in ["PreferClose", "PreferSameZone"] {
+        check(&[NODES, &s(distribution), &a, &b, &c], &["10.0.0.1:8080", "10.0.0.2:8080"]);
+        check(&[NODES, &s(distribution), &c], &["10.0.0.3:8080"]);
+        // Nobody knows where `d` is.
+        check(&[NODES, &s(distribution), &a, &c, &d], &["10.0.0.1:8080", "10.0.0.3:8080", "10.0.0.4:8080"]);
+    }
+    check(&[NODES, &s("PreferSameNode"), &a, &b, &c], &["10.0.0.1:8080"]);
+    check(&[NODES, &s("PreferSameNode"), &b, &c], &["10.0.0.2:8080"]);
+    check(&[NODES, &service(", selector: {app: s}"), &a, &c], &["10.0.0.1:8080", "10.0.0.3:8080"]);
+}
+
+#[test]
+fn a_node_that_moves_to_another_zone_changes_who_is_near() {
+    let s = service(", selector: {app: s}, trafficDistribution: PreferClose");
+    let pods = pod("p", "", "", "podIP: 10.0.0.1")
+        + &pod("q", "", "", "podIP: 10.0.0.2").replace("nodeName: a", "nodeName: c");
+    let mut cluster = Cluster::new();
+    let near = |cluster: &mut Cluster, nodes: &str| {
+        addresses(port(&cluster.become_these(objects(&[nodes, &s, &pods].concat())), "shop/s", 80))
+    };
+    assert_eq!(near(&mut cluster, NODES), ["10.0.0.1:8080"]);
+    assert_eq!(near(&mut cluster, &NODES.replace("two", "one")), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    assert_eq!(near(&mut cluster, NODES), ["10.0.0.1:8080"]);
+}
+
+#[test]
+fn an_endpoint_that_no_service_has_any_more_says_so() {
+    let (s, p) = (service(", selector: {app: s}"), pod("p", "", "", "podIP: 10.0.0.1"));
+    let leaving = pod("p", ", deletionTimestamp: '2026-01-01T00:00:00Z'", "", "podIP: 10.0.0.1");
+    let other = pod("q", "", "", "podIP: 10.0.0.2");
+    let mut cluster = Cluster::new();
+    let first = cluster.become_these(objects(&[&*s, &p, &other].concat()));
+    let loads: Vec<_> =
+        port(&first, "shop/s", 80).endpoints.endpoints.iter().map(|it| Arc::clone(&it.load)).collect();
+    let left = || loads.iter().map(|load| load.has_left.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    assert_eq!(left(), [false, false]);
+    cluster.become_these(objects(&[&*s, &leaving, &other].concat()));
+    assert_eq!(left(), [true, false], "it is being drained");
+    cluster.become_these(objects(&s));
+    assert_eq!(left(), [true, true]);
+}
+
+#[test]
 fn load_outlives_snapshots_and_belongs_to_one_pod_at_one_address() {
     let yaml = |pods: &str| objects(&format!("{}{pods}", service(", selector: {app: s}")));
     let mut cluster = Cluster::new();

@@ -9,7 +9,7 @@ use super::*;
 use crate::attach::fixture::applied;
 use crate::cluster::objects::{Kind, Mark, Object, ObjectId};
 use crate::dice::Dice;
-use crate::snapshot::service::Endpoint;
+use crate::snapshot::service::{Endpoint, FrontendKind};
 
 const NAMESPACES: [&str; 3] = ["shop", "client", "other"];
 const SERVICES: [&str; 4] = ["s", "t", "u", "v"];
@@ -39,6 +39,7 @@ fn random_change(dice: &mut Dice) -> Vec<Change> {
     let name = match kind {
         Kind::Service => dice.of(&SERVICES),
         Kind::Namespace => namespace,
+        Kind::Node => dice.of(&["a", "b"]),
         _ => dice.of(&["o1", "o2", "o3", "o4"]),
     };
     let key = ObjectKey::new(if kind.is_cluster_scoped() { "" } else { namespace }, name);
@@ -78,8 +79,13 @@ fn namespace_labels(dice: &mut Dice) -> String {
 
 fn node(dice: &mut Dice) -> String {
     let (range, address) = (dice.below(3), dice.of(&["192.168.0.1", "192.168.0.2"]));
+    let zone = dice.of(&[
+        "",
+        ", labels: {topology.kubernetes.io/zone: z1}",
+        ", labels: {topology.kubernetes.io/zone: z2}",
+    ]);
     format!(
-        "}}\nspec: {{podCIDR: 10.244.{range}.0/24}}\n\
+        "{zone}}}\nspec: {{podCIDR: 10.244.{range}.0/24}}\n\
          status: {{addresses: [{{type: InternalIP, address: {address}}}]}}"
     )
 }
@@ -115,8 +121,9 @@ fn service(dice: &mut Dice) -> String {
     let node_port = dice.of(&["", ", nodePort: 80", ", nodePort: 30001"]);
     let affinity = dice.of(&["", ", sessionAffinity: ClientIP"]);
     let target = dice.of(&["web", "8080"]);
+    let near = dice.of(&["", ", trafficDistribution: PreferClose", ", trafficDistribution: PreferSameNode"]);
     format!(
-        "}}\nspec: {{clusterIP: {vip}, externalIPs: [{external}]{selector}{kind}{affinity}, \
+        "}}\nspec: {{clusterIP: {vip}, externalIPs: [{external}]{selector}{kind}{affinity}{near}, \
          ports: [{{name: {first}, port: 80, targetPort: {target}{node_port}}}{second}]}}"
     )
 }
@@ -133,7 +140,10 @@ fn slice(dice: &mut Dice) -> String {
             0 => String::new(),
             _ => format!(", targetRef: {{kind: Pod, name: {name}{uid}}}"),
         };
-        format!("{{addresses: [{address}], nodeName: a, conditions: {{ready: {ready}, terminating: true}}{target}}}")
+        let hints = dice.of(&["", ", hints: {forZones: [{name: z1}]}", ", hints: {forZones: [{name: z2}], forNodes: [{name: a}]}"]);
+        format!(
+            "{{addresses: [{address}], nodeName: a, conditions: {{ready: {ready}, terminating: true}}{target}{hints}}}"
+        )
     });
     let endpoints = endpoints.collect::<Vec<_>>().join(", ");
     let port = dice.of(&["http", "web"]);
@@ -191,7 +201,8 @@ fn describe(snapshot: &Snapshot) -> Value {
 /// Every endpoint by the pod's uid and the address.
 fn endpoints(snapshot: &Snapshot) -> HashMap<(Option<Arc<str>>, SocketAddr), Arc<Endpoint>> {
     let mut found = HashMap::new();
-    for endpoint in snapshot.service_ports.values().flat_map(|port| &port.endpoints.endpoints) {
+    let ports = snapshot.service_ports.values().flat_map(|port| port.external.iter().chain([port]));
+    for endpoint in ports.flat_map(|port| &port.endpoints.endpoints) {
         let uid = endpoint.workload.as_ref().map(|workload| Arc::clone(&workload.uid));
         let other = found.insert((uid, endpoint.address), Arc::clone(endpoint));
         assert!(other.is_none_or(|other| Arc::ptr_eq(&other, endpoint)), "one endpoint, one load");
@@ -204,7 +215,11 @@ fn describe_port(port: &ServicePort) -> String {
     let rules: Vec<_> = tables.flat_map(|table| table.entries()).collect();
     let mut consumers: Vec<_> = port.consumers.keys().collect();
     consumers.sort();
-    format!("{:?} {:?} {consumers:?} {rules:?}", port.protocol, port.endpoints)
+    let external = port.external.as_ref().map(|external| &external.endpoints);
+    format!(
+        "{:?} {:?} {:?} {external:?} {consumers:?} {rules:?}",
+        port.protocol, port.affinity, port.endpoints
+    )
 }
 
 /// What a change did not touch is the very same as before.
@@ -222,6 +237,7 @@ fn check_sharing(before: &Snapshot, after: &Snapshot) {
     }
     for frontend in after.frontends.values().chain(after.node_ports.values()) {
         let port = after.find_service_port(&frontend.port.key).expect("it leads somewhere");
+        let port = port.external.as_ref().filter(|_| frontend.kind == FrontendKind::External).unwrap_or(port);
         assert!(Arc::ptr_eq(port, &frontend.port), "an address leads to a port as it was");
     }
 }
@@ -261,7 +277,7 @@ fn pretty_assert(found: &Value, expected: &Value, told: &str) {
 #[test]
 fn after_any_changes_the_snapshot_is_that_of_the_objects_there_are() {
     let mut seen = [0; 3];
-    for seed in 1..=8_u64 {
+    for seed in 1..=12_u64 {
         let of_one = play(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), 120);
         seen = std::array::from_fn(|at| seen[at] + of_one[at]);
     }

@@ -61,6 +61,11 @@ impl ExchangeError {
             {
                 FailureReason::CertificateExpired
             }
+            Self::NoAnswer(error) | Self::Upstream(RelayError::Source(error))
+                if error.kind() == hop::SHED =>
+            {
+                FailureReason::BufferLimit
+            }
             Self::HeldBack(_) | Self::NoAnswer(_) | Self::Upstream(_) => FailureReason::UpstreamReset,
             Self::Answer(_) | Self::SwitchedProtocols => FailureReason::MalformedResponse,
         }

@@ -3,7 +3,10 @@
 //! What a thread has to do belongs to *shares*: one for each pod, one for each hop that has arrived. Shares take
 //! turns, a step of one task each, however much one of them has to do; so the neighbour of a pod that floods waits
 //! for single steps of it and not for its whole queue (design D9). Between a few steps the thread looks at its
-//! sockets, and no step carries more than so many bytes.
+//! sockets, and no step carries more than so many bytes. What buffers hold is held for the pod whose share it is
+//! ([`memory`]).
+
+pub mod memory;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,6 +16,9 @@ use std::task::{Context, Poll, Waker};
 
 use async_task::{Builder, Runnable, Task};
 use tokio::task::coop;
+
+use memory::Part;
+pub use memory::{Holding, Memory};
 
 /// Steps between two looks at the sockets: a look is a system call, and who has just become ready waits for it.
 const STEPS: usize = 16;
@@ -47,6 +53,8 @@ struct ShareState {
     turns: Turns,
     /// The tasks that can go on. The share is in line exactly while there are any.
     ready: Mutex<VecDeque<Runnable>>,
+    /// The thread's part of the memory of its pod.
+    part: Arc<Part>,
 }
 
 /// Nothing that is done under these locks can panic half done.
@@ -55,10 +63,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Turns {
-    /// A new share of this thread.
+    /// A new share of this thread, which is no pod's.
     #[must_use]
     pub fn share(&self) -> Share {
-        Share(Arc::new(ShareState { turns: self.clone(), ready: Mutex::default() }))
+        self.share_of(&Memory::default())
+    }
+
+    /// A new share of this thread, of the pod that has this memory.
+    #[must_use]
+    pub fn share_of(&self, memory: &Memory) -> Share {
+        Share::new(self.clone(), memory.part())
     }
 
     /// Runs all shares' tasks, forever. Only one may run on a thread, on the one where the tasks are spawned.
@@ -98,6 +112,16 @@ impl Turns {
 }
 
 impl Share {
+    fn new(turns: Turns, part: Arc<Part>) -> Self {
+        Self(Arc::new(ShareState { turns, ready: Mutex::default(), part }))
+    }
+
+    /// Another share of the same thread and the same memory.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.0.turns.clone(), Arc::clone(&self.0.part))
+    }
+
     /// Runs a task of this share on its thread, which must be the caller's. Dropping what is returned cancels it.
     pub fn run<F>(&self, task: F) -> Task<F::Output>
     where
