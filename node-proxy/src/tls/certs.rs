@@ -18,6 +18,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 use webpki::KeyUsage;
+use zeroize::Zeroizing;
 
 use super::HOP_ALPN;
 use super::clock::validity;
@@ -95,6 +96,7 @@ pub struct WorkloadCert {
     bundle: Arc<TrustBundle>,
     trust: Trust,
     key: Arc<CertifiedKey>,
+    secret: Arc<Zeroizing<PrivateKeyDer<'static>>>,
     resolver: Arc<SingleCertAndKey>,
     server_config: Arc<ServerConfig>,
     client_configs: Mutex<HashMap<SpiffeId, Arc<ClientConfig>>>,
@@ -119,9 +121,10 @@ impl WorkloadCert {
         signed: SignedIdentity,
         key: &PrivateKeyDer<'_>,
     ) -> Result<Self, CertError> {
+        let secret = Arc::new(Zeroizing::new(key.clone_key()));
         let key = CertifiedKey::new(signed.chain, aws_lc_rs::sign::any_supported_type(key)?);
         key.keys_match()?;
-        Self::with(identity, Arc::new(key), Arc::new(TrustBundle::new(signed.trust_bundle)))
+        Self::with(identity, (Arc::new(key), secret), Arc::new(TrustBundle::new(signed.trust_bundle)))
     }
 
     /// The same leaf and key, with which peers are taken by another trust bundle.
@@ -129,12 +132,12 @@ impl WorkloadCert {
     /// # Errors
     /// As [`WorkloadCert::new`]: without its root in the bundle, a leaf is of no use.
     pub fn with_bundle(&self, bundle: Arc<TrustBundle>) -> Result<Self, CertError> {
-        Self::with(&self.identity, Arc::clone(&self.key), bundle)
+        Self::with(&self.identity, (Arc::clone(&self.key), Arc::clone(&self.secret)), bundle)
     }
 
     fn with(
         identity: &SpiffeId,
-        key: Arc<CertifiedKey>,
+        (key, secret): (Arc<CertifiedKey>, Arc<Zeroizing<PrivateKeyDer<'static>>>),
         bundle: Arc<TrustBundle>,
     ) -> Result<Self, CertError> {
         let leaf_error = |source| CertError::Leaf { identity: identity.clone(), source: Box::new(source) };
@@ -160,6 +163,7 @@ impl WorkloadCert {
             bundle,
             trust,
             key,
+            secret,
             resolver,
             server_config,
             client_configs: Mutex::default(),
@@ -170,6 +174,18 @@ impl WorkloadCert {
     #[must_use]
     pub const fn identity(&self) -> &SpiffeId {
         &self.identity
+    }
+
+    /// What the CA gave: with [`Self::key_der`] enough to make this again, in another process.
+    #[must_use]
+    pub fn signed(&self) -> SignedIdentity {
+        SignedIdentity { chain: self.key.cert.clone(), trust_bundle: self.bundle.roots().to_vec() }
+    }
+
+    /// The private key, as DER. For the holder alone.
+    #[must_use]
+    pub fn key_der(&self) -> &[u8] {
+        self.secret.secret_der()
     }
 
     /// The first second of the leaf.

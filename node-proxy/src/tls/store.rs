@@ -13,6 +13,7 @@ use gammarus_ca::bundle::{TrustBundle, fingerprint};
 use gammarus_ca::{CaClient, SpiffeId, WorkloadKey};
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -28,6 +29,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A leaf, later.
 pub type Fetch<'a> = Pin<Box<dyn Future<Output = Result<WorkloadCert, CertError>> + Send + 'a>>;
+
+/// Is told of each leaf that is to be used from now on.
+pub type Fetched = UnboundedSender<Arc<WorkloadCert>>;
 
 /// Where leaves come from.
 pub trait CertSource: BundleSource {
@@ -87,6 +91,7 @@ pub struct CertStore {
     entries: Arc<Entries>,
     trust: Arc<NodeTrust>,
     following: AbortHandle,
+    fetched: Option<Fetched>,
 }
 
 impl Drop for CertStore {
@@ -104,7 +109,27 @@ impl CertStore {
         let (followed, leaves) = (Arc::clone(&trust), Arc::clone(&entries));
         let following = async move { followed.follow(|| in_use(&followed, &leaves)).await };
         let following = runtime.spawn(following).abort_handle();
-        Self { source, runtime, entries, trust, following }
+        Self { source, runtime, entries, trust, following, fetched: None }
+    }
+
+    /// Also says so to `fetched` whenever there is a new leaf; not of one that was adopted.
+    #[must_use]
+    pub fn telling(mut self, fetched: Fetched) -> Self {
+        self.fetched = Some(fetched);
+        self
+    }
+
+    /// Takes a leaf that another process has fetched, unless a live one is here, and keeps it new from then on.
+    pub fn adopt(&self, cert: Arc<WorkloadCert>) {
+        let identity = cert.identity().clone();
+        let mut entries = self.entries();
+        let is_live = |entry: &Entry| {
+            entry.current.borrow().as_ref().is_some_and(|cert| cert.is_live(SystemTime::now()))
+        };
+        if !entries.get(&identity).is_some_and(is_live) {
+            let entry = self.entry(&identity, Some(cert));
+            entries.insert(identity, entry);
+        }
     }
 
     /// Asks for a newer trust bundle soon: a peer's issuer is not known.
@@ -166,17 +191,41 @@ impl CertStore {
 
     fn subscribe(&self, identity: &SpiffeId) -> watch::Receiver<Option<Arc<WorkloadCert>>> {
         let mut entries = self.entries();
-        let entry = entries.entry(identity.clone()).or_insert_with(|| {
-            let (publish, current) = watch::channel(None);
-            let (source, trust) = (Arc::clone(&self.source), Arc::clone(&self.trust));
-            let renewal = keep_new(source, trust, identity.clone(), publish);
-            Entry { current, task: self.runtime.spawn(renewal).abort_handle() }
-        });
+        let entry = entries.entry(identity.clone()).or_insert_with(|| self.entry(identity, None));
         entry.current.clone()
+    }
+
+    fn entry(&self, identity: &SpiffeId, first: Option<Arc<WorkloadCert>>) -> Entry {
+        let (publish, current) = watch::channel(first);
+        let publish = Publish { current: publish, fetched: self.fetched.clone() };
+        let (source, trust) = (Arc::clone(&self.source), Arc::clone(&self.trust));
+        let renewal = keep_new(source, trust, identity.clone(), publish);
+        Entry { current, task: self.runtime.spawn(renewal).abort_handle() }
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<SpiffeId, Entry>> {
         lock(&self.entries)
+    }
+}
+
+/// Where a leaf is put when it is new.
+struct Publish {
+    current: watch::Sender<Option<Arc<WorkloadCert>>>,
+    fetched: Option<Fetched>,
+}
+
+impl Publish {
+    fn put(&self, cert: WorkloadCert) {
+        let cert = Arc::new(cert);
+        if let Some(fetched) = &self.fetched {
+            // Whoever listened may be gone, and this process about to end.
+            let _ = fetched.send(Arc::clone(&cert));
+        }
+        self.current.send_replace(Some(cert));
+    }
+
+    fn current(&self) -> Option<Arc<WorkloadCert>> {
+        self.current.borrow().clone()
     }
 }
 
@@ -192,13 +241,16 @@ fn in_use(trust: &NodeTrust, entries: &Entries) -> Option<Arc<TrustBundle>> {
 }
 
 /// Fetches a leaf, and a new one at about half of its life, until it is aborted.
-async fn keep_new(
-    source: Arc<dyn CertSource>,
-    trust: Arc<NodeTrust>,
-    identity: SpiffeId,
-    publish: watch::Sender<Option<Arc<WorkloadCert>>>,
-) {
+async fn keep_new(source: Arc<dyn CertSource>, trust: Arc<NodeTrust>, identity: SpiffeId, publish: Publish) {
     let (mut failures, mut bundles) = (0_u32, trust.subscribe());
+    if let Some(adopted) = publish.current() {
+        // It makes its bundle known, or is put under a newer one.
+        trust.settle(adopted.bundle()).await;
+        tokio::select! {
+            () = sleep_until(half_life(&adopted)) => {}
+            () = follow_bundles(&mut bundles, &publish) => {}
+        }
+    }
     loop {
         match fetch(&*source, &trust, &identity).await {
             Ok(cert) => {
@@ -206,14 +258,14 @@ async fn keep_new(
                 let left = time_left(&cert);
                 let renewal = SystemTime::now() + left.mul_f64(0.45 + 0.1 * random_fraction());
                 tracing::info!(%identity, seconds_left = left.as_secs(), "certificate fetched");
-                publish.send_replace(Some(Arc::new(cert)));
+                publish.put(cert);
                 tokio::select! {
                     () = sleep_until(renewal) => {}
                     () = follow_bundles(&mut bundles, &publish) => {}
                 }
             }
             Err(error) => {
-                let left = publish.borrow().as_ref().map(|cert| time_left(cert));
+                let left = publish.current().map(|cert| time_left(&cert));
                 let longest = longest_pause(left.unwrap_or_default());
                 let pause = pause_after(failures, longest).max(error.retry_after().unwrap_or_default());
                 // What was tried often because time was short is no reason to wait for long when it is over.
@@ -241,17 +293,14 @@ async fn fetch(
 }
 
 /// Puts the leaf of now under each new bundle, until one has no root for it any more.
-async fn follow_bundles(
-    bundles: &mut watch::Receiver<Option<Arc<TrustBundle>>>,
-    publish: &watch::Sender<Option<Arc<WorkloadCert>>>,
-) {
+async fn follow_bundles(bundles: &mut watch::Receiver<Option<Arc<TrustBundle>>>, publish: &Publish) {
     loop {
-        let (bundle, cert) = (bundles.borrow_and_update().clone(), publish.borrow().clone());
+        let (bundle, cert) = (bundles.borrow_and_update().clone(), publish.current());
         if let (Some(bundle), Some(cert)) = (bundle, cert)
             && *cert.bundle() != bundle
         {
             match cert.with_bundle(bundle) {
-                Ok(cert) => drop(publish.send_replace(Some(Arc::new(cert)))),
+                Ok(cert) => publish.put(cert),
                 Err(error) => {
                     let error = with_causes(&error);
                     return tracing::warn!(error, "the leaf is not of the new trust bundle: renewed at once");
@@ -273,6 +322,12 @@ fn time_left(cert: &WorkloadCert) -> Duration {
 /// short its life is.
 fn longest_pause(left: Duration) -> Duration {
     if left.is_zero() { LONGEST_PAUSE } else { LONGEST_PAUSE.min((left / 4).max(FIRST_PAUSE)) }
+}
+
+/// When a leaf that was not fetched here is due: at about half of its whole life.
+fn half_life(cert: &WorkloadCert) -> SystemTime {
+    let life = cert.not_after().duration_since(cert.not_before()).unwrap_or_default();
+    cert.not_before() + life.mul_f64(0.45 + 0.1 * random_fraction())
 }
 
 /// The pause after so many earlier failures: doubling, capped, and half of it random, so that nodes that

@@ -15,14 +15,15 @@ use gammarus_ca::metrics::Metrics;
 use gammarus_ca::rotation::Terms;
 use gammarus_ca::server::serve;
 use gammarus_ca::{CaClient, ClientError, SpiffeId, TrustDomain};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use time::OffsetDateTime;
 use tokio::runtime::Handle;
 
 use super::handshake::handshake;
 use super::{DB, Pki, WEB, id};
 use crate::tls::store::Fetch;
 use crate::tls::trust::Ask;
-use crate::tls::{BundleSource, CertError, CertSource, CertStore};
+use crate::tls::{BundleSource, CertError, CertSource, CertStore, WorkloadCert};
 
 /// A CA in this process, which can be made to fail.
 struct Source {
@@ -256,4 +257,37 @@ async fn workloads_of_the_real_ca_take_each_other() {
     let db = tokio::time::timeout(Duration::from_secs(10), store.ensure(&id(DB))).await.unwrap().unwrap();
     let (server, client) = handshake(db.client_config(&id(WEB)).unwrap(), web.server_config()).await;
     assert_eq!((server.unwrap(), client.unwrap()), (id(WEB), id(DB)));
+}
+
+#[tokio::test]
+async fn a_leaf_of_another_process_is_used_at_once_and_renewed_at_half_its_life() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let first = CertStore::new(Source::new(HOUR), Handle::current()).telling(tell);
+    let fetched = first.ensure(&id(WEB)).await.unwrap();
+    assert!(Arc::ptr_eq(&fetched, &told.recv().await.unwrap()), "who wants to know is told");
+
+    let source = Source::new(HOUR);
+    let presented = source.pki.present(WEB, |params| {
+        params.not_before = OffsetDateTime::now_utc();
+        params.not_after = params.not_before + Duration::from_secs(6);
+    });
+    let original = source.pki.accept(WEB, presented).unwrap();
+    let key = PrivateKeyDer::try_from(original.key_der()).unwrap();
+    let copy = || Arc::new(WorkloadCert::new(&id(WEB), original.signed(), &key).unwrap());
+    let store = CertStore::new(Arc::<Source>::clone(&source), Handle::current());
+    store.adopt(copy());
+    let adopted = store.find(&id(WEB)).unwrap();
+    assert!(Arc::ptr_eq(&adopted, &store.ensure(&id(WEB)).await.unwrap()));
+    store.adopt(copy());
+    assert!(Arc::ptr_eq(&adopted, &store.find(&id(WEB)).unwrap()), "one that is here stays");
+    let (server, client) =
+        handshake(adopted.client_config(&id(WEB)).unwrap(), original.server_config()).await;
+    assert_eq!((server.unwrap(), client.unwrap()), (id(WEB), id(WEB)));
+    assert_eq!(source.asked(), 0, "nothing was asked for");
+    let renewed = async {
+        while Arc::ptr_eq(&adopted, &store.find(&id(WEB)).unwrap()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), renewed).await.unwrap();
 }
