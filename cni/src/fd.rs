@@ -1,10 +1,10 @@
-//! Sending and receiving one file descriptor beside bytes (`SCM_RIGHTS`, unix(7)).
+//! Sending and receiving file descriptors beside bytes (`SCM_RIGHTS`, unix(7)).
 //!
-//! [`crate::protocol`] uses it for the head of a frame. Whatever a peer sends, no descriptor may leak: every one
+//! [`crate::protocol`] uses it for the head of a frame, the node proxy for the packets of its holder. Whatever a peer sends, no descriptor may leak: every one
 //! that the kernel has installed is owned before anything else is judged.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::cmsg_space;
@@ -18,33 +18,39 @@ const MAX_PASSED: usize = 253;
 /// # Errors
 /// What sendmsg(2) says; an elapsed send timeout of the socket is `WouldBlock`. Never raises `SIGPIPE`.
 pub fn send(stream: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
-    let raw: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
+    send_all(stream, &[IoSlice::new(bytes)], fd.as_slice())
+}
+
+/// Sends the pieces one after the other, with `fds` beside them; returns how many bytes were taken.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_all(socket: &impl AsFd, pieces: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
-    let sent = sendmsg::<UnixAddr>(
-        stream.as_raw_fd(),
-        &[IoSlice::new(bytes)],
-        control,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    Ok(sent)
+    let socket = socket.as_fd().as_raw_fd();
+    Ok(sendmsg::<UnixAddr>(socket, pieces, control, MsgFlags::MSG_NOSIGNAL, None)?)
 }
 
 /// Receives bytes into `buffer` and whatever descriptors came beside them, closed on exec.
 ///
 /// # Errors
-/// What recvmsg(2) says; an elapsed receive timeout of the socket is `WouldBlock`.
-pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+/// What recvmsg(2) says; an elapsed receive timeout of the socket is `WouldBlock`. `InvalidData` for a packet that
+/// did not fit, or whose descriptors did not.
+pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut control = cmsg_space!([RawFd; MAX_PASSED]);
     let mut parts = [IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let socket = socket.as_fd().as_raw_fd();
+    let message = recvmsg::<UnixAddr>(socket, &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut passed = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = control {
             passed.extend(raw.into_iter().map(own));
         }
+    }
+    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet that does not fit"));
     }
     Ok((message.bytes, passed))
 }

@@ -23,6 +23,7 @@
 //! | [`attach`] | pure: which route holds where, and with which conditions |
 //! | [`compile`] | pure: objects and attachments → snapshot |
 //! | [`snapshot`] | what the data path reads |
+//! | [`holder`] | what a node keeps from one proxy to the next |
 //! | [`admin`], [`telemetry`] | health, dump, metrics, the access log |
 //! | [`demo`] | two nodes of network namespaces, and the story played on them |
 //!
@@ -30,7 +31,7 @@
 //! 1. `route`, `attach`, `compile` and `snapshot` never do I/O and know no runtime.
 //! 2. Status and traffic come from one evaluation: `attach` alone decides.
 //! 3. A pod is acknowledged only when its listeners accept; its mark is written only when that was proven.
-//! 4. A private key never leaves the process and never touches a disk.
+//! 4. A private key is given to nobody but the node's holder, and never touches a disk.
 //! 5. Nothing from an enrolled pod reaches an enrolled peer in plain text.
 //! 6. No stage of the data path waits for the cluster, and none holds a lock across an await.
 
@@ -48,6 +49,7 @@ pub mod demo;
 mod dice;
 pub mod error;
 pub mod forward;
+pub mod holder;
 pub mod hop;
 pub mod http1;
 pub mod http2;

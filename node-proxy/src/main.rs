@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     };
     let outcome = match config {
         Config::Demo(programme) => app::run_demo(&programme),
+        Config::Holder(config) => app::run_holder(&config),
         Config::DemoApp(args) => app::run_demo_app(&args),
         Config::Mesh(config) => app::run_mesh(*config),
     };

@@ -11,6 +11,7 @@ mod connections;
 mod control;
 mod counts;
 mod endpoints;
+mod hand_over;
 mod labels;
 mod leaves;
 mod load;

@@ -228,7 +228,7 @@ where
             Kind::End => self.has_ended = true,
             Kind::Refuse => return Err(ErrorKind::ConnectionRefused.into()),
             Kind::Reset => return Err(ErrorKind::ConnectionReset.into()),
-            Kind::Accept | Kind::Window | Kind::Starved => {}
+            Kind::Accept | Kind::GoAway | Kind::Window | Kind::Starved => {}
         }
         Ok(())
     }

@@ -297,6 +297,7 @@ impl DataPath {
                     self.journal.lock().unwrap().push(format!("{uid} listening, {} again", listeners.len()));
                     self.accept_on(&uid, listeners);
                 }
+                PodEvent::Settled { .. } => {}
                 PodEvent::Left { uid } => {
                     self.journal.lock().unwrap().push(format!("{uid} left, {marks} marks"));
                     self.pods.remove(&*uid);

@@ -17,8 +17,10 @@ use crate::telemetry::{ConnectionRecord, Journey, Peer};
 /// How long the loop rests when the process has no descriptor left.
 const REST: Duration = Duration::from_millis(50);
 
-/// Accepts a pod's connections on one listener, and deals them to the threads, until the pod has left.
+/// Accepts a pod's connections on one listener, and deals them to the threads, until the pod has left or another
+/// proxy accepts them.
 pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener) {
+    let superseded = worker.mesh.drain.begins_again();
     let direction = listener.direction;
     let socket = match TcpListener::from_std(listener.socket) {
         Ok(socket) => socket,
@@ -43,7 +45,13 @@ pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener)
             }
         }
     };
-    pod.while_there(accepting).await;
+    pod.while_there(async {
+        tokio::select! {
+            () = accepting => {}
+            () = superseded => {}
+        }
+    })
+    .await;
 }
 
 /// Whether only the connection that was to be accepted is at fault.

@@ -4,6 +4,7 @@
 //! From here on a connection belongs to one thread, with its own pools and timers (design D9).
 
 pub mod detect;
+pub mod drain;
 pub mod limits;
 pub mod listener;
 pub mod orig_dst;
@@ -24,6 +25,7 @@ use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
 use crate::tls::CertStore;
 use crate::turns::{Memory, Share};
+pub use drain::{Drain, Drainer};
 use limits::Rate;
 pub use limits::{PodLimits, Seat};
 pub use worker::{Worker, Workers};
@@ -39,6 +41,8 @@ pub struct Mesh {
     pub telemetry: Telemetry,
     /// What one pod may have.
     pub limits: PodLimits,
+    /// Whether another proxy has taken over.
+    pub drain: Drain,
 }
 
 /// A pod in the data path.

@@ -30,6 +30,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 enum Message {
     Accept(Arc<JoinedPod>, PodListener),
     Forget(Arc<str>),
+    /// Ends what is kept open for later.
+    Retire,
     Serve(Incoming<std::net::TcpStream>),
 }
 
@@ -150,6 +152,11 @@ impl Worker {
                 self.streams.borrow_mut().forget(&uid);
                 self.hops.borrow_mut().forget(&uid);
             }
+            Message::Retire => {
+                self.idle.borrow_mut().retire();
+                self.streams.borrow_mut().retire();
+                self.hops.borrow_mut().retire();
+            }
             Message::Serve(incoming) => match incoming.try_map(Socket::from_std) {
                 Ok(incoming) => self.serve(incoming),
                 Err(error) => tracing::warn!(%error, "cannot watch a connection"),
@@ -213,6 +220,19 @@ impl Workers {
             let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len().max(1);
             let Some(inbox) = self.inboxes.get(turn) else { return };
             let _ = inbox.messages.send(Message::Accept(Arc::clone(pod), listener));
+        }
+    }
+
+    /// How many connections and streams are being served.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.inboxes.iter().map(|inbox| inbox.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Ends everything in order that is kept open for later.
+    pub fn retire(&self) {
+        for inbox in self.inboxes.iter() {
+            let _ = inbox.messages.send(Message::Retire);
         }
     }
 

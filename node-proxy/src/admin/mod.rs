@@ -3,6 +3,7 @@
 //! Runs on the control runtime, never on a data path thread. There are two surfaces: the loopback address has
 //! everything; the one that is reachable from outside has metrics and health alone and changes nothing.
 
+pub mod doors;
 pub mod ready;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+pub use doors::{Doors, MayCome};
 pub use ready::{BlockReady, Ready};
 
 use crate::telemetry::{LogControl, Metrics, metrics};

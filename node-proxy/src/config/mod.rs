@@ -5,19 +5,22 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::accept::PodLimits;
-use crate::cluster::name::is_subdomain;
 use crate::demo::app::AppArgs;
 use crate::demo::{Afterwards, Programme};
-use crate::telemetry::log::parse_filter;
 use crate::telemetry::{AccessOutput, LogFormat};
+use values::{
+    directory, host, host_port, log_filter, log_format, loopback, node_name, number, path, socket_address,
+    trust_domain,
+};
+
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,8 @@ pub struct RawConfig {
 enum RawMode {
     /// The proxy of one node.
     Mesh(Box<RawMesh>),
+    /// What keeps a node's sockets and keys while its proxy is exchanged.
+    Holder(RawHolder),
     /// Two nodes on this machine, and what the mesh does between them.
     Demo(RawDemo),
     /// The application that answers in the demo's pods
@@ -52,6 +57,12 @@ struct RawMesh {
     /// The socket on which the CNI plugin enrols pods
     #[arg(long, env = "GAMMARUS_SOCKET", value_name = "PATH", default_value = "/run/gammarus/enrol.sock")]
     socket: String,
+    /// The socket of the holder, which keeps sockets and keys from one proxy to the next
+    #[arg(long, env = "GAMMARUS_HOLDER", value_name = "PATH")]
+    holder: Option<String>,
+    /// How long a proxy that another one has superseded serves who stays
+    #[arg(long, env = "GAMMARUS_DRAIN_SECONDS", value_name = "SECONDS", default_value = "3600")]
+    drain_seconds: String,
     /// Where enrolled pods are remembered
     #[arg(long, env = "GAMMARUS_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gammarus")]
     state_dir: String,
@@ -114,6 +125,19 @@ struct RawMesh {
 }
 
 #[derive(Debug, Args)]
+struct RawHolder {
+    /// The socket on which the proxies of this node come
+    #[arg(long, env = "GAMMARUS_SOCKET", value_name = "PATH", default_value = "/run/gammarus/holder.sock")]
+    socket: String,
+    /// How the log looks
+    #[arg(long, env = "GAMMARUS_LOG_FORMAT", value_name = "text|json", default_value = "text")]
+    log_format: String,
+    /// What is logged: a list of [target=]level
+    #[arg(long, env = "GAMMARUS_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    log_level: String,
+}
+
+#[derive(Debug, Args)]
 struct RawDemo {
     /// Leave everything running at the end, and say what to type
     #[arg(long)]
@@ -130,6 +154,8 @@ pub enum Config {
     Demo(Programme),
     /// The application that answers in the demo's pods.
     DemoApp(AppArgs),
+    /// The holder of sockets and keys.
+    Holder(HolderConfig),
     /// The proxy of one node.
     Mesh(Box<MeshConfig>),
 }
@@ -196,6 +222,26 @@ pub struct TelemetryConfig {
     pub filter: String,
 }
 
+/// The `holder` mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HolderConfig {
+    /// Where proxies come.
+    pub socket: PathBuf,
+    /// How lines look.
+    pub format: LogFormat,
+    /// What is logged; a valid filter.
+    pub filter: String,
+}
+
+/// How a proxy hands over to the next one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandOverConfig {
+    /// The socket of the holder, if there is one.
+    pub holder: Option<PathBuf>,
+    /// How long a proxy that was superseded serves who stays.
+    pub drain: Duration,
+}
+
 /// The `mesh` mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshConfig {
@@ -207,6 +253,8 @@ pub struct MeshConfig {
     pub socket: PathBuf,
     /// Where enrolled pods are remembered.
     pub state_dir: PathBuf,
+    /// What was there before this process, and what comes after it.
+    pub hand_over: HandOverConfig,
     /// The trust domain, in its valid form.
     pub trust_domain: String,
     /// The CA.
@@ -313,6 +361,7 @@ impl TryFrom<RawConfig> for Config {
     fn try_from(raw: RawConfig) -> Result<Self, ConfigErrors> {
         match raw.mode {
             RawMode::Mesh(raw) => read_mesh(&raw).map(|config| Self::Mesh(Box::new(config))),
+            RawMode::Holder(raw) => read_holder(&raw).map(Self::Holder),
             RawMode::Demo(raw) => read_demo(&raw).map(Self::Demo),
             RawMode::DemoApp(args) => Ok(Self::DemoApp(args)),
         }
@@ -326,6 +375,15 @@ fn read_demo(raw: &RawDemo) -> Result<Programme, ConfigErrors> {
     reading.finish(Some(Programme { afterwards, manifests: manifests.flatten() }))
 }
 
+fn read_holder(raw: &RawHolder) -> Result<HolderConfig, ConfigErrors> {
+    let mut reading = Reading::default();
+    let socket = reading.read("--socket", &raw.socket, path);
+    let format = reading.read("--log-format", &raw.log_format, log_format);
+    let filter = reading.read("--log-level", &raw.log_level, log_filter);
+    let config = (|| Some(HolderConfig { socket: socket?, format: format?, filter: filter? }))();
+    reading.finish(config)
+}
+
 fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
     let mut reading = Reading::default();
     let reader = &mut reading;
@@ -334,6 +392,7 @@ fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
     let objects = reader.required("--objects", raw.objects.as_ref(), directory);
     let socket = reader.read("--socket", &raw.socket, path);
     let state_dir = reader.read("--state-dir", &raw.state_dir, path);
+    let hand_over = read_hand_over(reader, raw);
     let trust_domain = reader.read("--trust-domain", &raw.trust_domain, trust_domain);
     let ca = read_ca(reader, raw);
     let admin_listen = reader.read("--admin-listen", &raw.admin_listen, loopback);
@@ -347,6 +406,7 @@ fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
             objects: objects?,
             socket: socket?,
             state_dir: state_dir?,
+            hand_over: hand_over?,
             trust_domain: trust_domain?,
             ca: ca?,
             admin_listen: admin_listen?,
@@ -357,6 +417,16 @@ fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
         })
     })();
     reading.finish(config)
+}
+
+fn read_hand_over(reading: &mut Reading, raw: &RawMesh) -> Option<HandOverConfig> {
+    let holder = raw.holder.as_ref().map(|value| reading.read("--holder", value, path));
+    let seconds = reading.read("--drain-seconds", &raw.drain_seconds, |value| number(value, 30 * 24 * 3600));
+    let holder = match holder {
+        Some(given) => Some(given?),
+        None => None,
+    };
+    Some(HandOverConfig { holder, drain: Duration::from_secs(u64::try_from(seconds?).ok()?) })
 }
 
 fn read_ca(reading: &mut Reading, raw: &RawMesh) -> Option<CaConfig> {
@@ -412,85 +482,7 @@ fn read_telemetry(reading: &mut Reading, raw: &RawMesh) -> Option<TelemetryConfi
             file => AccessOutput::File(file.into()),
         })
     });
-    let format = reading.read("--log-format", &raw.log_format, |value| match value {
-        "json" => Ok(LogFormat::Json),
-        "text" => Ok(LogFormat::Text),
-        _ => Err("is neither text nor json"),
-    });
-    let filter = reading.read("--log-level", &raw.log_level, |value| {
-        parse_filter(value).map(|_| value.to_owned()).map_err(|_| "is not a list of [target=]level")
-    });
+    let format = reading.read("--log-format", &raw.log_format, log_format);
+    let filter = reading.read("--log-level", &raw.log_level, log_filter);
     Some(TelemetryConfig { access: access?, format: format?, filter: filter? })
-}
-
-fn path(value: &str) -> Result<PathBuf, &'static str> {
-    Ok(value.into())
-}
-
-fn directory(value: &str) -> Result<PathBuf, &'static str> {
-    if Path::new(value).is_dir() { Ok(value.into()) } else { Err("is not a directory") }
-}
-
-/// Every Node's name is a subdomain, as other objects' names are.
-fn node_name(value: &str) -> Result<String, &'static str> {
-    if is_subdomain(value) {
-        Ok(value.to_owned())
-    } else {
-        Err("is not the name of a node: lower case letters, digits, '-' and '.'")
-    }
-}
-
-/// SPIFFE-ID section 2.1: "The characters in a trust domain name are limited to lowercase letters, numbers, dot,
-/// dash, and underscore."
-fn trust_domain(value: &str) -> Result<String, &'static str> {
-    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
-    if value.len() <= 255 && value.bytes().all(is_allowed) {
-        Ok(value.to_owned())
-    } else {
-        Err("is not a trust domain: lower case letters, digits, '.', '-' and '_'")
-    }
-}
-
-fn host(value: &str) -> Result<String, &'static str> {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    if value.parse::<IpAddr>().is_ok() || value.bytes().all(is_allowed) {
-        Ok(value.to_owned())
-    } else {
-        Err("is not a host name or address")
-    }
-}
-
-fn host_port(value: &str) -> Result<HostPort, &'static str> {
-    const PROBLEM: &str = "is not HOST:PORT";
-    let (name, port) = value.rsplit_once(':').ok_or(PROBLEM)?;
-    let port = number(port, usize::from(u16::MAX)).ok().and_then(|port| u16::try_from(port).ok());
-    let bare = match name.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').filter(|name| name.contains(':')).ok_or(PROBLEM)?,
-        None if name.contains(':') => return Err("is an IPv6 address without brackets"),
-        None => name,
-    };
-    if bare.is_empty() {
-        return Err(PROBLEM);
-    }
-    Ok(HostPort { host: host(bare)?, port: port.ok_or(PROBLEM)? })
-}
-
-fn socket_address(value: &str) -> Result<SocketAddr, &'static str> {
-    SocketAddr::from_str(value).map_err(|_| "is not IP:PORT")
-}
-
-fn loopback(value: &str) -> Result<SocketAddr, &'static str> {
-    let address = socket_address(value)?;
-    if address.ip().to_canonical().is_loopback() {
-        Ok(address)
-    } else {
-        Err("is not a loopback address: whoever reaches it may change the log and read the configuration")
-    }
-}
-
-fn number(value: &str, most: usize) -> Result<usize, &'static str> {
-    match value.parse() {
-        Ok(number) if (1..=most).contains(&number) => Ok(number),
-        _ => Err("is not a number in range"),
-    }
 }

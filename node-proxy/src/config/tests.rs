@@ -1,5 +1,7 @@
 //! What is accepted, what it means, and that nothing wrong hides behind something else that is wrong.
 
+use std::path::Path;
+
 use super::*;
 
 const NEEDED: [&str; 10] = [
@@ -39,6 +41,7 @@ fn what_is_not_given_has_its_default() {
     assert_eq!(config.node, "worker-1");
     assert_eq!(config.socket, Path::new("/run/gammarus/enrol.sock"));
     assert_eq!(config.state_dir, Path::new("/var/lib/gammarus"));
+    assert_eq!(config.hand_over, HandOverConfig { holder: None, drain: Duration::from_secs(3600) });
     assert_eq!(config.trust_domain, "cluster.local");
     assert_eq!(config.ca.address.to_string(), "ca.gammarus-system.svc:15012");
     assert_eq!(config.ca.server_name, "ca.gammarus-system.svc");
@@ -67,9 +70,13 @@ fn what_is_given_counts() {
         "--max-connections-per-pod=7",
         "--max-handshakes-per-second-per-pod=8",
         "--max-buffered-bytes-per-pod=9",
+        "--holder=/run/holder.sock",
+        "--drain-seconds=60",
     ])
     .unwrap();
     assert_eq!(config.ca.server_name, "ca");
+    let holder = Some("/run/holder.sock".into());
+    assert_eq!(config.hand_over, HandOverConfig { holder, drain: Duration::from_secs(60) });
     assert_eq!(config.admin_listen, "[::1]:1".parse().unwrap());
     let limits = PodLimits { connections: 7, handshakes_per_second: 8, buffered_bytes: 9 };
     assert_eq!(config.data_path, DataPathConfig { workers: 3, limits });
@@ -178,5 +185,20 @@ fn every_flag_is_also_read_from_the_environment_under_its_own_name() {
         assert_eq!(argument.get_env().unwrap().to_str(), Some(variable(&flag).as_str()));
         seen += 1;
     }
-    assert_eq!(seen, 21);
+    assert_eq!(seen, 23);
+}
+
+#[test]
+fn the_holder_needs_nothing_and_knows_its_flags() {
+    let holder = |arguments: &[&str]| match parse(&[&["holder"], arguments].concat())? {
+        Config::Holder(config) => Ok(config),
+        other => panic!("not the holder: {other:?}"),
+    };
+    let config = holder(&[]).unwrap();
+    assert_eq!(config.socket, Path::new("/run/gammarus/holder.sock"));
+    let config = holder(&["--socket=/a", "--log-format=json", "--log-level=debug"]).unwrap();
+    let expected = HolderConfig { socket: "/a".into(), format: LogFormat::Json, filter: "debug".to_owned() };
+    assert_eq!(config, expected);
+    let errors: ConfigErrors = holder(&["--socket=", "--log-format=xml"]).unwrap_err();
+    assert_eq!(errors.0.len(), 2, "{errors}");
 }

@@ -137,8 +137,9 @@ pub(super) async fn open(
                 let reason = FailureReason::HandshakeFailed;
                 return Err(ConnectError::Handshake { address, reason, text: ended.to_string() });
             }
-            // It ended just as it was chosen: nothing was said on it.
-            Ok(Err(OpenError::Ended(_))) => {}
+            // It ended just as it was chosen, or was dialled to a proxy that another one supersedes: nothing was said
+            // on it.
+            Ok(Err(OpenError::Ended(_) | OpenError::SentAway)) => {}
             Err(_) => {
                 hop.close();
                 return Err(ConnectError::Timeout(address));

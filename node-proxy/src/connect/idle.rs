@@ -102,6 +102,13 @@ impl IdlePool {
         });
     }
 
+    /// Closes every connection in order.
+    pub fn retire(&mut self) {
+        for (_, connections) in self.idle.drain() {
+            connections.into_iter().for_each(|connection| connection.dialled.transport.close());
+        }
+    }
+
     /// Closes every connection of a pod that has left, by resets: an end that waits for its acknowledgement would keep
     /// the pod's namespace alive.
     pub fn forget(&mut self, client: &str) {

@@ -124,6 +124,13 @@ impl<C: Shareable> SharedPool<C> {
         });
     }
 
+    /// Ends every connection after what it still carries.
+    pub fn retire(&mut self) {
+        for (_, place) in self.places.drain() {
+            place.open.borrow_mut().drain(..).for_each(|connection| connection.retire());
+        }
+    }
+
     /// Ends every connection of a pod that has left: an end that waits for its acknowledgement would keep the
     /// pod's namespace alive.
     pub fn forget(&mut self, client: &str) {

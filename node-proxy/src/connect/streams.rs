@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::shared::{self, Shareable};
 use super::{ConnectError, Destination, Dialled, HopKey};
 use crate::accept::{JoinedPod, Worker};
+use crate::hop;
 use crate::http2::{LocalExecutor, MAX_HEAD, RequestBody};
 use crate::telemetry::Hop;
 use crate::turns;
@@ -32,11 +33,15 @@ pub struct Stream {
     /// Held until the answer has ended.
     pub under_way: Rc<()>,
     usable_until: Instant,
+    /// The hop below, if it is not in plain text.
+    carrier: Option<hop::Hop>,
 }
 
 impl Shareable for Stream {
     fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && Instant::now() < self.usable_until
+        // A hop that takes no new streams is about to end: nothing new begins on it.
+        let is_carried = self.carrier.as_ref().is_none_or(hop::Hop::is_open);
+        !self.sender.is_closed() && Instant::now() < self.usable_until && is_carried
     }
 
     fn has_room(&self) -> bool {
@@ -73,6 +78,7 @@ async fn handshake(
     destination: &Destination,
 ) -> Result<Stream, ConnectError> {
     let Dialled { transport, hop, usable_until, .. } = dialled;
+    let carrier = transport.hop().cloned();
     let (sender, connection) = hyper::client::conn::http2::Builder::new(LocalExecutor)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -88,5 +94,5 @@ async fn handshake(
             tracing::debug!(%error, "an HTTP/2 hop has ended");
         }
     }));
-    Ok(Stream { sender, hop, under_way: Rc::default(), usable_until })
+    Ok(Stream { sender, hop, under_way: Rc::default(), usable_until, carrier })
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::forward::{Reset, Socket, Source};
-use crate::hop::HopStream;
+use crate::hop::{Hop, HopStream};
 use crate::turns;
 
 /// How long the other side of an ended connection has for its own end.
@@ -47,6 +47,15 @@ impl Transport {
             // However it ends, nothing is left to be said.
             let _ = tokio::time::timeout(FAREWELL, ending).await;
         });
+    }
+
+    /// The hop that this is a stream of.
+    #[must_use]
+    pub const fn hop(&self) -> Option<&Hop> {
+        match self {
+            Self::Hop(stream) => Some(stream.hop()),
+            Self::Plain(_) => None,
+        }
     }
 
     /// Whether an idle connection is still of use: nothing has come on it, neither bytes nor its end.

@@ -15,6 +15,7 @@ pub mod pod;
 mod scenes;
 mod screen;
 mod story;
+mod succession;
 mod teardown;
 pub mod world;
 

@@ -12,7 +12,7 @@ use super::address::Block;
 use super::command::{self, Process};
 use super::fault::DemoError;
 use super::objects::fresh_uid;
-use super::world::{AccessLog, World, binary};
+use super::world::{AccessLog, Holders, World, binary};
 
 /// Where a proxy's admin listener is, in its node's namespace.
 pub const ADMIN: &str = "127.0.0.1:15000";
@@ -20,7 +20,7 @@ pub const ADMIN: &str = "127.0.0.1:15000";
 const CA_NAME: &str = "gammarus-ca.gammarus-system.svc";
 const CA_PORT: u16 = 8443;
 /// How long a process of the mesh may take to come up on a busy machine.
-const READY: Duration = Duration::from_secs(30);
+pub(crate) const READY: Duration = Duration::from_secs(30);
 
 /// A node: its namespace and the processes on it.
 #[derive(Debug)]
@@ -36,6 +36,9 @@ pub struct WorldNode {
     pub(crate) number: u8,
     pub(crate) pods: u8,
     pub(crate) proxy: Option<Process>,
+    pub(crate) holder: Option<Process>,
+    /// How many proxies it has had.
+    pub(crate) proxies: u32,
 }
 
 impl WorldNode {
@@ -68,10 +71,16 @@ pub(crate) fn add(world: &mut World, name: &str, objects: PathBuf) -> Result<(),
     let each = world.families.each();
     let addresses = each.iter().map(|family| Block::Link(number).address(*family, 2)).collect::<Vec<_>>();
     write_object(world, name, number, &addresses)?;
-    world
-        .nodes
-        .insert(name.to_owned(), WorldNode { netns, dir, addresses, objects, number, pods: 0, proxy: None });
-    if world.has_mesh() { restart_proxy(world, name) } else { Ok(()) }
+    let (proxy, holder) = (None, None);
+    let node = WorldNode { netns, dir, addresses, objects, number, pods: 0, proxy, holder, proxies: 0 };
+    world.nodes.insert(name.to_owned(), node);
+    if !world.has_mesh() {
+        return Ok(());
+    }
+    if world.holders == Holders::Each {
+        world.restart_holder(name)?;
+    }
+    restart_proxy(world, name)
 }
 
 fn write_object(world: &mut World, name: &str, number: u8, addresses: &[IpAddr]) -> Result<(), DemoError> {
@@ -120,6 +129,25 @@ pub(crate) fn restart_proxy(world: &mut World, name: &str) -> Result<(), DemoErr
     if let Some(node) = world.nodes.get_mut(name) {
         node.proxy = None;
     }
+    let mut proxy = start_proxy(world, name, &[])?;
+    let node = world.running_node(name)?;
+    let url = format!("http://{ADMIN}/readyz");
+    let probe = ["curl", "-s", "--fail", "-o", "/dev/null", "--max-time", "1", &url];
+    proxy.wait_until("readiness", READY, || {
+        command::exec(&node.netns, &probe).is_ok_and(|answer| answer.success())
+    })?;
+    if let Some(node) = world.nodes.get_mut(name) {
+        node.proxy = Some(proxy);
+    }
+    Ok(())
+}
+
+/// Starts a proxy of a node, with a log of its own.
+pub(crate) fn start_proxy(world: &mut World, name: &str, more: &[&str]) -> Result<Process, DemoError> {
+    let number = world.nodes.get_mut(name).map_or(0, |node| {
+        node.proxies += 1;
+        node.proxies
+    });
     let node = world.running_node(name)?;
     let token = world.dir().join("tokens").join(name);
     if !token.exists() {
@@ -145,19 +173,13 @@ pub(crate) fn restart_proxy(world: &mut World, name: &str) -> Result<(), DemoErr
         format!("--access-log={access_log}"),
         format!("--log-level={}", world.log_level),
     ]);
-    argv.extend(world.proxy_arguments.iter().cloned());
-    let mut proxy = Process::start(
-        &format!("node-proxy of {name}"),
-        command::within(&node.netns, &argv),
-        &node.dir.join("proxy.log"),
-    )?;
-    let url = format!("http://{ADMIN}/readyz");
-    let probe = ["curl", "-s", "--fail", "-o", "/dev/null", "--max-time", "1", &url];
-    proxy.wait_until("readiness", READY, || {
-        command::exec(&node.netns, &probe).is_ok_and(|answer| answer.success())
-    })?;
-    if let Some(node) = world.nodes.get_mut(name) {
-        node.proxy = Some(proxy);
+    if world.holders == Holders::Each {
+        argv.push(format!("--holder={}", node.holder_socket().display()));
     }
-    Ok(())
+    argv.extend(world.proxy_arguments.iter().cloned());
+    let flag = |argument: &str| argument.split('=').next().unwrap_or_default().to_owned();
+    argv.retain(|argument| !more.iter().any(|other| flag(other) == flag(argument)));
+    argv.extend(more.iter().map(|argument| (*argument).to_owned()));
+    let log = if number <= 1 { "proxy.log".to_owned() } else { format!("proxy-{number}.log") };
+    Process::start(&format!("node-proxy of {name}"), command::within(&node.netns, &argv), &node.dir.join(log))
 }

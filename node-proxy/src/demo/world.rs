@@ -40,6 +40,7 @@ pub struct WorldBuilder {
     log_level: String,
     access_log: AccessLog,
     proxy_arguments: Vec<String>,
+    holders: Holders,
     ca_arguments: Vec<String>,
     ca_environment: Vec<(String, String)>,
 }
@@ -49,6 +50,13 @@ pub struct WorldBuilder {
 pub(crate) enum AccessLog {
     File,
     Off,
+}
+
+/// Whether each node has a holder beside its proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holders {
+    Each,
+    Without,
 }
 
 /// Whether the mesh's processes run.
@@ -108,6 +116,13 @@ impl WorldBuilder {
         self
     }
 
+    /// A holder on each node, which its proxy takes everything over from.
+    #[must_use]
+    pub const fn with_holders(mut self) -> Self {
+        self.holders = Holders::Each;
+        self
+    }
+
     /// Makes the fabric and, with a mesh, starts the CA.
     ///
     /// # Errors
@@ -126,6 +141,7 @@ impl WorldBuilder {
             log_level: self.log_level,
             access_log: self.access_log,
             proxy_arguments: self.proxy_arguments,
+            holders: self.holders,
             ca_arguments: self.ca_arguments,
             ca_environment: self.ca_environment,
             objects,
@@ -159,6 +175,7 @@ pub struct World {
     pub(crate) log_level: String,
     pub(crate) access_log: AccessLog,
     pub(crate) proxy_arguments: Vec<String>,
+    pub(crate) holders: Holders,
     pub(crate) ca_arguments: Vec<String>,
     pub(crate) ca_environment: Vec<(String, String)>,
     claim: Arc<Claim>,
@@ -174,6 +191,7 @@ impl World {
             log_level: "info".to_owned(),
             access_log: AccessLog::File,
             proxy_arguments: Vec::new(),
+            holders: Holders::Without,
             ca_arguments: Vec::new(),
             ca_environment: Vec::new(),
         }
@@ -444,7 +462,8 @@ impl World {
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {
-        let proxies = self.nodes.values().filter_map(|node| node.proxy.as_ref());
+        let nodes = self.nodes.values();
+        let proxies = nodes.flat_map(|node| [&node.proxy, &node.holder]).filter_map(Option::as_ref);
         self.ca.iter().chain(proxies).chain(self.pods.values().filter_map(|pod| pod.app.as_ref()))
     }
 }

@@ -140,6 +140,9 @@ impl Hop {
     pub async fn open(&self) -> Result<HopStream, OpenError> {
         let lane = {
             let mut core = self.0.core.borrow_mut();
+            if core.switch.is_sent_away() {
+                return Err(OpenError::SentAway);
+            }
             if core.life != Life::Open {
                 return Err(core.ended());
             }
@@ -173,6 +176,14 @@ impl Hop {
         if core.life == Life::Open {
             core.life = Life::Closing;
             core.wake_driver();
+        }
+    }
+
+    /// Asks the other side to open no new streams, and to end the hop after its last one.
+    pub fn go_away(&self) {
+        let mut core = self.0.core.borrow_mut();
+        if core.life == Life::Open {
+            core.queue(FrameHead::new(0, Kind::GoAway));
         }
     }
 
@@ -308,6 +319,9 @@ impl Core {
         };
         if ended {
             self.check_end()?;
+        }
+        if self.switch.is_sent_away() && self.life == Life::Open {
+            self.life = Life::Closing;
         }
         let _all_or_not = self.poll_transmit(cx)?;
         self.holding.set(self.backlog());

@@ -32,10 +32,13 @@ pub enum Kind {
     Window,
     /// The sender of this has more to say than it has credit for.
     Starved,
+    /// No new streams, please: from the destination's side only, of stream 0. Those that are there or on their way are
+    /// served to their ends.
+    GoAway,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Data,
         Self::Open,
         Self::Accept,
@@ -44,6 +47,7 @@ impl Kind {
         Self::Reset,
         Self::Window,
         Self::Starved,
+        Self::GoAway,
     ];
 }
 
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_is_no_head_is_an_error() {
-        assert_eq!(FrameHead::decode([0, 0, 0, 1, 8, 0, 0, 0]), Err(WireError::UnknownKind(8)));
+        assert_eq!(FrameHead::decode([0, 0, 0, 1, 9, 0, 0, 0]), Err(WireError::UnknownKind(9)));
         assert_eq!(FrameHead::decode([0, 0, 0, 1, 4, 0, 0, 1]), Err(WireError::Length(Kind::End)));
     }
 

@@ -20,6 +20,9 @@ pub enum OpenError {
     /// The application has not taken the connection; nothing was passed on.
     #[error("the application behind the peer's proxy refuses the connection")]
     Refused,
+    /// The other side takes no new streams on this hop; on another one it does.
+    #[error("the peer asks for another hop")]
+    SentAway,
     /// The hop has ended, before or meanwhile.
     #[error("the hop has ended: {0}")]
     Ended(Arc<str>),
@@ -41,6 +44,12 @@ impl HopStream {
     #[must_use]
     pub fn is_on_an_open_hop(&self) -> bool {
         self.hop.is_open()
+    }
+
+    /// The hop below.
+    #[must_use]
+    pub const fn hop(&self) -> &Hop {
+        &self.hop
     }
 
     /// Passes credit on to the other side.

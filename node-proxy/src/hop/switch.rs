@@ -39,6 +39,8 @@ pub struct Switch {
     /// Streams that the other side has opened and nobody has taken.
     arrivals: VecDeque<SharedLane>,
     acceptor: Option<Waker>,
+    /// Whether the other side has asked for no new streams.
+    is_sent_away: bool,
 }
 
 impl Switch {
@@ -53,6 +55,7 @@ impl Switch {
             outbox: Vec::new(),
             arrivals: VecDeque::new(),
             acceptor: None,
+            is_sent_away: false,
         }
     }
 
@@ -78,6 +81,12 @@ impl Switch {
     #[must_use]
     pub const fn is_used_up(&self) -> bool {
         self.next == u32::MAX
+    }
+
+    /// Whether the other side has asked for no new streams.
+    #[must_use]
+    pub const fn is_sent_away(&self) -> bool {
+        self.is_sent_away
     }
 
     /// Opens a stream. The other side is asked to take it.
@@ -170,10 +179,14 @@ impl Switch {
         if head.kind == Kind::Open {
             return self.handle_open(head.stream);
         }
+        if head.kind == Kind::GoAway {
+            self.is_sent_away = self.side == Side::Client;
+            return Ok(());
+        }
         let Some(lane) = self.lanes.get(&head.stream) else { return Ok(()) };
         let mut lane = lane.borrow_mut();
         match head.kind {
-            Kind::Data | Kind::Open => {}
+            Kind::Data | Kind::GoAway | Kind::Open => {}
             Kind::Accept => {
                 lane.opening = Opening::Accepted;
                 wake(&mut lane.reader);

@@ -113,6 +113,33 @@ fn many_streams_carry_their_own_bytes_both_ways_at_once() {
 }
 
 #[test]
+fn a_hop_that_is_sent_away_serves_its_streams_to_their_ends_and_takes_no_others() {
+    on_a_thread(async {
+        let (client, server) = joined().await;
+        let (mut near, mut far) = stream(&client, &server).await;
+        // One is on its way as the other side is told.
+        let (late, arrival) = tokio::join!(client.open(), async {
+            server.go_away();
+            server.arrival().await.unwrap().accept()
+        });
+        drop((late.unwrap(), arrival));
+        while client.is_open() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(client.open().await.unwrap_err(), OpenError::SentAway);
+        near.write_all(b"to the end").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"to the end");
+        far.shutdown().await.unwrap();
+        assert_eq!(near.read(&mut [0; 8]).await.unwrap(), 0);
+        drop((near, far));
+        assert!(server.arrival().await.is_none(), "and then the hop ends by itself");
+    });
+}
+
+#[test]
 fn a_reader_that_rests_holds_back_its_own_stream_and_no_other() {
     on_a_thread(async {
         let (client, server) = joined().await;

@@ -65,7 +65,16 @@ pub(super) async fn serve(
                 peers.worker.run((&peers.pod, &streams), serving);
             }
         };
-        let (ended, ()) = tokio::join!(driver.run(), accepting);
+        // Another proxy takes what comes next.
+        let superseded = async {
+            peers.worker.mesh.drain.begun().await;
+            hop.go_away();
+            std::future::pending().await
+        };
+        let ended = tokio::select! {
+            (ended, ()) = async { tokio::join!(driver.run(), accepting) } => ended,
+            never = superseded => never,
+        };
         if let Err(error) = ended {
             let identity = peers.source.identity.as_ref().map(SpiffeId::to_string);
             tracing::debug!(%error, %client, identity, "a hop has ended");

@@ -127,6 +127,9 @@ impl Connection {
     }
 
     async fn serve_request(&mut self) -> Next {
+        if self.session.worker.mesh.drain.has_begun() {
+            self.request.be_the_last();
+        }
         let mut record = self.record();
         let Some(frontend) = self.session.find_frontend() else {
             record.journey.fail(FailureReason::NoEndpoint, "the service is gone");

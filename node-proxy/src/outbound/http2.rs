@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -51,6 +51,7 @@ const MAX_SENT: usize = 64 * 1024;
 /// Serves a client's connection. `buffer` holds its first bytes.
 pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) {
     let session = Rc::new(session);
+    let superseded = session.worker.mesh.drain.begun();
     let service = service_fn(move |request| {
         let session = Rc::clone(&session);
         async move { Ok::<_, Infallible>(Box::pin(answer(&session, request)).await) }
@@ -63,7 +64,15 @@ pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) 
         .max_pending_accept_reset_streams(Some(MAX_RESETS))
         .max_local_error_reset_streams(Some(MAX_RESETS))
         .serve_connection(TokioIo::new(Rewind::new(buffer, stream)), service);
-    if let Err(error) = serving.await {
+    let mut serving = pin!(serving);
+    let outcome = tokio::select! {
+        outcome = serving.as_mut() => outcome,
+        () = superseded => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = outcome {
         tracing::debug!(%error, "an HTTP/2 client connection has ended");
     }
 }

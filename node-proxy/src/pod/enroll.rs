@@ -46,6 +46,16 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// The enrolment socket that another proxy has bound at the same path.
+///
+/// # Errors
+/// When it cannot be watched.
+pub fn adopt(socket: OwnedFd) -> io::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
 /// Answers plugins until it is dropped. What is under way then goes on.
 pub async fn serve(registry: Arc<PodRegistry>, listener: UnixListener) {
     loop {

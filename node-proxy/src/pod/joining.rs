@@ -97,6 +97,7 @@ impl PodRegistry {
         };
         match joining.await {
             Ok(()) => {
+                self.say_settled(&pod).await;
                 tracing::info!(pod = %pod.pod, uid = %pod.uid, "a pod has joined the mesh");
                 Ok(enrolment)
             }
@@ -121,6 +122,7 @@ impl PodRegistry {
         }
         let listening = addresses(&listeners);
         self.announce(&pod, listeners).await?;
+        self.say_settled(&pod).await;
         let phase = Phase::Joined { settles };
         Ok(Enrolment { cookie, listening, pod, phase, is_marked: false, due: now, failures: 0 })
     }
@@ -128,6 +130,11 @@ impl PodRegistry {
     async fn announce(&self, pod: &Arc<EnrolledPod>, listeners: Vec<PodListener>) -> Result<(), EnrolError> {
         let joined = PodEvent::Joined { pod: pod.clone(), listeners };
         self.parts.events.send(joined).await.map_err(|_| EnrolError::DataPathGone)
+    }
+
+    async fn say_settled(&self, pod: &EnrolledPod) {
+        // Where the data path has ended, nobody has to be told.
+        let _ = self.parts.events.send(PodEvent::Settled { uid: pod.uid.clone() }).await;
     }
 
     pub(super) async fn prove(&self, pod: &EnrolledPod) -> Result<Vec<IpAddr>, EnrolError> {

@@ -27,10 +27,13 @@ mod sysctl;
 pub mod tending;
 pub mod troubles;
 
+use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 
 use gammarus_ca::SpiffeId;
+use gammarus_cni::state::Record;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::objects::ObjectKey;
 use netns::NetnsFd;
@@ -38,7 +41,8 @@ use proof::ProofBoard;
 use standing::Standing;
 
 /// Which way a captured connection goes, seen from the pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Direction {
     /// Towards the pod.
     Inbound,
@@ -57,6 +61,8 @@ pub struct EnrolledPod {
     pub identity: SpiffeId,
     /// Its addresses, as its CNI result gave them.
     pub addresses: Vec<IpAddr>,
+    /// What is known of it on the disk.
+    pub record: Record,
     /// Its network namespace.
     pub netns: NetnsFd,
     /// What the accept loop asks about each connection: one that it claims is closed at once.
@@ -72,6 +78,16 @@ pub struct PodListener {
     pub direction: Direction,
     /// The socket, listening and non-blocking.
     pub socket: TcpListener,
+}
+
+impl PodListener {
+    /// Another descriptor of the same socket.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { direction: self.direction, socket: self.socket.try_clone()? })
+    }
 }
 
 /// What the data path is told about pods.
@@ -90,6 +106,11 @@ pub enum PodEvent {
         uid: Arc<str>,
         /// The listeners that are new.
         listeners: Vec<PodListener>,
+    },
+    /// All of a pod's joining is done, its mark written, or it had been in the mesh before.
+    Settled {
+        /// The pod's uid.
+        uid: Arc<str>,
     },
     /// A pod has left: close everything of it, and let go of the [`EnrolledPod`], which holds its namespace.
     Left {

@@ -114,16 +114,25 @@ fn home() -> io::Result<BorrowedFd<'static>> {
     HOME.get().map(AsFd::as_fd).ok_or_else(|| io::Error::other("the own network namespace is not open"))
 }
 
+/// Whether a socket is of the process' own namespace.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn is_at_home(socket: &impl AsFd) -> io::Result<bool> {
+    let own = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    Ok(cookie_of(socket)? == cookie_of(&own)?)
+}
+
 /// The cookie of the namespace that a socket was made in.
 #[expect(unsafe_code, reason = "neither nix nor socket2 has SO_NETNS_COOKIE")]
-fn cookie_of(socket: &Socket) -> io::Result<NetnsCookie> {
+fn cookie_of(socket: &impl AsFd) -> io::Result<NetnsCookie> {
     let mut cookie = 0_u64;
     let mut length: libc::socklen_t = 8;
     // SAFETY: the descriptor is open for the call; the kernel writes at most `length` bytes to `cookie`, which
     // has eight, and any eight bytes are a u64.
     let outcome = unsafe {
         libc::getsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
             SO_NETNS_COOKIE,
             (&raw mut cookie).cast(),

@@ -16,6 +16,7 @@ use gammarus_cni::state::Record;
 use gammarus_cni::{Attachment, AttachmentId, Outcome, PodName};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::error::EnrolError;
 use super::facts::{MarkWriter, PodFact, PodFacts};
@@ -228,7 +229,10 @@ impl PodRegistry {
             self.leave(&replaced).await;
         }
         let pod = enrolled_pod(&record, fact, netns);
-        state.enrolment = Some(self.take_in(pod, cookie, (listeners, Arrival::Captured)).await?);
+        let mut enrolment = self.take_in(pod, cookie, (listeners, Arrival::Captured)).await?;
+        // The process that had it may accept for a moment longer, and would meet the connections of a proof.
+        enrolment.due = Instant::now() + self.parts.patience.proof;
+        state.enrolment = Some(enrolment);
         state.remember(record);
         self.tend(&slot, &key);
         Ok(())
@@ -390,6 +394,7 @@ pub(super) fn enrolled_pod(record: &Record, fact: PodFact, netns: NetnsFd) -> En
         pod: key_of(&record.attachment.pod),
         identity: fact.identity,
         addresses: record.attachment.addresses.clone(),
+        record: record.clone(),
         netns,
         proofs: super::proof::ProofBoard::default(),
         standing: super::standing::Standing::default(),

@@ -1,8 +1,8 @@
 //! TLS of the hop: which certificate is ours, which peer is taken, and what a first flight of bytes is.
 //!
 //! `connect` and `inbound` take their configurations from [`certs`], whose peers are judged in [`verify`];
-//! `accept` and `inbound` ask [`client_hello`] whether a connection is the mesh's. A private key never leaves
-//! this process, and no handshake resumes an older one, whose leaf may be gone.
+//! `accept` and `inbound` ask [`client_hello`] whether a connection is the mesh's. A private key is
+//! given to nobody but the node's holder, and no handshake resumes an older one, whose leaf may be gone.
 
 pub mod certs;
 pub mod client_hello;

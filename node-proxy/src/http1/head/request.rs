@@ -18,6 +18,7 @@ pub struct RequestHead1 {
     query: Option<Span>,
     version: Version,
     body: Option<BodyLength>,
+    is_the_last: bool,
 }
 
 impl RequestHead1 {
@@ -94,7 +95,12 @@ impl RequestHead1 {
     /// Whether the client's connection takes another request.
     #[must_use]
     pub fn persistence(&self) -> Persistence {
-        self.fields.persistence(self.version)
+        if self.is_the_last { Persistence::Close } else { self.fields.persistence(self.version) }
+    }
+
+    /// The client's connection takes no other request, whatever the client says.
+    pub const fn be_the_last(&mut self) {
+        self.is_the_last = true;
     }
 
     /// Whether the request may be sent a second time when it is not known what became of the first

@@ -1,4 +1,6 @@
-//! Wiring only: one function per mode. Nothing is decided here.
+//! Wiring only: one function per mode. Nothing is decided here, but for how a proxy's life goes on (`life`).
+
+mod life;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -7,30 +9,32 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use gammarus_ca::{CaClient, TrustDomain};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::accept::{JoinedPod, Mesh, Workers};
-use crate::admin::{self, Admin, Dump, Ready, Surface};
+use crate::accept::{Drainer, JoinedPod, Mesh, Workers};
+use crate::admin::{Admin, Certificates, Doors, Dump, Ready};
 use crate::attach::Attachments;
 use crate::cluster::directory::Directory;
 use crate::cluster::objects::{Changed, Objects};
 use crate::cluster::source::ClusterError;
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::compile::{Compiler, Step};
-use crate::config::{EnrolmentConfig, MeshConfig};
+use crate::config::{EnrolmentConfig, HolderConfig, MeshConfig};
 use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
-use crate::pod::enroll;
+use crate::holder::succession::Succession;
+use crate::holder::{HeldPod, Keeper, serve};
 use crate::pod::known::{DirectoryMarks, KnownPods};
 use crate::pod::netns::remember_home;
 use crate::pod::registry::{Patience, PodRegistry, RegistryParts};
 use crate::pod::troubles::{Trouble, Troubles};
-use crate::pod::{PodEvent, PodListener};
+use crate::pod::{EnrolledPod, PodEvent, PodListener};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log, panics};
 use crate::tls::CertStore;
+use crate::tls::store::Fetched;
 use crate::turns::Memory;
+use life::Life;
 
 /// How many pods may join or leave before the data path has taken notice of the first.
 const POD_EVENTS: usize = 64;
@@ -54,7 +58,17 @@ pub fn run_demo_app(args: &AppArgs) -> anyhow::Result<()> {
     Ok(demo::app::run(args)?)
 }
 
-/// Runs the proxy of one node until it is told to stop.
+/// Holds sockets and keys until it is told to stop.
+///
+/// # Errors
+/// If it cannot listen, or nothing can be sealed.
+pub fn run_holder(config: &HolderConfig) -> anyhow::Result<()> {
+    let _log = log::start(config.format, &config.filter)?;
+    raise_descriptor_limit();
+    serve::run(&config.socket).with_context(|| format!("cannot hold at {}", config.socket.display()))
+}
+
+/// Runs the proxy of one node until it is told to stop, or has handed over to another one and is not needed any more.
 ///
 /// # Errors
 /// If anything that it cannot do without is missing.
@@ -82,57 +96,74 @@ async fn serve_mesh(
     let attachments = Arc::default();
     let source = Directory::open(&config.objects)?;
     let (writer, view) = Writer::new(source, builder(&config.node, &trust_domain, (&attachments, &metrics)));
-    let ca = &config.ca;
-    let client = CaClient::new(ca.address.to_string(), &ca.server_name, &ca.bundle, &ca.token_file)?;
-    let certs = Arc::new(CertStore::new(Arc::new(client), tokio::runtime::Handle::current()));
+    let has_holder = config.hand_over.holder.is_some();
+    let (keeper, fetched, orders) = Keeper::new();
+    let certs = Arc::new(cert_store(&config, has_holder.then_some(fetched))?);
+    let (drainer, drain) = Drainer::new();
     let mesh = Arc::new(Mesh {
         snapshot: Arc::clone(view.snapshot()),
         certs: Arc::clone(&certs),
         telemetry,
         limits: config.data_path.limits,
+        drain,
     });
     let workers = Workers::start(&mesh, config.data_path.workers).context("cannot start the data path")?;
     let troubles = Arc::new(Troubles::new(Arc::clone(&metrics)));
     let admin = Admin {
         metrics: Arc::clone(&metrics),
-        certificates: Arc::new(move || certs.expiries()),
+        certificates: certificates(&certs),
         ready,
         snapshot: snapshot_dump(&view),
         status: status_dump(&view, attachments, Arc::clone(&troubles)),
         log,
     };
-    serve_admin(&config, admin)?;
-
+    let doors = Doors::new(Arc::new(admin), [config.admin_listen, config.health_listen]);
     let (events, joining) = mpsc::channel(POD_EVENTS);
     let EnrolmentConfig { inspection, lag, release } = config.enrolment;
     let registry = Arc::new(PodRegistry::new(RegistryParts {
         facts: Arc::new(KnownPods::new(view.clone(), trust_domain)),
         generations: view.generations(),
         marks: Arc::new(DirectoryMarks::new(config.objects.clone())),
-        events,
+        events: events.clone(),
         patience: Patience { inspection, lag, release, ..Patience::default() },
         state_dir: Some(config.state_dir.clone()),
         troubles,
         metrics: Arc::clone(&metrics),
     }));
-    let enrolling = async {
-        view.ready().await.context("the objects were never read")?;
-        registry.restore().await;
-        let listener = enroll::bind(&config.socket)
-            .with_context(|| format!("cannot bind the enrolment socket {}", config.socket.display()))?;
-        drop(loading);
-        tracing::info!(node = %config.node, socket = %config.socket.display(), "enrolling pods");
-        tokio::join!(enroll::serve(Arc::clone(&registry), listener), registry.follow_state());
-        Ok(())
+    let told = has_holder.then(|| keeper.clone());
+    let life = Life {
+        config: &config,
+        view: &view,
+        workers: &workers,
+        doors,
+        orders,
+        loading,
+        succession: Succession { registry: Arc::clone(&registry), certs, events, keeper, drainer },
     };
     let outcome = tokio::select! {
         ended = writer.run() => Err(source_ended(ended)),
-        ended = enrolling => ended,
-        () = follow_pods(&mesh, &workers, joining) => Ok(()),
-        told = told_to_stop() => told,
+        () = follow_pods((&mesh, &workers), joining, told.as_ref()) => Ok(()),
+        ended = Box::pin(life.live()) => ended,
     };
     registry.shutdown().await;
     outcome
+}
+
+/// The leaves, from the CA.
+fn cert_store(config: &MeshConfig, fetched: Option<Fetched>) -> anyhow::Result<CertStore> {
+    let ca = &config.ca;
+    let client = CaClient::new(ca.address.to_string(), &ca.server_name, &ca.bundle, &ca.token_file)?;
+    let certs = CertStore::new(Arc::new(client), tokio::runtime::Handle::current());
+    Ok(match fetched {
+        Some(fetched) => certs.telling(fetched),
+        None => certs,
+    })
+}
+
+/// When the certificates that are here end.
+fn certificates(certs: &Arc<CertStore>) -> Certificates {
+    let certs = Arc::clone(certs);
+    Arc::new(move || certs.expiries())
 }
 
 fn source_ended(ended: Result<Infallible, ClusterError>) -> anyhow::Error {
@@ -185,23 +216,19 @@ fn status_dump(view: &ClusterView, attachments: Arc<RwLock<Attachments>>, troubl
     })
 }
 
-fn serve_admin(config: &MeshConfig, admin: Admin) -> anyhow::Result<()> {
-    let admin = Arc::new(admin);
-    for (address, surface) in
-        [(config.admin_listen, Surface::Loopback), (config.health_listen, Surface::Outside)]
-    {
-        let listener = admin::listen(address).with_context(|| format!("cannot listen on {address}"))?;
-        tokio::spawn(admin::serve(listener, Arc::clone(&admin), surface));
-    }
-    Ok(())
-}
-
 /// Hands pods to the data path as they join, and closes everything of them when they leave.
-async fn follow_pods(mesh: &Mesh, workers: &Workers, mut events: mpsc::Receiver<PodEvent>) {
+async fn follow_pods(
+    (mesh, workers): (&Mesh, &Workers),
+    mut events: mpsc::Receiver<PodEvent>,
+    keeper: Option<&Keeper>,
+) {
     let mut staying: HashMap<Arc<str>, (Arc<JoinedPod>, watch::Sender<bool>)> = HashMap::new();
     while let Some(event) = events.recv().await {
         match event {
             PodEvent::Joined { pod, listeners } => {
+                if let Some(keeper) = keeper {
+                    hold(keeper, &pod, &listeners);
+                }
                 mesh.certs.start(&pod.identity);
                 let (gone, goes) = watch::channel(false);
                 let memory = Memory::new(mesh.limits.buffered_bytes);
@@ -213,36 +240,45 @@ async fn follow_pods(mesh: &Mesh, workers: &Workers, mut events: mpsc::Receiver<
             }
             PodEvent::Listening { uid, listeners } => {
                 if let Some((joined, _)) = staying.get(&uid) {
+                    keeper.into_iter().for_each(|keeper| hold_again(keeper, &joined.pod, &listeners));
                     workers.join(joined, listeners);
                 }
             }
+            PodEvent::Settled { uid } => keeper.into_iter().for_each(|keeper| keeper.settle(&uid)),
             PodEvent::Left { uid } => {
+                keeper.into_iter().for_each(|keeper| keeper.let_go(&uid));
                 let Some((left, gone)) = staying.remove(&uid) else { continue };
                 let _ = gone.send(true);
                 workers.forget(&uid);
                 let identity = &left.pod.identity;
                 if !staying.values().any(|(pod, _)| pod.pod.identity == *identity) {
                     mesh.certs.forget(identity);
+                    keeper.into_iter().for_each(|keeper| keeper.forget(identity));
                 }
             }
         }
     }
 }
 
+/// Listeners that have taken the place of others are held in their place.
+fn hold_again(keeper: &Keeper, pod: &EnrolledPod, listeners: &[PodListener]) {
+    match listeners.iter().map(PodListener::try_clone).collect() {
+        Ok(listeners) => keeper.hold_listeners(&pod.uid, listeners),
+        Err(error) => tracing::warn!(pod = %pod.pod, %error, "new listeners of a pod are not held"),
+    }
+}
+
+/// A pod that cannot be held is one that a next proxy finds by its record alone.
+fn hold(keeper: &Keeper, pod: &EnrolledPod, listeners: &[PodListener]) {
+    match HeldPod::of(pod, listeners) {
+        Ok(held) => keeper.hold_pod(held),
+        Err(error) => tracing::warn!(pod = %pod.pod, %error, "a pod is not held"),
+    }
+}
+
 fn join(workers: &Workers, pod: &Arc<JoinedPod>, listeners: Vec<PodListener>) {
     tracing::info!(pod = %pod.pod.pod, identity = %pod.pod.identity, "pod joined");
     workers.join(pod, listeners);
-}
-
-async fn told_to_stop() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("told to stop");
-    Ok(())
 }
 
 /// Every connection takes two descriptors: as many as the system allows, so that the pods' own limits bind first.

@@ -1,0 +1,139 @@
+//! The life of a node's proxy: it takes over what is there, serves, and when another one has taken over, drains.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::accept::Workers;
+use crate::admin::{BlockReady, Doors, MayCome};
+use crate::cluster::writer::ClusterView;
+use crate::config::MeshConfig;
+use crate::holder::succession::{Succession, Turn};
+use crate::holder::{Heard, Orders, Taken, take_over};
+use crate::pod::enroll;
+
+/// What a life is lived with.
+pub(super) struct Life<'a> {
+    pub(super) config: &'a MeshConfig,
+    pub(super) view: &'a ClusterView,
+    pub(super) workers: &'a Workers,
+    pub(super) doors: Doors,
+    pub(super) orders: Orders,
+    /// Not ready, as long as this is there.
+    pub(super) loading: BlockReady,
+    pub(super) succession: Succession,
+}
+
+/// How a part of it has ended.
+enum Ending {
+    /// The next part begins.
+    Superseded,
+    /// It is over.
+    Told,
+}
+
+impl Life<'_> {
+    /// Lives it to its end.
+    pub(super) async fn live(self) -> anyhow::Result<()> {
+        let Self { config, view, workers, mut doors, orders, loading, succession } = self;
+        let may_come = if config.hand_over.holder.is_some() { MayCome::Yes } else { MayCome::No };
+        doors.open(&mut BTreeMap::new(), may_come)?;
+        // Without a holder nothing is ever heard of other proxies.
+        let (_quiet, silence) = mpsc::unbounded_channel();
+        let beginning = async {
+            view.ready().await.context("the objects were never read")?;
+            match &config.hand_over.holder {
+                Some(path) => anyhow::Ok(take_over(path, orders).await?),
+                None => Ok((Taken::default(), silence)),
+            }
+        };
+        let (mut held, mut heard) = tokio::select! {
+            begun = beginning => begun,
+            told = told_to_stop() => return told,
+        }?;
+        succession.take_in(held.pods, held.leaves).await;
+        succession.registry.restore().await;
+        let listener = bind_enrolment(&config.socket, &mut held.sockets)?;
+        doors.open(&mut held.sockets, MayCome::No)?;
+        if config.hand_over.holder.is_some() {
+            let own = enrolment_name(&config.socket);
+            for (name, socket) in doors.sockets().chain([(&*own, listener.as_fd())]) {
+                succession.keeper.hold_socket(name, socket.try_clone_to_owned()?);
+            }
+            succession.keeper.accepting();
+        }
+        drop(loading);
+        tracing::info!(node = %config.node, socket = %config.socket.display(), "enrolling pods");
+        match serve(&succession, listener, &mut heard).await? {
+            Ending::Told => return Ok(()),
+            Ending::Superseded => drop(doors),
+        }
+        tokio::select! {
+            () = succession.drain(workers, (&mut heard, config.hand_over.drain)) => Ok(()),
+            told = told_to_stop_at_once() => told,
+        }
+    }
+}
+
+async fn serve(
+    succession: &Succession,
+    listener: UnixListener,
+    heard: &mut mpsc::UnboundedReceiver<Heard>,
+) -> anyhow::Result<Ending> {
+    let registry = &succession.registry;
+    let enrolling = async {
+        tokio::join!(enroll::serve(Arc::clone(registry), listener), registry.follow_state());
+    };
+    tokio::select! {
+        () = enrolling => Ok(Ending::Told),
+        told = told_to_stop() => told.map(|()| Ending::Told),
+        turn = succession.follow(heard) => match turn {
+            Turn::Superseded => Ok(Ending::Superseded),
+            Turn::Lost => anyhow::bail!("the holder went away while everything was taken over"),
+        },
+    }
+}
+
+/// The name under which the enrolment socket is handed over.
+fn enrolment_name(path: &Path) -> String {
+    format!("enrol {}", path.display())
+}
+
+/// The enrolment socket: the one that was handed over, or a new one.
+fn bind_enrolment(path: &Path, held: &mut BTreeMap<String, OwnedFd>) -> anyhow::Result<UnixListener> {
+    let bound = match held.remove(&enrolment_name(path)) {
+        Some(socket) => enroll::adopt(socket),
+        None => enroll::bind(path),
+    };
+    bound.with_context(|| format!("cannot bind the enrolment socket {}", path.display()))
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to stop");
+    Ok(())
+}
+
+/// A proxy that drains goes on when it is asked to stop, as whoever exchanges it does: it ends by itself. An interrupt
+/// ends it at once.
+async fn told_to_stop_at_once() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("told to stop: this ends when nobody is served any more"),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
