@@ -114,19 +114,21 @@ async fn a_ca_that_is_killed_again_and_again_while_it_rotates_loses_no_root_and_
         // Steps are taken every half second: the kills come at any moment in between.
         let until = Instant::now() + Duration::from_millis(u64::from(150 + kills * 137 % 1400));
         while Instant::now() < until {
+            let asked = Instant::now();
             let signed = client.sign(&id(WEB), csr(WEB)).await.unwrap();
             let held = client.trust_bundle(None).await.unwrap().bundle.unwrap();
             assert!(is_under(&signed, &signed.trust_bundle), "a leaf without its root");
             // As a node that has taken the bundle does.
             client.trust_bundle(Some(held.tag())).await.unwrap();
-            leaves.push((Instant::now(), signed));
+            leaves.push((asked, signed));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         child.kill().unwrap();
         child.wait().unwrap();
         kills += 1;
         let given_out = certificates(&bundle);
-        leaves.retain(|(at, _)| at.elapsed() < Duration::from_secs(9));
+        // Times in certificates are whole seconds, and this machine may be busy: these hold for certain.
+        leaves.retain(|(asked, _)| asked.elapsed() < Duration::from_secs(8));
         let lost = leaves.iter().filter(|(_, signed)| !is_under(signed, &given_out)).count();
         assert_eq!(lost, 0, "after kill {kills}: leaves that hold are no longer trusted");
         for root in given_out {

@@ -110,7 +110,13 @@ impl Inside {
     }
 
     pub(crate) fn connect(&self, destination: SocketAddr) -> io::Result<TcpStream> {
-        let stream = self.0.run(|| TcpStream::connect_timeout(&destination, PATIENCE))?;
+        // The end of a program that the test has started interrupts it.
+        let stream = loop {
+            match self.0.run(|| TcpStream::connect_timeout(&destination, PATIENCE)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                connected => break connected?,
+            }
+        };
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;

@@ -80,7 +80,8 @@ fn a_reset_of_the_server_stays_a_reset() {
         let seen = stage.speak("raw", port, &[&hex("reset\n"), "rest"]);
         assert_eq!((seen.text.as_str(), seen.end.as_str()), ("a part", "reset"), "{port}");
     }
-    stage.wait_lines("node-a", &["shop/raw ", "dst.port=9000 ", "reason=upstream_reset"], 1);
+    let own = ["shop/raw ", "dst.port=9000 ", "bytes_recv=6 ", "reason=upstream_reset"];
+    stage.wait_lines("node-a", &own, 1);
 }
 
 #[test]

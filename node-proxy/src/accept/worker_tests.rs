@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use arc_swap::ArcSwap;
+use gammarus_cni::state::Record;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::accept::{PodLimits, Seat};
+use crate::accept::{Drainer, PodLimits, Seat};
 use crate::cluster::objects::ObjectKey;
 use crate::pod::EnrolledPod;
 use crate::pod::netns::NetnsFd;
@@ -42,6 +43,7 @@ fn mesh(metrics: &Arc<Metrics>) -> Arc<Mesh> {
         snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
         certs: Arc::new(CertStore::new(Arc::new(Mute), tokio::runtime::Handle::current())),
         telemetry: Telemetry::new(Arc::clone(metrics), access),
+        drain: Drainer::new().1,
         limits: PodLimits { connections: 2, handshakes_per_second: 1, buffered_bytes: 1024 * 1024 },
     })
 }
@@ -62,7 +64,12 @@ fn worker(mesh: Arc<Mesh>) -> Rc<Worker> {
 
 /// A pod in the namespace of this process, as long as the sender stays.
 fn pod(worker: &Worker) -> (Arc<JoinedPod>, watch::Sender<bool>) {
+    let attachment = serde_json::json!({
+        "id": {"containerId": "a", "ifname": "eth0"}, "network": "podnet", "netns": "/proc/self/ns/net",
+        "pod": {"namespace": "shop", "name": "pod", "uid": "uid"}, "addresses": [],
+    });
     let enrolled = EnrolledPod {
+        record: Record::new(serde_json::from_value(attachment).unwrap(), 0, "uid".to_owned()),
         uid: "uid".into(),
         pod: ObjectKey::new("shop", "pod"),
         identity: "spiffe://cluster.local/ns/shop/sa/pod".parse().unwrap(),

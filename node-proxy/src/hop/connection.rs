@@ -1,7 +1,6 @@
 //! A hop's connection: the streams' frames through TLS and the socket, by one task of the data path's thread.
 //!
-//! What streams have to say is queued and leaves when every task that is ready has had its turn, so that streams
-//! which speak at the same moment share records and system calls.
+//! Frames leave when every ready task has had its turn, so that streams which speak at once share records and calls.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead as _, IoSlice, Write as _};
