@@ -17,6 +17,7 @@ pub mod answer;
 pub mod api;
 pub mod authorize;
 pub mod bundle;
+pub mod causes;
 pub mod client;
 pub mod issue;
 pub mod keeper;
@@ -29,5 +30,6 @@ pub mod spiffe;
 pub mod state;
 pub mod supplied;
 
+pub use causes::with_causes;
 pub use client::{CaClient, ClientError, SignedIdentity, WorkloadKey};
 pub use spiffe::{SpiffeId, TrustDomain};

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::bundle::to_pem;
+use crate::causes::with_causes;
 use crate::signer::{Signer, SignerError, SignerFiles, SignerPem, SignerProblem};
 
 /// Files that were found wrong are judged again after this.
@@ -153,16 +154,4 @@ fn top(chain: &str) -> String {
         X509Certificate::from_der(der).is_ok_and(|(_, cert)| cert.subject() == cert.issuer())
     };
     last.filter(is_root).as_ref().map(to_pem).unwrap_or_default()
-}
-
-/// An error with all its causes on one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -3,6 +3,7 @@
 //! Every error that the proxy makes itself carries one [`FailureReason`]: in the access log, in the
 //! `reason` label of metrics, and in the `gammarus-reason` response header.
 
+pub(crate) use gammarus_ca::with_causes;
 use http::StatusCode;
 
 /// The response header that carries [`FailureReason::as_label`] on an answer the proxy made itself.
@@ -194,16 +195,4 @@ impl std::fmt::Display for FailureReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_label())
     }
-}
-
-/// An error with all its causes on one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -3,10 +3,7 @@
 use node_proxy::demo::command::until;
 use serde_json::Value;
 
-use super::stage::{NEAR, PATIENCE, Stage, WEB, http_route, route, to, under};
-
-/// Both wires, as `curl` is told.
-const WIRES: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
+use super::stage::{NEAR, PATIENCE, Stage, WEB, WIRES, http_route, route, to, under};
 
 /// What the backend saw of a request.
 #[track_caller]

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 
 use node_proxy::demo::command::until;
 
-use super::stage::{PATIENCE, Stage, WEB, http_route, route, to, under};
+use super::stage::{PATIENCE, Stage, WEB, WIRES, http_route, route, to, under};
 
-/// Both wires, as `curl` is told.
-const WIRES: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
 /// Many requests of a client, each on a connection of its own: curl cannot send two on one of HTTP/2 by prior knowledge.
 const OFTEN: &str = r#"for n in $(seq 20); do curl -sS --max-time 10 -o /dev/null -w '%{http_code} %header{x-app}\n' "$@"; done"#;
 

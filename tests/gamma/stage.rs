@@ -13,6 +13,8 @@ use serde_json::Value;
 pub(crate) const NEAR: &str = "node-a";
 /// How long a change may take to be seen: far more than it does, on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Both wires, as `curl` is told.
+pub(crate) const WIRES: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
 /// What `curl` prints of an answer.
 const PRINT: &str = "%{http_code} %header{x-app}%header{gammarus-reason}\\n";
 

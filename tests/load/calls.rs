@@ -1,6 +1,5 @@
 //! gRPC calls on one connection, by a program that knows nothing of the mesh: the paced mode of `tests/grpc`'s client.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -9,6 +8,7 @@ use node_proxy::demo::world::World;
 use serde::Deserialize;
 
 use crate::counts::{Counts, Failure, Kind, PATIENCE};
+use crate::grpc_programs::grpc_tool;
 
 /// The program, while it calls.
 #[derive(Debug)]
@@ -35,17 +35,6 @@ struct ReportedFailure {
     at_ms: u64,
     took_ms: u64,
     text: String,
-}
-
-/// A program of the gRPC tools.
-#[track_caller]
-pub(crate) fn grpc_tool(name: &str) -> String {
-    let folder = std::env::var_os("GRPC_TOOLS").expect(
-        "GRPC_TOOLS must name the folder of grpc-client and grpc-server: run tests/run, which builds them",
-    );
-    let path = PathBuf::from(folder).join(name);
-    assert!(path.is_file(), "{} is missing: run tests/run, which builds it", path.display());
-    path.display().to_string()
 }
 
 impl Calls {

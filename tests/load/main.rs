@@ -11,6 +11,8 @@ mod connections;
 mod control;
 mod counts;
 mod endpoints;
+#[path = "../grpc/programs.rs"]
+mod grpc_programs;
 mod hand_over;
 mod labels;
 mod leaves;

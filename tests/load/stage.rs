@@ -10,8 +10,8 @@ use node_proxy::demo::command::until;
 use node_proxy::demo::world::{World, WorldBuilder};
 use serde_json::{Value, json};
 
-use crate::calls::grpc_tool;
 use crate::counts::PATIENCE;
+use crate::grpc_programs::grpc_tool;
 use crate::services::{Rules, of_family, write_rules};
 
 /// The clients, each with its node.

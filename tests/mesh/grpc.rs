@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use node_proxy::demo::command::until;
 
-use crate::rig::{PATIENCE, Stage, grpc_tool, stage};
+use crate::grpc_programs::grpc_tool;
+use crate::rig::{PATIENCE, Stage, stage};
 
 /// What the client prints for this call.
 #[track_caller]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::rig::{grpc_tool, hex, pattern, sha256, stage};
+use crate::grpc_programs::grpc_tool;
+use crate::rig::{hex, pattern, sha256, stage};
 
 const H2: &str = "--http2-prior-knowledge";
 

@@ -10,6 +10,8 @@ mod balance;
 mod endless;
 mod failures;
 mod grpc;
+#[path = "../grpc/programs.rs"]
+mod grpc_programs;
 mod http1;
 mod http2;
 mod idle;

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use node_proxy::demo::command::{Process, until};
 use node_proxy::demo::world::World;
 use serde_json::Value;
+
+use crate::grpc_programs::grpc_tool;
 
 /// Debian's Python, which has Debian's aiosmtpd; another one on the path would not.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
@@ -60,17 +62,6 @@ impl Line {
 /// A file beside this one.
 pub(crate) fn tool(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh").join(name).display().to_string()
-}
-
-/// A program of the gRPC tools.
-#[track_caller]
-pub(crate) fn grpc_tool(name: &str) -> String {
-    let folder = std::env::var_os("GRPC_TOOLS").expect(
-        "GRPC_TOOLS must name the folder of grpc-client and grpc-server: run tests/run, which builds them",
-    );
-    let path = PathBuf::from(folder).join(name);
-    assert!(path.is_file(), "{} is missing: run tests/run, which builds it", path.display());
-    path.display().to_string()
 }
 
 /// The stage, made now if no other test has it.

@@ -3,6 +3,7 @@
 pub mod copy;
 pub mod socket;
 pub mod source;
+pub mod tap;
 
 pub use copy::{CopyError, copy_both};
 pub use socket::{Reset, Socket};

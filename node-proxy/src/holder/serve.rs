@@ -1,10 +1,10 @@
 //! The holder's process: one thread that waits for its proxies, and for the signal to end.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ use zeroize::Zeroize as _;
 use super::holdings::{Holdings, ProxyId};
 use super::protocol::{self, MAX_PACKET};
 use super::sealed::Sealed;
+use crate::pod::enroll::make_way;
 
 /// Proxies that wait to be welcomed.
 const BACKLOG: i32 = 16;
@@ -57,18 +58,7 @@ pub fn run(path: &Path) -> io::Result<()> {
 
 /// Listens where only root may come. A socket that a dead holder left behind is replaced.
 fn bind(path: &Path) -> io::Result<Socket> {
-    if let Some(directory) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-        Ok(_) => {
-            let text = format!("{} is there and no socket", path.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
+    make_way(path)?;
     let listener = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
     listener.set_nonblocking(true)?;
     listener.bind(&SockAddr::unix(path)?)?;

@@ -1,84 +1,66 @@
-//! A body's bytes, heard along while they pass: what goes to one server goes to another one, too.
-//!
-//! The copy never holds up what it is a copy of. A listener that is too slow is cut off.
+//! A body's bytes, heard along while they pass ([`crate::forward::tap`]).
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::forward::Source;
+use crate::forward::tap::{self, End, Outlet};
 
-/// How far a listener may be behind, in bytes.
-const PATIENCE: usize = 256 * 1024;
-
+/// Bytes on their way.
 #[derive(Debug, Default)]
-struct Pipe {
+pub struct Held {
     bytes: Vec<u8>,
     read: usize,
-    end: Option<End>,
-    waiting: Option<Waker>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Whole,
-    Broken,
-}
-
-/// Where bytes go in. One that is dropped before its end breaks the copy off.
+/// Where bytes go in.
 #[derive(Debug)]
-pub struct Tap(Rc<RefCell<Pipe>>);
+pub struct Tap(tap::Tap<Held>);
 
 /// A listener in the place of a client: its request's body comes out, and what it is answered is lost.
 #[derive(Debug)]
-pub struct Listener(Rc<RefCell<Pipe>>);
+pub struct Listener(Outlet<Held>);
 
 /// A tap with its listener.
 #[must_use]
 pub fn open() -> (Tap, Listener) {
-    let pipe = Rc::<RefCell<Pipe>>::default();
-    (Tap(Rc::clone(&pipe)), Listener(pipe))
-}
-
-impl Pipe {
-    fn close(&mut self, end: End) {
-        self.end.get_or_insert(end);
-        if let Some(waker) = self.waiting.take() {
-            waker.wake();
-        }
-    }
+    let (tap, outlet) = tap::open();
+    (Tap(tap), Listener(outlet))
 }
 
 impl Tap {
     /// Passes bytes on.
     pub(super) fn push(&self, bytes: &[u8]) {
-        let mut pipe = self.0.borrow_mut();
-        if pipe.end.is_some() {
-            return;
-        }
-        if pipe.bytes.len() - pipe.read + bytes.len() > PATIENCE {
-            (pipe.bytes, pipe.read) = (Vec::new(), 0);
-            return pipe.close(End::Broken);
-        }
-        pipe.bytes.extend_from_slice(bytes);
-        if let Some(waker) = pipe.waiting.take() {
-            waker.wake();
-        }
+        self.0.push(|held| {
+            held.bytes.extend_from_slice(bytes);
+            held.bytes.len() - held.read
+        });
     }
 
     /// Says that this was the whole body.
     pub(super) fn end(&self) {
-        self.0.borrow_mut().close(End::Whole);
+        self.0.end();
     }
 }
 
-impl Drop for Tap {
-    fn drop(&mut self) {
-        self.0.borrow_mut().close(End::Broken);
+impl Held {
+    /// Reads as much as there is room for; `None` when nothing is there.
+    fn read_into(&mut self, space: &mut ReadBuf<'_>) -> Option<()> {
+        let unread = &self.bytes[self.read..];
+        if unread.is_empty() {
+            return None;
+        }
+        let count = unread.len().min(space.remaining());
+        space.put_slice(&unread[..count]);
+        self.read += count;
+        if self.read == self.bytes.len() {
+            self.read = 0;
+            self.bytes.clear();
+        }
+        Some(())
     }
 }
 
@@ -88,26 +70,11 @@ impl AsyncRead for Listener {
         cx: &mut Context<'_>,
         space: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut pipe = self.0.borrow_mut();
-        let unread = &pipe.bytes[pipe.read..];
-        if !unread.is_empty() {
-            let count = unread.len().min(space.remaining());
-            space.put_slice(&unread[..count]);
-            pipe.read += count;
-            if pipe.read == pipe.bytes.len() {
-                pipe.read = 0;
-                pipe.bytes.clear();
-            }
-            return Poll::Ready(Ok(()));
-        }
-        match pipe.end {
-            Some(End::Broken) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        match self.0.poll(cx, |held| held.read_into(space)) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(End::Broken)) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             // After a whole body this is a client that waits for its answer.
-            Some(End::Whole) => Poll::Pending,
-            None => {
-                pipe.waiting = Some(cx.waker().clone());
-                Poll::Pending
-            }
+            Poll::Ready(Err(End::Whole)) | Poll::Pending => Poll::Pending,
         }
     }
 }
@@ -136,6 +103,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::forward::tap::PATIENCE;
 
     #[tokio::test]
     async fn what_goes_in_comes_out_and_the_whole_is_no_end_of_the_client() {

@@ -1,21 +1,20 @@
 //! Bodies on their way upstream: a client's, counted and maybe heard along, or the copy of one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::forward::tap::{self, End, Outlet};
+
 /// Why a body is not whole.
 pub type BodyError = Box<dyn Error + Send + Sync>;
-
-/// How far a copy may be behind, in bytes.
-const PATIENCE: usize = 256 * 1024;
 
 /// A request's body.
 #[derive(Debug)]
@@ -97,13 +96,12 @@ fn count(frame: &Frame<Bytes>, bytes: &Cell<u64>) {
     bytes.set(bytes.get() + frame.data_ref().map_or(0, |data| data.remaining() as u64));
 }
 
+/// Frames on their way.
 #[derive(Debug, Default)]
-struct Pipe {
+struct Held {
     frames: VecDeque<Piece>,
     /// Of the data among them.
     bytes: usize,
-    end: Option<End>,
-    waiting: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -112,20 +110,14 @@ enum Piece {
     Trailers(HeaderMap),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Whole,
-    Broken,
-}
-
-/// Where frames go in. One that is dropped before its end breaks the copy off.
+/// Where frames go in ([`crate::forward::tap`]).
 #[derive(Debug)]
-pub struct BodyTap(Rc<RefCell<Pipe>>);
+pub struct BodyTap(tap::Tap<Held>);
 
 /// Where they come out.
 #[derive(Debug)]
 pub struct BodyListener {
-    pipe: Rc<RefCell<Pipe>>,
+    outlet: Outlet<Held>,
     size: SizeHint,
 }
 
@@ -133,72 +125,49 @@ impl BodyTap {
     /// A tap with its listener, for a body of this size.
     #[must_use]
     pub fn open(size: SizeHint) -> (Self, BodyListener) {
-        let pipe = Rc::<RefCell<Pipe>>::default();
-        (Self(Rc::clone(&pipe)), BodyListener { pipe, size })
+        let (tap, outlet) = tap::open();
+        (Self(tap), BodyListener { outlet, size })
     }
 
     fn push(&self, frame: &Frame<Bytes>) {
-        let mut pipe = self.0.borrow_mut();
-        if pipe.end.is_some() {
-            return;
-        }
-        if let Some(data) = frame.data_ref() {
-            pipe.bytes += data.len();
-            pipe.frames.push_back(Piece::Data(data.clone()));
-        } else if let Some(trailers) = frame.trailers_ref() {
-            pipe.frames.push_back(Piece::Trailers(trailers.clone()));
-        }
-        if pipe.bytes > PATIENCE {
-            pipe.frames.clear();
-            pipe.close(End::Broken);
-        } else if let Some(waker) = pipe.waiting.take() {
-            waker.wake();
-        }
+        self.0.push(|held| {
+            if let Some(data) = frame.data_ref() {
+                held.bytes += data.len();
+                held.frames.push_back(Piece::Data(data.clone()));
+            } else if let Some(trailers) = frame.trailers_ref() {
+                held.frames.push_back(Piece::Trailers(trailers.clone()));
+            }
+            held.bytes
+        });
     }
 
     fn end(&self) {
-        self.0.borrow_mut().close(End::Whole);
+        self.0.end();
     }
 }
 
-impl Drop for BodyTap {
-    fn drop(&mut self) {
-        self.0.borrow_mut().close(End::Broken);
-    }
-}
-
-impl Pipe {
-    fn close(&mut self, end: End) {
-        self.end.get_or_insert(end);
-        if let Some(waker) = self.waiting.take() {
-            waker.wake();
-        }
+impl Held {
+    fn take(&mut self) -> Option<Frame<Bytes>> {
+        Some(match self.frames.pop_front()? {
+            Piece::Data(data) => {
+                self.bytes -= data.len();
+                Frame::data(data)
+            }
+            Piece::Trailers(trailers) => Frame::trailers(trailers),
+        })
     }
 }
 
 impl BodyListener {
     fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut pipe = self.pipe.borrow_mut();
-        match pipe.frames.pop_front() {
-            Some(Piece::Data(data)) => {
-                pipe.bytes -= data.len();
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            Some(Piece::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            None => {}
-        }
-        match pipe.end {
-            Some(End::Whole) => Poll::Ready(None),
-            Some(End::Broken) => Poll::Ready(Some(Err("the copy was broken off".into()))),
-            None => {
-                pipe.waiting = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+        self.outlet.poll(cx, Held::take).map(|taken| match taken {
+            Ok(frame) => Some(Ok(frame)),
+            Err(End::Whole) => None,
+            Err(End::Broken) => Some(Err("the copy was broken off".into())),
+        })
     }
 
     fn has_ended(&self) -> bool {
-        let pipe = self.pipe.borrow();
-        pipe.frames.is_empty() && pipe.end == Some(End::Whole)
+        self.outlet.has_ended(|held| held.frames.is_empty())
     }
 }

@@ -16,6 +16,8 @@ use crate::error::FailureReason;
 use crate::route::{Retry, Rule, Terms};
 use crate::snapshot::service::ServicePortKey;
 
+/// What is said of a request that a rule gave no more time.
+pub(super) const LATE: &str = "the rule's timeout";
 /// The longest pause between two tries, in times of the rule's backoff.
 const MOST_PAUSES: u32 = 2;
 

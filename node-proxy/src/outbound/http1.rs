@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
-use super::attempts::{Attempts, Limit};
+use super::attempts::{Attempts, LATE, Limit};
 use super::dial::{self, Chosen, Origin, Reuse, Wish};
 use super::plan::{Action, Forwarding, RequestPlan, plan};
 use super::{Session, begin_session, http_label, mirror};
@@ -248,7 +248,7 @@ impl Connection {
         let (reason, error, stage) = match outcome {
             Ok(Ok(outcome)) => return Ok(outcome),
             Ok(Err(error)) => (error.reason(), with_causes(&error), FailedStage::of(&error)),
-            Err(late) => (late, "the rule's timeout".to_owned(), FailedStage::Upstream),
+            Err(late) => (late, LATE.to_owned(), FailedStage::Upstream),
         };
         let stage = if exchange.has_answered() { FailedStage::Answered } else { stage };
         Err(FailedTry { reason, error, stage })

@@ -20,7 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Sleep, sleep_until};
 
-use super::attempts::{Attempts, Limit};
+use super::attempts::{Attempts, LATE, Limit};
 use super::dial::{self, Wish};
 use super::plan::{Action, Forwarding, RequestPlan, plan};
 use super::{Session, begin_session, http_label, mirror, tunnel};
@@ -113,10 +113,10 @@ impl Body for AnswerBody {
                 ready!(end.as_mut().poll(cx));
                 if let Some(mut record) = record.take() {
                     record.journey.bytes_sent = sent.get();
-                    record.journey.fail(*late, "the rule's timeout");
+                    record.journey.fail(*late, LATE);
                     record.finish();
                 }
-                return Poll::Ready(Some(Err("the rule's timeout".into())));
+                return Poll::Ready(Some(Err(LATE.into())));
             }
         };
         let Some(open) = record else { return Poll::Ready(frame.map(|frame| frame.map_err(Into::into))) };
@@ -270,7 +270,7 @@ async fn forward(
             unsent = spare.clone().map(|parts| Request::from_parts(parts, RequestBody::Empty));
         }
         if unsent.is_none() || !attempts.goes_on(was_sent).await {
-            record.journey.fail(reason, "the rule's timeout");
+            record.journey.fail(reason, LATE);
             return failure(record, reason, grpc);
         }
     }

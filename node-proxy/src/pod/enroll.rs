@@ -29,21 +29,29 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the directory cannot be made, something else is at that path, or the socket cannot be bound.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    make_way(path)?;
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Makes way for a socket at this path, where only root may come. One that a dead process left behind goes.
+///
+/// # Errors
+/// When the directory cannot be made, or something else is at that path.
+pub fn make_way(path: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
     match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
         Ok(_) => {
             let text = format!("{} is there and no socket", path.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, text))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// The enrolment socket that another proxy has bound at the same path.

@@ -26,28 +26,8 @@ use crate::tls::Expiries;
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-pub(crate) const HTTP_REQUEST_LABELS: [&str; 14] = [
-    "reporter",
-    "service_namespace",
-    "service",
-    "port",
-    "route_kind",
-    "route_namespace",
-    "route_name",
-    "route_rule",
-    "backend_namespace",
-    "backend",
-    "backend_port",
-    "protocol",
-    "status",
-    "reason",
-];
 pub(crate) const SERVICE_LABELS: [&str; 4] = ["reporter", "service_namespace", "service", "port"];
-pub(crate) const CONNECTION_LABELS: [&str; 11] = [
-    "reporter",
-    "service_namespace",
-    "service",
-    "port",
+const ROUTE_LABELS: [&str; 7] = [
     "route_kind",
     "route_namespace",
     "route_name",
@@ -56,21 +36,24 @@ pub(crate) const CONNECTION_LABELS: [&str; 11] = [
     "backend",
     "backend_port",
 ];
-pub(crate) const CLOSED_LABELS: [&str; 13] = [
-    "reporter",
-    "service_namespace",
-    "service",
-    "port",
-    "route_kind",
-    "route_namespace",
-    "route_name",
-    "route_rule",
-    "backend_namespace",
-    "backend",
-    "backend_port",
-    "mtls",
-    "reason",
-];
+pub(crate) const CONNECTION_LABELS: [&str; 11] = join(SERVICE_LABELS, ROUTE_LABELS);
+pub(crate) const CLOSED_LABELS: [&str; 13] = join(CONNECTION_LABELS, ["mtls", "reason"]);
+pub(crate) const HTTP_REQUEST_LABELS: [&str; 14] = join(CONNECTION_LABELS, ["protocol", "status", "reason"]);
+
+/// One list of labels behind another. Lists whose lengths do not fit do not compile.
+const fn join<const A: usize, const B: usize, const ALL: usize>(
+    first: [&'static str; A],
+    second: [&'static str; B],
+) -> [&'static str; ALL] {
+    assert!(A + B == ALL);
+    let mut all = [""; ALL];
+    let mut at = 0;
+    while at < ALL {
+        all[at] = if at < A { first[at] } else { second[at - A] };
+        at += 1;
+    }
+    all
+}
 
 /// In seconds: from a quick answer in the same rack to what people give up on.
 const DURATION_BUCKETS: [f64; 14] =
