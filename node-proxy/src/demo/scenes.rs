@@ -21,6 +21,10 @@ const SPLIT_ROUTE: &str = include_str!("../../../manifests/demo/split-route.yaml
 const CONSUMER_ROUTE: &str = include_str!("../../../manifests/demo/consumer-route.yaml");
 const MATCH_ROUTE: &str = include_str!("../../../manifests/demo/match-route.yaml");
 
+const FILTER_ROUTE: &str = include_str!("../../../manifests/demo/filter-route.yaml");
+const TCP_ROUTE: &str = include_str!("../../../manifests/demo/tcp-route.yaml");
+const OUTSIDE_JOINS: &str = include_str!("../../../manifests/demo/outside-joins.yaml");
+
 const SERVER: &str = "http://my-server";
 const FROM_CHECKOUT: &str = "http://my-server.shop";
 const V1: &str = "my-server-v1";
@@ -118,6 +122,46 @@ pub(crate) fn path_query_method(story: &mut Story) -> Result<(), DemoError> {
     story.expect("client", &["-X", "PUT", &url("/")], V1, "a PUT goes to v1")
 }
 
+pub(crate) fn filters(story: &mut Story) -> Result<(), DemoError> {
+    story.screen.scene("Filters: a redirect, a rewrite, a header");
+    story.apply("filter-route.yaml", FILTER_ROUTE)?;
+    let (old, new) = (format!("{SERVER}/old/items"), format!("{SERVER}/api/items"));
+    story.settle("client", &[&new], V2);
+    let moved = story.curl("client", &["-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", &old])?;
+    let claim = "/old is redirected to where it has moved";
+    story.screen.check(claim, differs(&format!("301 {new}"), moved.trim()));
+    let told = story.curl("client", &["-L", "-H", "Accept: application/json", &old])?;
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_default();
+    for (claim, expected, seen) in [
+        ("a client that follows gets v2", V2, &told["name"]),
+        ("... which was asked for the path that it knows", "/items", &told["target"]),
+        ("... and told by which entrance the request came", "api", &told["headers"]["x-entrance"][0]),
+    ] {
+        story.screen.check(claim, differs(expected, seen.as_str().unwrap_or_default()));
+    }
+    Ok(())
+}
+
+pub(crate) fn connections(story: &mut Story) -> Result<(), DemoError> {
+    story.screen.scene("A TCPRoute: connections by weight, whatever is spoken on them");
+    story.apply("tcp-route.yaml", TCP_ROUTE)?;
+    // Without the route, port 9000 would be HTTP like any other, request by request.
+    let is_one_s = |answers: &str| count(answers).into_values().eq([40]);
+    let kept = ["http://my-server:9000/?n=[1-40]"];
+    let in_effect = || story.ask("client", &kept).is_ok_and(|answers| is_one_s(&answers));
+    let _checked_next = until(Duration::from_secs(10), in_effect);
+    let answers = story.curl("client", &kept)?;
+    let claim = "40 requests on one connection have one backend";
+    story.screen.check(claim, unless(is_one_s(&answers), format!("{:?}", count(&answers))));
+    let answers = story.curl("client", &["-H", "Connection: close", kept[0]])?;
+    let counts = count(&answers);
+    story.screen.say(&format!("  connections of each: {counts:?}"));
+    // That all of 40 fall on one side happens once in 550 billion times.
+    let both = counts.keys().copied().eq([V1, V2]) && counts.values().sum::<usize>() == 40;
+    story.screen.check("40 connections have both", unless(both, "they had not"));
+    Ok(())
+}
+
 pub(crate) fn identities(story: &mut Story) -> Result<(), DemoError> {
     story.screen.scene("Who spoke with whom: both nodes have the proven identities");
     story
@@ -152,6 +196,36 @@ pub(crate) fn identities(story: &mut Story) -> Result<(), DemoError> {
     Ok(())
 }
 
+/// The last scene: nothing is outside any more when it has been played.
+pub(crate) fn running_pods_join(story: &mut Story) -> Result<(), DemoError> {
+    story.screen.scene("A label: pods that run already join, and nobody restarts them");
+    story.apply("outside-joins.yaml", OUTSIDE_JOINS)?;
+    let server = story.world.running_pod("outside-server")?.addresses[0];
+    let server = format!("http://{}", SocketAddr::new(server, APP_PORT));
+    story
+        .screen
+        .say("For a moment they still speak plain text, lest a node that hears of it late is surprised.");
+    let identity = "spiffe://cluster.local/ns/outside/sa/default";
+    let speaks_as_itself = || {
+        let proven = |line: &str| line.contains("dst.workload=outside-server") && line.contains(identity);
+        story.ask("outsider", &[&server]).is_ok() && find_line(story, "node-a", proven).is_some()
+    };
+    let joined = until(Duration::from_secs(60), speaks_as_itself);
+    story.screen.check("their connections have identities", unless(joined, "they stayed outside"));
+    let capture = story.world.capture()?;
+    let markers = Markers::new()?;
+    let answer = markers.send(story, "outsider", &server)?;
+    story
+        .screen
+        .check("the same request as before is answered", differs("outside-server", answerer(&answer)));
+    let recording = capture.stop()?;
+    for (what, marker) in markers.each() {
+        let claim = format!("the {what} that could be read before cannot be any more");
+        story.screen.check(&claim, unless(!recording.shows(marker), format!("{marker} is there")));
+    }
+    Ok(())
+}
+
 fn find_line(story: &Story, node: &str, is_it: impl Fn(&str) -> bool) -> Option<String> {
     let log = story.world.access_log(node).ok()?;
     log.lines().find(|line| is_it(line)).map(str::to_owned)
@@ -163,7 +237,7 @@ pub(crate) fn capture(story: &mut Story) -> Result<(), DemoError> {
     let capture = story.world.capture()?;
     let [meshed, plain] = [Markers::new()?, Markers::new()?];
     let answer = meshed.send(story, "client", SERVER)?;
-    story.screen.check("the request in the mesh is answered", differs(V2, answerer(&answer)));
+    story.screen.check("the request in the mesh is answered", differs(V1, answerer(&answer)));
     let server = story.world.running_pod("outside-server")?.addresses[0];
     let outside = format!("http://{}", SocketAddr::new(server, APP_PORT));
     let answer = plain.send(story, "outsider", &outside)?;
@@ -172,11 +246,11 @@ pub(crate) fn capture(story: &mut Story) -> Result<(), DemoError> {
     let recording = capture.stop()?;
 
     let mut packets = 0;
-    let [client, server] = ["client", V2].map(|pod| story.world.running_pod(pod));
+    let [client, server] = ["client", V1].map(|pod| story.world.running_pod(pod));
     for (one, other) in client?.addresses.iter().zip(&server?.addresses) {
         packets += recording.packets(*one, *other)?;
     }
-    story.screen.say(&format!("  {packets} packets with bytes in them between client and {V2}"));
+    story.screen.say(&format!("  {packets} packets with bytes in them between client and {V1}"));
     story.screen.check("the capture saw the mesh's own packets", unless(packets > 0, "there were none"));
     for (what, marker) in plain.each() {
         let claim = format!("control: outside the mesh the {what} can be read");

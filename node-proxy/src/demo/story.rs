@@ -64,14 +64,17 @@ fn play(programme: &Programme) -> Result<usize, DemoError> {
         story.invite();
         teardown::wait_for_signal(i32::from(failed > 0));
     }
-    let scenes: [Scene; 7] = [
+    let scenes: [Scene; 10] = [
         scenes::no_route,
         scenes::header_route,
         scenes::split,
         scenes::consumer_route,
         scenes::path_query_method,
+        scenes::filters,
+        scenes::connections,
         scenes::identities,
         scenes::capture,
+        scenes::running_pods_join,
     ];
     for scene in scenes {
         if let Err(error) = scene(&mut story) {
