@@ -2,8 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -14,7 +17,7 @@ use crate::forward::{Reset as _, Socket};
 use crate::pod::{Direction, PodListener};
 use crate::telemetry::{ConnectionRecord, Journey, Peer};
 
-/// How long the loop rests when the process has no descriptor left.
+/// How long the loop rests when the process has no descriptor left, or after a panic.
 const REST: Duration = Duration::from_millis(50);
 
 /// Accepts a pod's connections on one listener, and deals them to the threads, until the pod has left or another
@@ -29,10 +32,27 @@ pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener)
             return;
         }
     };
-    let accepting = async {
+    let accepting = accept((&pod, direction), &socket, |accepted| deal(&worker, &pod, direction, accepted));
+    pod.while_there(async {
+        tokio::select! {
+            () = accepting => {}
+            () = superseded => {}
+        }
+    })
+    .await;
+}
+
+/// Accepts on the socket until somebody closes it. A panic costs the connection that was being dealt and no other: the
+/// socket is the pod's only way out or in.
+pub(super) async fn accept(
+    (pod, direction): (&JoinedPod, Direction),
+    socket: &TcpListener,
+    deal: impl Fn((Socket, SocketAddr)),
+) {
+    let accepting = async || {
         loop {
             match socket.accept().await {
-                Ok((stream, client)) => deal(&worker, &pod, direction, (stream.into(), client)),
+                Ok((stream, client)) => deal((stream.into(), client)),
                 Err(error) if is_of_the_connection(&error) => {}
                 // Somebody has closed it (`ss --kill`): it is missed and replaced.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -45,13 +65,20 @@ pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener)
             }
         }
     };
-    pod.while_there(async {
-        tokio::select! {
-            () = accepting => {}
-            () = superseded => {}
-        }
+    while ends_in_a_panic(accepting()).await {
+        tracing::error!(pod = %pod.pod.pod, ?direction, "a panic while a connection was dealt: accepting goes on");
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Runs a task to its end, and says whether that was a panic. The process's hook has told and counted it.
+async fn ends_in_a_panic(task: impl Future<Output = ()>) -> bool {
+    let mut task = pin!(task);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(|()| false),
+        Err(_) => Poll::Ready(true),
     })
-    .await;
+    .await
 }
 
 /// Whether only the connection that was to be accepted is at fault.

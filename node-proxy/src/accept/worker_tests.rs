@@ -1,4 +1,4 @@
-//! A connection whose task panics, on a thread's real turns, with real connections.
+//! Tasks that panic, on a thread's real turns, with real connections: a connection's, and the accept loop's.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::accept::{Drainer, PodLimits, Seat};
+use crate::accept::{Drainer, PodLimits, Seat, listener};
 use crate::cluster::objects::ObjectKey;
 use crate::pod::EnrolledPod;
 use crate::pod::netns::NetnsFd;
@@ -136,6 +136,46 @@ async fn a_panic_costs_its_connection_alone_and_gives_everything_back() {
         let mut answer = [0; 2];
         good.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"ac");
+    };
+    tokio::select! {
+        () = story => {}
+        () = worker.inboxes[0].turns.clone().run() => unreachable!("it never ends"),
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_the_accept_loop_costs_the_connection_that_was_dealt_and_accepting_goes_on() {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    panics::count(&metrics);
+    let worker = worker(mesh(&metrics));
+    let (pod, _stays) = pod(&worker);
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let first = Rc::new(std::cell::Cell::new(true));
+    let (there, limits) = (Rc::clone(&worker), Arc::clone(&pod));
+    pod.share(0)
+        .run(async move {
+            let deal = |(mut stream, _): (Socket, _)| {
+                assert!(!first.replace(false), "the first client knows how");
+                there.run(
+                    (&limits, limits.share(0)),
+                    async move { stream.write_all(b"served").await.unwrap() },
+                );
+            };
+            listener::accept((&limits, Direction::Outbound), &socket, deal).await;
+        })
+        .detach();
+    let panics = metrics.panics();
+    let story = async {
+        let mut said = Vec::new();
+        let mut bad = TcpStream::connect(address).await.unwrap();
+        // Dropped while a panic unwinds: ended by a reset, or in order.
+        let _ = bad.read_to_end(&mut said).await;
+        assert!(said.is_empty() && metrics.panics() > panics, "{said:?}");
+        for _ in 0..3 {
+            TcpStream::connect(address).await.unwrap().read_to_end(&mut said).await.unwrap();
+        }
+        assert_eq!(String::from_utf8_lossy(&said), "served".repeat(3));
     };
     tokio::select! {
         () = story => {}
