@@ -71,6 +71,26 @@ fn an_endpoint_that_resets_is_spared() {
 }
 
 #[test]
+fn an_endpoint_whose_answers_break_off_is_spared_on_both_wires() {
+    let stage = stage();
+    for (wire, bad) in [("--http1.1", "fickle-1"), ("--http2-prior-knowledge", "fickle-2")] {
+        let before = stage.ejections("fickle");
+        stage.mood(bad, "half");
+        // A process for each request: this curl has one only on a connection of HTTP/2 by prior knowledge.
+        let each = format!("for n in $(seq 150); do curl -s {wire} --max-time 20 http://fickle/half; done");
+        let done = stage.with(|world| world.exec("client", &["sh", "-c", &each]).unwrap());
+        let broken = 150 - done.stdout.matches("fickle-").count();
+        println!("{wire}: half an answer of one of three endpoints: {broken} of 150 requests");
+        // Five in a row, and one more whenever its penalty is over; without ejection it would be fifty.
+        assert!((5..15).contains(&broken), "{wire}: {broken}, {done:?}");
+        assert!(stage.ejections("fickle") > before, "{wire}");
+        stage.mood(bad, "well");
+        let is_back = || of(&stage.ask("http://fickle/again", 20), bad) > 2;
+        assert!(until(PATIENCE * 3, is_back), "{wire}: it is not taken back");
+    }
+}
+
+#[test]
 fn an_endpoint_that_refuses_is_spared_and_nobody_notices() {
     let stage = stage();
     let post = ["-d", "x", "-H", "Connection: close"];

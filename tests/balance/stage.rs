@@ -31,6 +31,9 @@ const SERVICES: &str = "
 {apiVersion: v1, kind: Service, metadata: {name: erring}, spec: {selector: {app: erring}, ports: [
   {name: http, port: 80, targetPort: 8080}]}}
 ---
+{apiVersion: v1, kind: Service, metadata: {name: fickle}, spec: {selector: {app: fickle}, ports: [
+  {name: http, port: 80, targetPort: 8080}]}}
+---
 {apiVersion: v1, kind: Service, metadata: {name: drained}, spec: {ports: [
   {name: http, port: 80, targetPort: 8080}]}}
 ---
@@ -39,8 +42,16 @@ const SERVICES: &str = "
 ";
 
 /// Each server's pod: its app, and how many there are.
-const SERVERS: [(&str, usize); 7] =
-    [("moody", 3), ("gloomy", 3), ("rude", 3), ("part", 3), ("drained", 2), ("loyal", 4), ("erring", 2)];
+const SERVERS: [(&str, usize); 8] = [
+    ("moody", 3),
+    ("gloomy", 3),
+    ("rude", 3),
+    ("part", 3),
+    ("drained", 2),
+    ("loyal", 4),
+    ("erring", 2),
+    ("fickle", 3),
+];
 
 static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
 
@@ -141,7 +152,7 @@ impl Stage {
         let servers = vec![more("part-2"), more("part-3")];
         let stage = Self { world: Mutex::new(world), _servers: servers };
         stage.endpoints("drained", &[("drained-1", "ready: true"), ("drained-2", "ready: true")]);
-        for service in ["moody", "gloomy", "rude", "part", "drained", "loyal", "erring"] {
+        for service in ["moody", "gloomy", "rude", "part", "drained", "loyal", "erring", "fickle"] {
             let answers = || count(&stage.ask(&format!("http://{service}/settle"), 1), "200") == 1;
             assert!(until(PATIENCE, answers), "{service} does not answer");
         }

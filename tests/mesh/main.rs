@@ -19,6 +19,7 @@ mod interim;
 mod opaque;
 mod passthrough;
 mod refusals;
+mod retries;
 mod rig;
 mod sharing;
 mod smtp;

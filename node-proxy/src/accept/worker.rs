@@ -87,11 +87,6 @@ impl Worker {
         }
     }
 
-    /// Whether there is a retry to a Service port left.
-    pub fn has_retry(&self, port: &ServicePortKey) -> bool {
-        self.retries.borrow().get(port).is_some_and(|budget| budget.has_one(Instant::now()))
-    }
-
     /// Takes a retry to a Service port, if there is one left.
     pub fn withdraw_retry(&self, port: &ServicePortKey) -> bool {
         self.retries.borrow_mut().get_mut(port).is_some_and(|budget| budget.withdraw(Instant::now()))

@@ -34,12 +34,6 @@ impl RetryBudget {
         }
     }
 
-    /// Whether there is a retry.
-    #[must_use]
-    pub fn has_one(&self, now: Instant) -> bool {
-        self.saved >= REQUESTS_PER_RETRY || self.is_due(now)
-    }
-
     fn is_due(&self, now: Instant) -> bool {
         now - self.refilled >= Duration::from_secs(1)
     }
@@ -76,7 +70,7 @@ mod tests {
         let mut budget = RetryBudget::new(start);
         let take = |budget: &mut RetryBudget, now| (0..1000).filter(|_| budget.withdraw(now)).count();
         assert_eq!(take(&mut budget, start), 10);
-        assert!(!budget.has_one(start) && budget.has_one(start + Duration::from_secs(1)));
+        assert!(!budget.withdraw(start));
         (0..100).for_each(|_| budget.deposit());
         assert_eq!(take(&mut budget, start), 20);
         assert_eq!(take(&mut budget, start + Duration::from_secs(1)), 10);

@@ -91,6 +91,12 @@ impl InFlight {
         Self { load: Arc::clone(load), begun: load.health.standing() }
     }
 
+    /// Whether the endpoint was spared when this began: it tries whether that is still right.
+    #[must_use]
+    pub const fn is_trial(&self) -> bool {
+        self.begun.is_out()
+    }
+
     /// Notes that the endpoint has answered. Gives whether it is chosen again because of that.
     #[must_use]
     pub fn note_answer(&self) -> bool {

@@ -13,7 +13,7 @@ pub mod relay;
 pub mod tap;
 
 pub use buffer::ReadBuffer;
-pub use exchange::{Exchange, ExchangeError, Outcome};
+pub use exchange::{Exchange, ExchangeError, Judge, Outcome, message};
 pub use head::{HeadError, Parsed, RequestHead1, ResponseHead1};
 
 /// The longest head in bytes, with its request line or status line.

@@ -11,53 +11,29 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::kept::Reading;
 use crate::forward::tap::{self, End, Outlet};
 
 /// Why a body is not whole.
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
-/// A request's body.
+/// A client's body.
 #[derive(Debug)]
-pub enum RequestBody {
-    /// As it comes from the client.
-    Client {
-        /// The body.
-        inner: Incoming,
-        /// Counts its bytes.
-        bytes: Rc<Cell<u64>>,
-        /// Who hears it along.
-        taps: Vec<BodyTap>,
-    },
-    /// A copy.
-    Copy {
-        /// The body.
-        inner: BodyListener,
-        /// Counts its bytes.
-        bytes: Rc<Cell<u64>>,
-    },
-    /// None.
-    Empty,
+pub struct ClientBody {
+    /// The body.
+    pub inner: Incoming,
+    /// Counts its bytes.
+    pub bytes: Rc<Cell<u64>>,
+    /// Who hears it along.
+    pub taps: Vec<BodyTap>,
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+impl ClientBody {
+    pub(super) fn poll_frame(
+        &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let (inner, bytes, taps) = match &mut *self {
-            Self::Client { inner, bytes, taps } => (inner, bytes, taps),
-            Self::Copy { inner, bytes } => {
-                let frame = ready!(inner.poll_frame(cx));
-                if let Some(Ok(frame)) = &frame {
-                    count(frame, bytes);
-                }
-                return Poll::Ready(frame);
-            }
-            Self::Empty => return Poll::Ready(None),
-        };
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { inner, bytes, taps } = self;
         let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -74,20 +50,58 @@ impl Body for RequestBody {
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
+}
+
+/// A request's body.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// As it comes from the client.
+    Client(ClientBody),
+    /// The same for one of several tries.
+    Kept(Reading),
+    /// A copy.
+    Copy {
+        /// The body.
+        inner: BodyListener,
+        /// Counts its bytes.
+        bytes: Rc<Cell<u64>>,
+    },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut *self {
+            Self::Client(body) => body.poll_frame(cx),
+            Self::Kept(reading) => reading.poll_frame(cx),
+            Self::Copy { inner, bytes } => {
+                let frame = ready!(inner.poll_frame(cx));
+                if let Some(Ok(frame)) = &frame {
+                    count(frame, bytes);
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Client { inner, .. } => inner.is_end_stream(),
+            Self::Client(body) => body.inner.is_end_stream(),
+            Self::Kept(reading) => reading.has_ended(),
             Self::Copy { inner, .. } => inner.has_ended(),
-            Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Client { inner, .. } => inner.size_hint(),
+            Self::Client(body) => body.inner.size_hint(),
+            Self::Kept(reading) => reading.size_hint(),
             Self::Copy { inner, .. } => inner.size,
-            Self::Empty => SizeHint::with_exact(0),
         }
     }
 }

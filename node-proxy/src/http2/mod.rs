@@ -3,6 +3,7 @@
 //! Bodies are passed on frame by frame, trailers included, and counted on the way.
 
 pub mod body;
+pub mod kept;
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -12,7 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use crate::route::{FieldEdit, Filters, RequestHead};
 use crate::turns;
-pub use body::RequestBody;
+pub use body::{ClientBody, RequestBody};
+pub use kept::{KeptRequest, keep};
 
 /// Field section size, in bytes (RFC 9113 section 6.5.2).
 pub const MAX_HEAD: u32 = 64 * 1024;

@@ -1,7 +1,9 @@
 //! The tries of one request, within the terms of its rule.
 //!
-//! What is tried again, and what is not: a request that was not sent, always, where the rule has `retry`; one that was
-//! sent only if it may be repeated (RFC 9110 section 9.2.2) and has no body that is gone by then.
+//! What is tried again where the rule has `retry`: a request that was not sent, always; one that was answered with one of
+//! the rule's codes, whatever its method, since the rule says so; one that nobody knows what became of only if it may be
+//! repeated (RFC 9110 section 9.2.2). Its body is kept for that while it is sent, up to [`KEPT`] bytes; a longer one is
+//! gone by then, and with it the other tries.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::dial::Wish;
 use crate::accept::Worker;
 use crate::balance;
-use crate::connect::idle::Repeatable;
 use crate::error::FailureReason;
+use crate::http1::Judge;
 use crate::route::{Retry, Rule, Terms};
 use crate::snapshot::service::ServicePortKey;
 
@@ -21,7 +23,11 @@ pub(super) const LATE: &str = "the rule's timeout";
 /// The longest pause between two tries, in times of the rule's backoff.
 const MOST_PAUSES: u32 = 2;
 
+/// How much of a request's body is kept for another try, in bytes.
+pub(super) const KEPT: usize = 64 * 1024;
+
 /// The tries of one request.
+#[derive(Debug)]
 pub(super) struct Attempts<'a> {
     worker: Rc<Worker>,
     port: &'a ServicePortKey,
@@ -29,7 +35,7 @@ pub(super) struct Attempts<'a> {
     end: Option<Instant>,
     /// Whose terms hold, if it has any.
     rule: Option<Arc<Rule>>,
-    repeatable: Repeatable,
+    is_idempotent: bool,
     made: u32,
     /// Where the next try goes.
     pub(super) wish: Wish,
@@ -44,7 +50,7 @@ impl<'a> Attempts<'a> {
         worker: &Rc<Worker>,
         port: &'a ServicePortKey,
         (rule, stays_with): (Option<&Arc<Rule>>, Option<u64>),
-        repeatable: Repeatable,
+        is_idempotent: bool,
     ) -> Self {
         let rule = rule.filter(|rule| rule.terms != Terms::default());
         if rule.is_some_and(|rule| rule.terms.retry.is_some()) {
@@ -55,7 +61,7 @@ impl<'a> Attempts<'a> {
             port,
             end: rule.and_then(|rule| rule.terms.request).map(|whole| Instant::now() + whole),
             rule: rule.cloned(),
-            repeatable,
+            is_idempotent,
             made: 0,
             wish: Wish { tried: Vec::new(), stays_with },
         }
@@ -78,31 +84,36 @@ impl<'a> Attempts<'a> {
         Limit(whole.into_iter().chain(each).min_by_key(|(end, _)| *end))
     }
 
-    /// The statuses that are no answers as long as there is another try.
-    pub(super) fn codes(&self) -> &[u16] {
-        match self.retry() {
-            Some(retry) if self.may_go_on(retry, true) && self.worker.has_retry(self.port) => &retry.codes,
-            _ => &[],
-        }
-    }
-
-    fn may_go_on(&self, retry: &Retry, was_sent: bool) -> bool {
+    /// Takes one more try, if the rule, the time and the budget have one.
+    fn take_one(&mut self) -> bool {
+        let Some(retry) = self.retry() else { return false };
         let in_time = self.end.is_none_or(|end| Instant::now() + MOST_PAUSES * retry.backoff < end);
-        self.made < retry.attempts && in_time && (!was_sent || self.repeatable == Repeatable::Yes)
+        let is_left = self.made < retry.attempts && in_time && self.worker.withdraw_retry(self.port);
+        self.made += u32::from(is_left);
+        is_left
     }
 
     /// Whether the request is tried again, after the rule's pause. `was_sent`: a backend may have it.
     pub(super) async fn goes_on(&mut self, was_sent: bool) -> bool {
-        let Some(retry) = self.retry() else { return false };
-        let backoff = retry.backoff;
-        if !self.may_go_on(retry, was_sent) || !self.worker.withdraw_retry(self.port) {
-            return false;
+        let goes_on = (!was_sent || self.is_idempotent) && self.take_one();
+        if goes_on {
+            self.pause().await;
         }
-        self.made += 1;
+        goes_on
+    }
+
+    /// The rule's pause before another try.
+    pub(super) async fn pause(&self) {
+        let Some(backoff) = self.retry().map(|retry| retry.backoff) else { return };
         // Those who failed together do not come back together.
         let part = u32::try_from(balance::random() % 1000).unwrap_or(0);
         sleep(backoff + backoff * part / 1000).await;
-        true
+    }
+}
+
+impl Judge for Attempts<'_> {
+    fn holds_back(&mut self, status: u16) -> bool {
+        self.retry().is_some_and(|retry| retry.codes.contains(&status)) && self.take_one()
     }
 }
 

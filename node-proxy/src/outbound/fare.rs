@@ -15,7 +15,27 @@ const fn is_failure(status: StatusCode) -> bool {
 }
 
 impl Session {
-    /// Notes an answer of one of the port's endpoints.
+    /// Notes the head of an answer of one of the port's endpoints. Unless it is the whole, its end is to be noted, too.
+    pub(super) fn note_head(
+        &self,
+        port: &ServicePort,
+        at: &InFlight,
+        (status, is_whole): (StatusCode, bool),
+    ) {
+        // One that is tried again is let in by a head: the end of a stream may be days away.
+        if is_failure(status) || is_whole || at.is_trial() {
+            self.note_status(port, at, status);
+        }
+    }
+
+    /// Notes the end of an answer whose head was no failure.
+    pub(super) fn note_end(&self, port: &ServicePort, at: &InFlight, status: Option<StatusCode>) {
+        if !status.is_some_and(is_failure) {
+            self.note_answer(port, at);
+        }
+    }
+
+    /// Notes a whole answer of one of the port's endpoints.
     pub(super) fn note_status(&self, port: &ServicePort, at: &InFlight, status: StatusCode) {
         if is_failure(status) {
             self.note_failure(port, at);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
-use super::attempts::{Attempts, LATE, Limit};
+use super::attempts::{Attempts, KEPT, LATE, Limit};
 use super::dial::{self, Chosen, Origin, Reuse, Wish};
 use super::plan::{Action, Forwarding, RequestPlan, plan};
 use super::{Session, begin_session, http_label, mirror};
@@ -20,9 +20,9 @@ use crate::forward::copy::Copied;
 use crate::forward::{Reset as _, Socket, copy_both};
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, Version};
-use crate::http1::tap::Tap;
+use crate::http1::relay::Relay;
 use crate::http1::{
-    Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1,
+    Exchange, ExchangeError, HeadError, Outcome, Parsed, ReadBuffer, RequestHead1, ResponseHead1, message,
 };
 use crate::route::filter::Preflight;
 use crate::route::{Filters, RequestHead};
@@ -174,12 +174,17 @@ impl Connection {
 
     /// Sends the request to an endpoint of `port`, and its answer to the client.
     async fn forward(&mut self, mut record: Recording<RequestRecord>, forwarding: Forwarding) -> Next {
-        let mut taps = mirror::start(&self.session, &self.request, &forwarding, &record);
+        let taps = mirror::start(&self.session, &self.request, &forwarding, &record);
         let Forwarding { port, filters, stays_with, .. } = forwarding;
         let repeatable = if self.request.is_repeatable() { Repeatable::Yes } else { Repeatable::No };
         let mut reuse = Reuse::Pooled(repeatable);
         let worker = Rc::clone(&self.session.worker);
-        let mut attempts = Attempts::new(&worker, &port.key, (record.rule.as_ref(), stays_with), repeatable);
+        let is_idempotent = self.request.is_idempotent();
+        let mut attempts =
+            Attempts::new(&worker, &port.key, (record.rule.as_ref(), stays_with), is_idempotent);
+        let filters = filters.as_deref();
+        let kept = if attempts.has_more() { KEPT } else { 0 };
+        let mut message = message(&mut self.request, filters).heard_by(taps).keeping(kept);
         loop {
             record.journey.begin_again();
             let limit = attempts.limit();
@@ -194,11 +199,11 @@ impl Connection {
             };
             let tried = Try {
                 port: &port,
-                filters: filters.as_deref(),
+                message: &mut message,
+                filters,
                 session: begin_session(&record, &port, (stays_with, chosen.load.as_ref())),
-                taps: std::mem::take(&mut taps),
                 limit,
-                codes: attempts.codes(),
+                attempts: &mut attempts,
             };
             let failed = match self.try_once(tried, &mut chosen, &mut record).await {
                 Ok(outcome) if outcome.is_upgrade => return self.join(record, chosen).await,
@@ -215,7 +220,12 @@ impl Connection {
             }
             // Whatever the endpoint has of the request, it must not take it for the whole.
             chosen.dialled.transport.reset();
-            if failed.stage.leaves_the_client_unanswered() && attempts.goes_on(true).await {
+            if failed.stage == FailedStage::HeldBack {
+                attempts.pause().await;
+                continue;
+            }
+            let may_go_on = failed.stage.leaves_the_client_unanswered() && message.is_whole();
+            if may_go_on && attempts.goes_on(true).await {
                 continue;
             }
             record.journey.fail(failed.reason, failed.error);
@@ -230,14 +240,14 @@ impl Connection {
     /// Sends the request to the endpoint that was chosen, once, and passes its answer on.
     async fn try_once(
         &mut self,
-        tried: Try<'_>,
+        tried: Try<'_, '_>,
         chosen: &mut Chosen,
         record: &mut RequestRecord,
     ) -> Result<Outcome, FailedTry> {
-        let mut exchange = Exchange::new(&mut self.request, &mut self.answer, tried.filters)
+        let sent = (&self.request, tried.message);
+        let mut exchange = Exchange::new(sent, &mut self.answer, tried.filters)
             .saying(tried.session)
-            .heard_by(tried.taps)
-            .holding_back(tried.codes);
+            .judged_by(tried.attempts);
         let client = (&mut self.stream, &mut self.buffer);
         let running = exchange.run(client, (&mut chosen.dialled.transport, &mut chosen.buffer));
         let outcome = tried.limit.hold(running).await;
@@ -367,15 +377,14 @@ impl Connection {
 }
 
 /// One try of a request.
-struct Try<'a> {
+struct Try<'a, 'p> {
     port: &'a ServicePort,
+    message: &'a mut Relay,
     filters: Option<&'a Filters>,
     /// A field of the answer with which a session begins.
     session: Option<(Box<str>, Box<str>)>,
-    taps: Vec<Tap>,
     limit: Limit,
-    /// Statuses of answers that another try may do better than.
-    codes: &'a [u16],
+    attempts: &'a mut Attempts<'p>,
 }
 
 /// Why a try has come to nothing.
@@ -394,6 +403,8 @@ enum FailedStage {
     NoAnswer,
     /// After that, and the client has seen nothing of an answer.
     Upstream,
+    /// Nowhere: another try is to do better than an answer that was held back.
+    HeldBack,
     /// The client has seen a part of an answer.
     Answered,
 }
@@ -403,6 +414,7 @@ impl FailedStage {
         match error {
             ExchangeError::Client(_) | ExchangeError::ClientBody(_) => Self::Client,
             ExchangeError::NoAnswer(_) => Self::NoAnswer,
+            ExchangeError::HeldBack(_) => Self::HeldBack,
             _ => Self::Upstream,
         }
     }

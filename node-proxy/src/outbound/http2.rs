@@ -20,20 +20,20 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Sleep, sleep_until};
 
-use super::attempts::{Attempts, LATE, Limit};
+use super::attempts::{Attempts, KEPT, LATE, Limit};
 use super::dial::{self, Wish};
 use super::plan::{Action, Forwarding, RequestPlan, plan};
 use super::{Session, begin_session, http_label, mirror, tunnel};
 use crate::accept::rewind::Rewind;
 use crate::balance::{self, InFlight};
 use crate::connect::Destination;
-use crate::connect::idle::Repeatable;
 use crate::connect::streams::{self, Stream};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
 use crate::forward::Socket;
-use crate::http1::{FIELD_LIMIT, ReadBuffer};
+use crate::hop;
+use crate::http1::{FIELD_LIMIT, Judge as _, ReadBuffer};
 use crate::http2::body::BodyTap;
-use crate::http2::{self, LocalExecutor, MAX_HEAD, RequestBody, RequestHead2};
+use crate::http2::{self, ClientBody, KeptRequest, LocalExecutor, MAX_HEAD, RequestBody, RequestHead2};
 use crate::route::filter::Preflight;
 use crate::route::{FieldEdit, RouteKind, is_grpc};
 use crate::snapshot::service::ServicePort;
@@ -87,8 +87,8 @@ enum AnswerBody {
         record: Option<Recording<RequestRecord>>,
         /// By when it must have ended, and what is said when it has not.
         limit: Option<(Pin<Box<Sleep>>, FailureReason)>,
-        /// Held, not read: the endpoint and the connection are busy as long as the answer lasts.
-        _busy: Busy,
+        /// Whose it is. The endpoint and the connection are busy as long as the answer lasts.
+        origin: Origin,
     },
     /// Of the proxy's own making.
     Own(Option<Bytes>),
@@ -102,9 +102,9 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let (inner, sent, record, limit) = match &mut *self {
+        let (inner, sent, record, limit, origin) = match &mut *self {
             Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Upstream { inner, sent, record, limit, .. } => (inner, sent, record, limit),
+            Self::Upstream { inner, sent, record, limit, origin } => (inner, sent, record, limit, origin),
         };
         let frame = match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(frame) => frame,
@@ -112,6 +112,9 @@ impl Body for AnswerBody {
                 let Some((end, late)) = limit else { return Poll::Pending };
                 ready!(end.as_mut().poll(cx));
                 if let Some(mut record) = record.take() {
+                    if *late == FailureReason::BackendTimeout {
+                        origin.session.note_failure(&origin.port, &origin.busy.0);
+                    }
                     record.journey.bytes_sent = sent.get();
                     record.journey.fail(*late, LATE);
                     record.finish();
@@ -126,11 +129,19 @@ impl Body for AnswerBody {
             Some(Ok(frame)) => {
                 open.journey.bytes_received += frame.data_ref().map_or(0, |data| data.remaining() as u64);
             }
-            Some(Err(error)) => open.journey.fail(FailureReason::UpstreamReset, with_causes(error)),
+            Some(Err(error)) => {
+                open.journey.fail(FailureReason::UpstreamReset, with_causes(error));
+                if is_of_the_endpoint(error) {
+                    origin.session.note_failure(&origin.port, &origin.busy.0);
+                }
+            }
             None => {}
         }
         // hyper does not ask again after the last frame of a stream.
         let has_ended = !matches!(&frame, Some(Ok(_))) || inner.is_end_stream();
+        if has_ended && !matches!(&frame, Some(Err(_))) {
+            origin.session.note_end(&origin.port, &origin.busy.0, open.status);
+        }
         if let Some(record) = record.take_if(|_| has_ended) {
             record.finish();
         }
@@ -153,7 +164,7 @@ impl Body for AnswerBody {
     }
 }
 
-async fn answer(session: &Session, request: Request<Incoming>) -> Response<AnswerBody> {
+async fn answer(session: &Rc<Session>, request: Request<Incoming>) -> Response<AnswerBody> {
     let (parts, body) = request.into_parts();
     let head = RequestHead2(&parts);
     let grpc = is_grpc(&head);
@@ -191,7 +202,7 @@ async fn answer(session: &Session, request: Request<Incoming>) -> Response<Answe
     match action {
         Action::Forward(forwarding) => {
             record.backend = record.rule.is_some().then(|| forwarding.port.key.clone());
-            forward(session, record, &forwarding, (Request::from_parts(parts, body), grpc)).await
+            forward(session, record, forwarding, (Request::from_parts(parts, body), grpc)).await
         }
         Action::Redirect { status, location } => head_only(record, status, &[("location", location)]),
         Action::Preflight(Preflight(lines)) => head_only(record, StatusCode::NO_CONTENT, &lines),
@@ -212,9 +223,9 @@ fn refusal(parts: &Parts) -> Option<(FailureReason, &'static str)> {
 }
 
 async fn forward(
-    session: &Session,
+    session: &Rc<Session>,
     mut record: Recording<RequestRecord>,
-    forwarding: &Forwarding,
+    forwarding: Forwarding,
     (request, grpc): (Request<Incoming>, bool),
 ) -> Response<AnswerBody> {
     let (mut parts, body) = request.into_parts();
@@ -228,51 +239,67 @@ async fn forward(
     // A request without `:authority` (RFC 9113 section 8.3.1 lets it have Host alone) is known to the client's
     // library as one of HTTP/1.1 only.
     parts.version = if parts.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
-    let taps = copy(session, forwarding, (&parts, &body), &record);
+    let taps = copy(session, &forwarding, (&parts, &body), &record);
     let sent = Rc::new(Cell::new(0));
-    let is_repeatable = body.is_end_stream() && parts.method.is_idempotent();
-    let repeatable = if is_repeatable { Repeatable::Yes } else { Repeatable::No };
-    let port = &forwarding.port;
-    let mut attempts =
-        Attempts::new(&session.worker, &port.key, (record.rule.as_ref(), forwarding.stays_with), repeatable);
-    let spare = (is_repeatable && attempts.has_more()).then(|| parts.clone());
-    let body = RequestBody::Client { inner: body, bytes: Rc::clone(&sent), taps };
-    let mut unsent = Some(Request::from_parts(parts, body));
+    let Forwarding { port, stays_with, .. } = forwarding;
+    let in_session = (record.rule.as_ref(), stays_with);
+    let mut attempts = Attempts::new(&session.worker, &port.key, in_session, parts.method.is_idempotent());
+    let body = ClientBody { inner: body, bytes: Rc::clone(&sent), taps };
+    let (first, kept) = http2::keep((parts, body), attempts.has_more().then_some(KEPT));
+    let mut unsent = Some(first);
     loop {
         record.journey.begin_again();
         let limit = attempts.limit();
-        let sending = send((session, port), &mut unsent, &mut attempts.wish, &mut record);
-        let reason = match limit.hold(sending).await.flatten() {
-            Ok((mut response, busy)) if !attempts.codes().contains(&response.status().as_u16()) => {
-                if let Some(edit) = &answer_edit {
-                    http2::edit(edit, response.headers_mut());
-                }
-                if let Some((name, value)) =
-                    begin_session(&record, port, (forwarding.stays_with, Some(&busy.0)))
+        let sending = send((session, &*port), &mut unsent, &mut attempts.wish, &mut record);
+        let outcome = limit.hold(sending).await.flatten();
+        match outcome {
+            Ok((mut response, busy)) => {
+                if kept.as_ref().is_some_and(KeptRequest::is_whole)
+                    && attempts.holds_back(response.status().as_u16())
                 {
-                    http2::edit(&FieldEdit::new(&[], &[(&name, &value)], &[]), response.headers_mut());
+                    // Before the pause, in which nothing may be read for the try before.
+                    unsent = kept.as_ref().and_then(KeptRequest::again);
+                    drop((response, busy));
+                    attempts.pause().await;
+                    continue;
                 }
+                kept.iter().for_each(KeptRequest::let_go);
+                let session_field = begin_session(&record, &port, (stays_with, Some(&busy.0)));
+                edit_answer(&mut response, answer_edit.as_ref(), session_field);
                 if let Some(client) = tunnel.take_if(|_| response.status().is_success()) {
                     record.status = Some(response.status());
                     tunnel::join(record, client, hyper::upgrade::on(&mut response), busy);
                     return response.map(|_none| AnswerBody::Own(None));
                 }
-                return passed_on(record, response, sent, (limit, busy));
+                let origin = Origin { session: Rc::clone(session), port, busy };
+                return passed_on(record, response, sent, (limit, origin));
             }
-            Ok(_held_back) => FailureReason::UpstreamReset,
             Err(reason) => {
-                note_late((session, port), reason, &record);
-                reason
+                note_late((session, &*port), reason, &record);
+                let was_sent = unsent.is_none();
+                if was_sent {
+                    unsent = kept.as_ref().and_then(KeptRequest::again);
+                }
+                if unsent.is_none() || !attempts.goes_on(was_sent).await {
+                    record.journey.fail(reason, LATE);
+                    return failure(record, reason, grpc);
+                }
             }
-        };
-        let was_sent = unsent.is_none();
-        if was_sent {
-            unsent = spare.clone().map(|parts| Request::from_parts(parts, RequestBody::Empty));
         }
-        if unsent.is_none() || !attempts.goes_on(was_sent).await {
-            record.journey.fail(reason, LATE);
-            return failure(record, reason, grpc);
-        }
+    }
+}
+
+/// Changes the head of an answer as the filters say, and begins a session with it if there is one to begin.
+fn edit_answer(
+    response: &mut Response<Incoming>,
+    filters: Option<&FieldEdit>,
+    session: Option<(Box<str>, Box<str>)>,
+) {
+    if let Some(edit) = filters {
+        http2::edit(edit, response.headers_mut());
+    }
+    if let Some((name, value)) = session {
+        http2::edit(&FieldEdit::new(&[], &[(&name, &value)], &[]), response.headers_mut());
     }
 }
 
@@ -289,6 +316,21 @@ fn note_late((session, port): (&Session, &ServicePort), reason: FailureReason, r
 
 /// What is held as long as an answer lasts: the endpoint and the connection are busy.
 pub(super) type Busy = (InFlight, Rc<()>);
+
+/// Where an answer comes from.
+#[derive(Debug)]
+struct Origin {
+    session: Rc<Session>,
+    port: Arc<ServicePort>,
+    busy: Busy,
+}
+
+/// Whether an answer that broke off says something of its endpoint: the client's own side may be to blame.
+fn is_of_the_endpoint(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let kind = cause.and_then(h2::Error::get_io).map(std::io::Error::kind);
+    !matches!(kind, Some(hop::EXPIRED | hop::SHED))
+}
 
 /// Sends a request to an endpoint of the port, one that is wished for if there is. It is left in its place if
 /// nothing of it was sent.
@@ -307,7 +349,8 @@ async fn send(
         let Some(sent) = request.take() else { return Err(FailureReason::UpstreamReset) };
         let mut error = match sender.try_send_request(sent).await {
             Ok(response) => {
-                session.note_status(port, &load, response.status());
+                let is_whole = response.body().is_end_stream();
+                session.note_head(port, &load, (response.status(), is_whole));
                 return Ok((response, (load, under_way)));
             }
             Err(error) => error,
@@ -318,7 +361,9 @@ async fn send(
             wish.tried.pop();
             continue;
         }
-        session.note_failure(port, &load);
+        if is_of_the_endpoint(error.error()) {
+            session.note_failure(port, &load);
+        }
         record.journey.fail(FailureReason::UpstreamReset, with_causes(error.error()));
         return Err(FailureReason::UpstreamReset);
     }
@@ -342,16 +387,17 @@ fn copy(
         let (session, port) = (session.clone(), Arc::clone(port));
         turns::spawn(async move {
             let sending = async {
-                let (response, _busy) =
+                let (response, busy) =
                     send((&session, &port), &mut Some(request), &mut Wish::default(), &mut record).await?;
                 record.status = Some(response.status());
                 let mut body = response.into_body();
                 while let Some(frame) = body.frame().await {
                     if let Err(error) = frame {
                         record.journey.fail(FailureReason::UpstreamReset, with_causes(&error));
-                        break;
+                        return Ok(());
                     }
                 }
+                session.note_end(&port, &busy.0, record.status);
                 Ok::<(), FailureReason>(())
             };
             // Why it has failed is in its record.
@@ -384,7 +430,7 @@ fn passed_on(
     mut record: Recording<RequestRecord>,
     response: Response<Incoming>,
     sent: Rc<Cell<u64>>,
-    (limit, busy): (Limit, Busy),
+    (limit, origin): (Limit, Origin),
 ) -> Response<AnswerBody> {
     record.status = Some(response.status());
     let record = if response.body().is_end_stream() {
@@ -395,7 +441,7 @@ fn passed_on(
         Some(record)
     };
     let limit = limit.end().map(|(end, late)| (Box::pin(sleep_until(end)), late));
-    response.map(|inner| AnswerBody::Upstream { inner, sent, record, limit, _busy: busy })
+    response.map(|inner| AnswerBody::Upstream { inner, sent, record, limit, origin })
 }
 
 /// An answer of the proxy's own with nothing but fields.

@@ -16,7 +16,7 @@ use crate::error::{FailureReason, with_causes};
 use crate::forward::Reset as _;
 use crate::http1::head::Persistence;
 use crate::http1::tap::{self, Listener, Tap};
-use crate::http1::{Exchange, ReadBuffer, RequestHead1, ResponseHead1};
+use crate::http1::{Exchange, ReadBuffer, RequestHead1, ResponseHead1, message};
 use crate::route::Filters;
 use crate::snapshot::service::ServicePort;
 use crate::telemetry::{Course, Recording, RequestRecord};
@@ -82,7 +82,9 @@ impl Copy {
 
     async fn exchange(&mut self, port: &ServicePort, mut chosen: Chosen, mut listener: Listener) {
         let (mut answer, mut buffer) = (ResponseHead1::default(), ReadBuffer::default());
-        let mut exchange = Exchange::new(&mut self.request, &mut answer, self.filters.as_deref());
+        let filters = self.filters.as_deref();
+        let mut message = message(&mut self.request, filters);
+        let mut exchange = Exchange::new((&self.request, &mut message), &mut answer, filters);
         let running =
             exchange.run((&mut listener, &mut buffer), (&mut chosen.dialled.transport, &mut chosen.buffer));
         let outcome = tokio::time::timeout(PATIENCE, running).await;

@@ -23,7 +23,7 @@ pub struct Terms {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Statuses of answers that are not passed on as long as there is another try. A backend that was not reached,
-    /// broke off or was late is always tried again.
+    /// broke off or was late needs none.
     pub codes: Vec<u16>,
     /// Tries after the first.
     pub attempts: u32,

@@ -84,7 +84,13 @@ impl Health {
     pub fn note_failure(&self, begun: Standing, now: u64, may_go: impl FnOnce() -> bool) -> Option<Duration> {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let standing = self.standing();
-        let is_due = if standing.is_out() { standing == begun } else { failures >= FAILURES && may_go() };
+        // A trial that was let in by the head of its answer has failed all the same when the rest breaks off.
+        let was_trial = begun.is_out() && now - standing.time().min(now) < TRIAL;
+        let is_due = if standing.is_out() {
+            standing == begun
+        } else {
+            (failures >= FAILURES || was_trial) && may_go()
+        };
         if !is_due {
             return None;
         }
@@ -153,6 +159,19 @@ mod tests {
         now += 70_000;
         assert!(health.take_trial(now) && health.note_answer(health.standing(), now));
         assert_eq!(put_out(&health, now + 60_001), 1_000);
+    }
+
+    #[test]
+    fn a_trial_whose_answer_breaks_off_has_failed_although_its_head_has_let_it_in() {
+        let health = Health::default();
+        put_out(&health, 10_000);
+        for (let_in, broken, penalty) in [(12_000, 12_500, Some(2_000)), (15_000, 25_000, None)] {
+            assert!(health.take_trial(let_in));
+            let trial = health.standing();
+            assert!(health.note_answer(trial, let_in));
+            let found = health.note_failure(trial, broken, || true);
+            assert_eq!(found.map(|penalty| penalty.as_millis()), penalty, "at {broken}");
+        }
     }
 
     #[test]

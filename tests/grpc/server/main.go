@@ -107,7 +107,7 @@ func (s *service) FullDuplexCall(stream grpc.BidiStreamingServer[pb.StreamingOut
 	}
 }
 
-// plain answers HTTP: anything under /load with who it is, the path and the length of the body; POST /hash with the length and hash of the body, GET /bytes/N with N bytes, anything else
+// plain answers HTTP: anything under /load with who it is, the path and the length of the body; POST /hash with the length and hash of the body, GET /bytes/N with N bytes, /hints with a 103 before it, anything else
 // with who it is; every answer ends with a trailer that repeats the request's.
 func plain(name string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -120,6 +120,10 @@ func plain(name string) http.HandlerFunc {
 		if strings.HasPrefix(r.URL.Path, "/load/") {
 			fmt.Fprintf(w, "%s %s %d\n", name, r.URL.Path, length)
 			return
+		}
+		if r.URL.Path == "/hints" {
+			w.Header().Set("Link", "</a.css>; rel=preload")
+			w.WriteHeader(http.StatusEarlyHints)
 		}
 		w.Header().Set("Trailer", "X-Last")
 		w.Header().Set("X-App", name)
@@ -168,7 +172,7 @@ func main() {
 	protocols.SetUnencryptedHTTP2(true)
 	web := &http.Server{
 		Addr: fmt.Sprintf(":%d", *httpPort), Protocols: protocols,
-		Handler:           &failing{seen: map[string]int{}, other: plain(*name)},
+		Handler:           &failing{seen: map[string]int{}, calls: server, other: plain(*name)},
 		ReadHeaderTimeout: time.Minute,
 	}
 	echoes, err := net.Listen("tcp", fmt.Sprintf(":%d", *echoPort))

@@ -1,5 +1,6 @@
 //! One request and its answer, both ways at once: an answer may begin before the request has ended.
 
+use std::fmt::Debug;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,7 +16,6 @@ use crate::hop;
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, RequestHead1, ResponseHead1, Version};
 use crate::http1::relay::{Relay, RelayError};
-use crate::http1::tap::Tap;
 use crate::http1::{HeadError, Parsed, ReadBuffer};
 use crate::route::{FieldEdit, Filters, RequestHead};
 
@@ -89,17 +89,31 @@ pub struct Outcome {
     pub binds_connection: bool,
 }
 
+/// Whoever may take an answer back before anything of it was passed on, as another try may do better.
+pub trait Judge: Debug {
+    /// Whether an answer of this status is taken back. Asked once, about the final one, and only if the request can be
+    /// sent again.
+    fn holds_back(&mut self, status: u16) -> bool;
+}
+
+/// A request's message to an upstream connection.
+#[must_use]
+pub fn message(request: &mut RequestHead1, filters: Option<&Filters>) -> Relay {
+    let mut head = Vec::with_capacity(1024);
+    request.write(filters, &mut head);
+    Relay::new(head, request.body_length())
+}
+
 /// One request on its way to an upstream connection, and the answer on its way back.
 #[derive(Debug)]
 pub struct Exchange<'a> {
     method: String,
     client_version: Version,
     client_persistence: Persistence,
-    request: Relay,
+    request: &'a mut Relay,
     request_state: RequestState,
     answer_head: &'a mut ResponseHead1,
-    /// Statuses that are not passed on.
-    held_back: &'a [u16],
+    judge: Option<&'a mut (dyn Judge + 'a)>,
     /// What becomes of the answer's fields, if anything does.
     answer_edit: Option<FieldEdit>,
     /// Whether the request offers another protocol.
@@ -124,23 +138,23 @@ enum RequestState {
 }
 
 impl<'a> Exchange<'a> {
-    /// Prepares the exchange of `request`. `answer_head` is only room that is used again.
+    /// Prepares the exchange of `request`, whose [`message`] is sent from its beginning. `answer_head` is only room that
+    /// is used again.
     #[must_use]
     pub fn new(
-        request: &mut RequestHead1,
+        (request, message): (&RequestHead1, &'a mut Relay),
         answer_head: &'a mut ResponseHead1,
         filters: Option<&Filters>,
     ) -> Self {
-        let mut head = Vec::with_capacity(1024);
-        request.write(filters, &mut head);
+        message.begin_again();
         Self {
             method: request.method().to_owned(),
             client_version: request.version(),
             client_persistence: request.persistence(),
-            request: Relay::new(head, request.body_length()),
+            request: message,
             request_state: RequestState::UnderWay,
             answer_head,
-            held_back: &[],
+            judge: None,
             offers_upgrade: request.offers_upgrade(),
             answer_edit: filters.map(|filters| filters.answer_edit(request)),
             answer: None,
@@ -150,10 +164,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The same exchange, which ends with [`ExchangeError::HeldBack`] at an answer of one of these statuses.
+    /// The same exchange, which ends with [`ExchangeError::HeldBack`] at an answer that is taken back.
     #[must_use]
-    pub const fn holding_back(mut self, statuses: &'a [u16]) -> Self {
-        self.held_back = statuses;
+    pub fn judged_by(mut self, judge: &'a mut (dyn Judge + 'a)) -> Self {
+        self.judge = Some(judge);
         self
     }
 
@@ -165,13 +179,6 @@ impl<'a> Exchange<'a> {
             self.answer_edit =
                 Some(self.answer_edit.map_or_else(|| edit.clone(), |before| before.then(&edit)));
         }
-        self
-    }
-
-    /// The same exchange, whose request's body goes into these, too.
-    #[must_use]
-    pub fn heard_by(mut self, taps: Vec<Tap>) -> Self {
-        self.request = self.request.heard_by(taps);
         self
     }
 
@@ -380,9 +387,11 @@ impl<'a> Exchange<'a> {
             }
             return Ok(false);
         }
-        if self.held_back.contains(&head.status()) {
+        if self.request.is_whole() && self.judge.as_mut().is_some_and(|judge| judge.holds_back(head.status()))
+        {
             return Err(ExchangeError::HeldBack(head.status()));
         }
+        self.request.let_go();
         let body = head.body_length(&self.method);
         let client = match body {
             BodyLength::UntilClose => Persistence::Close,

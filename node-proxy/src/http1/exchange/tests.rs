@@ -18,7 +18,8 @@ fn start(head: &'static str, early: &'static [u8]) -> Rig {
         let mut request = RequestHead1::default();
         request.parse(head.as_bytes()).expect("a good request");
         let mut answer = ResponseHead1::default();
-        let mut exchange = Exchange::new(&mut request, &mut answer, None);
+        let mut message = message(&mut request, None);
+        let mut exchange = Exchange::new((&request, &mut message), &mut answer, None);
         let mut client_buffer = ReadBuffer::with_bytes(early.to_vec());
         let mut server_buffer = ReadBuffer::default();
         let outcome = exchange

@@ -103,12 +103,17 @@ impl RequestHead1 {
         self.is_the_last = true;
     }
 
-    /// Whether the request may be sent a second time when it is not known what became of the first
-    /// (RFC 9110 section 9.2.2), and nothing of a body can be lost by that.
+    /// Whether the request may be sent a second time when it is not known what became of the first (RFC 9110 section
+    /// 9.2.2).
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+    }
+
+    /// Whether that is so, and nothing of a body can be lost by it.
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
-        self.body_length() == BodyLength::None
-            && matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+        self.body_length() == BodyLength::None && self.is_idempotent()
     }
 
     /// Whether an authentication scheme is used that binds the connection, not the request.
