@@ -67,3 +67,15 @@ fn a_client_of_http_2_that_expects_100_continue_is_answered() {
     let answer = stage.curl(&post);
     assert!(answer.contains(" HTTP/2.0 3 ba7816bf"), "{answer}");
 }
+
+#[test]
+fn an_answer_of_http_2_comes_without_the_interim_ones_before_it() {
+    let stage = stage();
+    let heads = |wire: &str| {
+        let head = stage.curl(&[wire, "-D", "-", "-o", "/dev/null", "http://go/hints"]);
+        head.lines().filter(|line| line.starts_with("HTTP/")).map(|line| line.trim_end().to_owned()).collect()
+    };
+    let heads: [Vec<String>; 2] = ["--http1.1", "--http2-prior-knowledge"].map(heads);
+    assert_eq!(heads[0], ["HTTP/1.1 103 Early Hints", "HTTP/1.1 200 OK"]);
+    assert_eq!(heads[1], ["HTTP/2 200"]);
+}
