@@ -1,6 +1,6 @@
-//! Leaves that live for seconds: renewed under load, and hops made anew.
+//! Leaves that live for seconds: renewed under load, and hops made anew or continued.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
@@ -36,20 +36,32 @@ fn fetched(stage: &mut Stage) -> usize {
     counts.into_iter().min().unwrap_or_default()
 }
 
+/// That each node has had hops continued, whose held connections would have been cut.
+#[track_caller]
+fn check_continued(stage: &mut Stage) {
+    for (_, node) in CLIENTS {
+        let log = stage.world.proxy(node).unwrap().log();
+        let continued = log.matches("a hop is continued").count();
+        assert!(continued > 0, "{node} has continued no hop");
+    }
+}
+
 #[test]
 fn a_renewal_fails_nothing() {
-    // What is open lives as long as the leaves that it began with, so all of this happens within one life.
-    let mut stage = stage_with("30");
+    const LIFE: u64 = 12;
+    let mut stage = stage_with(&LIFE.to_string());
     let load = Load::start(&stage);
-    let before = fetched(&mut stage);
+    let (begun, before) = (Instant::now(), fetched(&mut stage));
     while fetched(&mut stage) == before {
         load.pass(Duration::from_millis(500));
     }
     load.note("all leaves were renewed");
-    load.pass(Duration::from_secs(2));
-    let counts = load.finish("leaves of 30 s, renewed");
+    // And until those have ended that what is held was made with.
+    load.pass(Duration::from_secs(LIFE + 2).saturating_sub(begun.elapsed()));
+    let counts = load.finish(&format!("leaves of {LIFE} s, renewed"));
     counts.check();
     assert_eq!(counts.grpc_connections, 1, "connections of the gRPC client");
+    check_continued(&mut stage);
 }
 
 /// For how many seconds the leaf holds that ends first.
@@ -67,9 +79,10 @@ fn seconds_left(stage: &Stage) -> f64 {
 
 #[test]
 fn a_ca_that_is_away_for_two_fifths_of_a_life_fails_nothing() {
-    const LIFE: f64 = 40.0;
+    const LIFE: f64 = 30.0;
     let mut stage = stage_with(&LIFE.to_string());
     let load = Load::start(&stage);
+    let begun = Instant::now();
     // Renewals are due at about half of a life: the CA goes before the first and comes back after the last.
     let (goes, returns) = (0.6 * LIFE, 0.2 * LIFE);
     let is_time = until(Duration::from_secs(30), || seconds_left(&stage) <= goes);
@@ -84,8 +97,9 @@ fn a_ca_that_is_away_for_two_fifths_of_a_life_fails_nothing() {
     let renewed = until(PATIENCE, || seconds_left(&stage) > goes);
     assert!(renewed, "not renewed after the CA was back: {:?}", seconds_left(&stage));
     load.note("all leaves were renewed");
-    load.pass(Duration::from_secs(1));
-    let counts = load.finish("a CA that was away for 16 s of a life of 40 s");
+    load.pass(Duration::from_secs_f64(LIFE + 2.0).saturating_sub(begun.elapsed()));
+    let counts = load.finish("a CA that was away for 12 s of a life of 30 s");
     counts.check();
     assert_eq!(counts.grpc_connections, 1, "connections of the gRPC client");
+    check_continued(&mut stage);
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 
-use crate::counts::Kind;
 use crate::load::Load;
 use crate::stage::{Mesh, Stage};
 
@@ -24,8 +23,7 @@ fn a_rotation_of_issuer_and_root_fails_nothing() {
     let mut builder = World::builder().ca_arguments(&["--leaf-lifetime-seconds", "10"]);
     builder = builder.ca_arguments(&["--issuer-lifetime-seconds", "30", "--root-lifetime-seconds", "60"]);
     let stage = Stage::set_in(builder, Mesh::On);
-    // What is held for longer than a leaf lives ends with it, rotation or not.
-    let load = Load::start_with(&stage, &[Kind::Http, Kind::Grpc, Kind::Fresh]);
+    let load = Load::start(&stage);
     let told = |step: &str| fs::read_to_string(stage.world.dir().join("ca.log")).unwrap().contains(step);
     for step in ["a new issuer signs under the same root", "the new root signs"] {
         assert!(until(ROOT_LIFE, || told(step)), "{step:?} does not come to be");

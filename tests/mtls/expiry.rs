@@ -1,8 +1,8 @@
-//! The end of a leaf's life: what was made with it ends, what is new has a newer one, and a CA that is away in
-//! between is noticed by nobody.
+//! The end of a leaf's life: what was made with it ends unless it is continued, what is new has a newer one, and a CA
+//! that is away in between is noticed by nobody.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use node_proxy::demo::command::until;
@@ -24,14 +24,14 @@ fn short_lived() -> World {
 }
 
 /// Seconds until the leaf of a service account ends; 0 where it is not local.
-fn left(world: &World, node: &str, name: &str) -> f64 {
+pub(crate) fn left(world: &World, node: &str, name: &str) -> f64 {
     let identity = format!("identity=\"spiffe://cluster.local/ns/shop/sa/{name}\"");
     metric(world, node, "gammarus_cert_expiry_seconds", &[&identity])
 }
 
-/// An opaque connection from client to server, on which both have spoken.
+/// An opaque connection from client to server, on which both have spoken, and where the server goes on listening.
 #[track_caller]
-fn held(world: &World) -> (TcpStream, TcpStream) {
+pub(crate) fn held(world: &World) -> (TcpStream, TcpStream, TcpListener) {
     let application = listen_in(world, "server");
     let mut client = connect(world, "client", service(world, "server.shop", 9000)).unwrap();
     client.write_all(b"\x01hello").unwrap();
@@ -39,45 +39,20 @@ fn held(world: &World) -> (TcpStream, TcpStream) {
     server.write_all(b"hello").unwrap();
     client.read_exact(&mut [0; 5]).unwrap();
     server.read_exact(&mut [0; 6]).unwrap();
-    (client, server)
+    (client, server, application)
 }
 
-#[test]
-fn a_connection_ends_with_the_first_leaf_that_it_was_made_with_and_not_before() {
-    let world = short_lived();
-    // Both renewals are some way off: what is read now is what the hop is made with.
-    let fresh = || left(&world, "node-a", "client").min(left(&world, "node-b", "server")) > 0.6 * LIFE;
-    assert!(until(PATIENCE * 2, fresh), "the leaves are not renewed");
-    let load = Load::start(&world, "client", "server.shop");
-    let end = left(&world, "node-a", "client").min(left(&world, "node-b", "server"));
-    let made = Instant::now();
-    let (mut client, mut server) = held(&world);
-    for end in [&client, &server] {
-        end.set_read_timeout(Some(Duration::from_secs_f64(2.0 * LIFE))).unwrap();
-    }
-    // The hop may be some seconds older than the connection.
-    assert_eq!(read_to_end(&mut client), (String::new(), End::Broken), "the client's end");
-    let lived = made.elapsed().as_secs_f64();
-    assert_eq!(read_to_end(&mut server).1, End::Broken, "the server's end");
-    assert!(lived < end + 1.5, "it has lived for {lived} s, and its leaves for {end} s");
-    assert!(lived > 0.3 * LIFE, "it was ended after {lived} s, long before its leaves ({end} s)");
-    let told = |node| world.access_log(node).unwrap().contains("reason=certificate_expired");
-    assert!(until(PATIENCE, || told("node-a") || told("node-b")), "no log gives the reason");
-    let answered = load.finish("while a hop expired");
-    assert!(answered > 100, "only {answered}");
-}
-
-/// The certificate of a peer of the test's own, which ends in three seconds.
-fn ending(world: &World, name: &str) -> Leaf {
+/// The certificate of a peer of the test's own, which ends in so many seconds.
+pub(crate) fn ending(world: &World, name: &str, seconds: u64) -> Leaf {
     let uri = format!("spiffe://cluster.local/ns/shop/sa/{name}");
-    let until = time::OffsetDateTime::now_utc() + Duration::from_secs(3);
+    let until = time::OffsetDateTime::now_utc() + Duration::from_secs(seconds);
     Request { until, ..Request::of(&[&uri]) }.sign(&signer(world))
 }
 
 #[test]
 fn the_servers_side_ends_a_hop_with_its_clients_leaf() {
     let world = stage();
-    let leaf = ending(&world, "client");
+    let leaf = ending(&world, "client", 3);
     let begun = Instant::now();
     let mut client = dial(&world, "outsider", address(&world, "server", APP), (Some(&leaf), HOP));
     // A request that is not complete: whoever waits for the rest of it waits for ever.
@@ -91,7 +66,7 @@ fn the_servers_side_ends_a_hop_with_its_clients_leaf() {
 #[test]
 fn the_clients_side_ends_a_hop_with_its_servers_leaf() {
     let (world, listener) = with_fake_peer();
-    let leaf = ending(&world, "fake");
+    let leaf = ending(&world, "fake", 3);
     let begun = Instant::now();
     // By way of an opaque port: nobody but the certificate ends this.
     let (mut client, _server) = joined(&world, &listener, 82, &leaf);
@@ -130,7 +105,7 @@ fn keys_and_connections_go_with_the_last_pod_of_an_identity() {
     let mut world = stage();
     world.pod("client-2").namespace("shop").service_account("client").on("node-a").start().unwrap();
     settle(&world, "client-2", "http://server.shop/second", "server");
-    let (_client, mut server) = held(&world);
+    let (_client, mut server, _application) = held(&world);
     world.remove_pod("client").unwrap();
     assert_eq!(read_to_end(&mut server).1, End::Broken, "the connection has outlived its pod");
     assert!(left(&world, "node-a", "client") > 0.0, "another pod still has the identity");

@@ -10,6 +10,7 @@
 
 mod ca;
 mod clock;
+mod continuation;
 mod ends;
 mod expiry;
 mod families;

@@ -14,7 +14,9 @@ use gammarus_ca::rotation::Terms;
 use gammarus_ca::signer::Signer;
 use gammarus_ca::state::read_signer;
 use node_proxy::demo::world::World;
+use node_proxy::hop::Proof;
 use node_proxy::hop::frame::{FrameHead, HEAD_LENGTH, Kind, MAX_PAYLOAD};
+use node_proxy::hop::proof::LABEL;
 use rcgen::string::Ia5String;
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
@@ -211,6 +213,38 @@ where
         self.send(FrameHead::new(stream, Kind::End), b"").unwrap();
     }
 
+    /// What proves to hold this very hop.
+    #[track_caller]
+    pub(crate) fn proof(&self) -> [u8; Proof::LENGTH] {
+        self.conn.export_keying_material([0; Proof::LENGTH], LABEL, None).unwrap()
+    }
+
+    /// Asks the other side, as the first thing that is said here, to let another hop live for as long as this one may; says
+    /// whether it does.
+    #[track_caller]
+    pub(crate) fn continue_older(&mut self, proof: [u8; Proof::LENGTH]) -> bool {
+        self.send(FrameHead::new(1, Kind::Continue), b"").unwrap();
+        self.send(FrameHead::data(1, u32::try_from(proof.len()).unwrap()), &proof).unwrap();
+        let mut head = [0; HEAD_LENGTH];
+        Stream::new(&mut self.conn, &mut self.sock).read_exact(&mut head).unwrap();
+        let head = FrameHead::decode(head).unwrap();
+        assert!(head.stream == 1 && matches!(head.kind, Kind::Accept | Kind::Refuse), "{head:?}");
+        head.kind == Kind::Accept
+    }
+
+    /// Waits until the other side asks for that, with this proof, and says whether it is done.
+    #[track_caller]
+    pub(crate) fn answer_continue(&mut self, proof: [u8; Proof::LENGTH], answer: Kind) {
+        let mut frame = [0; 2 * HEAD_LENGTH + Proof::LENGTH];
+        Stream::new(&mut self.conn, &mut self.sock).read_exact(&mut frame).unwrap();
+        let (head, rest) = frame.split_first_chunk().unwrap();
+        let (data, shown) = rest.split_first_chunk().unwrap();
+        let (head, data) = (FrameHead::decode(*head).unwrap(), FrameHead::decode(*data).unwrap());
+        assert_eq!(head.kind, Kind::Continue);
+        assert_eq!((data, shown), (FrameHead::data(head.stream, 32), &proof[..]));
+        self.send(FrameHead::new(head.stream, answer), b"").unwrap();
+    }
+
     fn read_frame(&mut self) -> std::io::Result<()> {
         let mut head = [0; HEAD_LENGTH];
         Stream::new(&mut self.conn, &mut self.sock).read_exact(&mut head)?;
@@ -228,7 +262,7 @@ where
             Kind::End => self.has_ended = true,
             Kind::Refuse => return Err(ErrorKind::ConnectionRefused.into()),
             Kind::Reset => return Err(ErrorKind::ConnectionReset.into()),
-            Kind::Accept | Kind::GoAway | Kind::Window | Kind::Starved => {}
+            Kind::Accept | Kind::GoAway | Kind::Window | Kind::Starved | Kind::Continue => {}
         }
         Ok(())
     }

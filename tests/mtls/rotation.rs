@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 
+use super::continuation::talk;
+use super::expiry::held;
 use super::load::Load;
 use super::rig::{PATIENCE, metric, staged};
 
@@ -97,6 +99,7 @@ fn a_users_own_ca_is_swapped_key_and_root_at_once_and_a_bad_one_is_not_taken() {
     ]));
     let first = trusted(&world, "node-a");
     let load = Load::start(&world, "client", "server.shop");
+    let (mut client, mut server, _application) = held(&world);
     supply(supplied.path(), "second");
     assert!(until(PATIENCE, || told(&world).contains("the new root signs")), "{}", told(&world));
     assert_eq!((roots(&world), trusted(&world, "node-b").len()), (2, 2));
@@ -121,6 +124,8 @@ fn a_users_own_ca_is_swapped_key_and_root_at_once_and_a_bad_one_is_not_taken() {
     assert!(until(PATIENCE * 4, || roots(&world) == 1), "the first root stays: {}", told(&world));
     assert!(until(PATIENCE, || trusted(&world, "node-a").len() == 1), "{:?}", trusted(&world, "node-a"));
     assert_ne!(trusted(&world, "node-a"), first);
+    // It has begun under a root that nobody trusts any more, and was continued under the next.
+    talk(&mut client, &mut server);
     supply(supplied.path(), "third");
     assert!(until(PATIENCE, || roots(&world) == 2), "what is good again is taken: {}", told(&world));
     assert!(scrape().contains("gammarus_ca_supplied_signer_refused 0"));

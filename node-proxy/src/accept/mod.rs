@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::balance::Affinities;
 use crate::cluster::writer::SharedSnapshot;
 use crate::forward::Socket;
+use crate::hop::Register;
 use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
 use crate::tls::CertStore;
@@ -52,6 +53,8 @@ pub struct JoinedPod {
     pub pod: Arc<EnrolledPod>,
     /// Which endpoints it stays with.
     pub affinities: Affinities,
+    /// The hops that have arrived at it.
+    pub hops: Register,
     gone: watch::Receiver<bool>,
     handshakes: Rate,
     memory: Memory,
@@ -69,8 +72,8 @@ impl JoinedPod {
         gone: watch::Receiver<bool>,
         (memory, shares): (Memory, Box<[Share]>),
     ) -> Self {
-        let (affinities, handshakes) = (Affinities::default(), Rate::default());
-        Self { pod, affinities, gone, handshakes, memory, shares }
+        let (affinities, hops, handshakes) = (Affinities::default(), Register::default(), Rate::default());
+        Self { pod, affinities, hops, gone, handshakes, memory, shares }
     }
 
     /// Its share of a thread.

@@ -1,11 +1,12 @@
 //! Hops to endpoints: dialled in the client pod's namespace, kept, and shared by all streams of the pod they
-//! belong to.
+//! belong to. What they carry when their certificates end is seen to by `continuation`.
 //!
 //! A hop belongs to one client pod, its source address, and one endpoint's pod (design D2): a reused address
 //! is another endpoint, and no pod ever speaks on another pod's connection.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::continuation::Continuation;
 use super::shared::{self, Shareable};
 use super::{ConnectError, Destination, Dialled, Transport, dial, find_certificate};
 use crate::accept::{JoinedPod, Worker};
 use crate::error::FailureReason;
 use crate::hop::switch::Side;
-use crate::hop::{self, OpenError};
+use crate::hop::{self, Deadline, OpenError};
 use crate::pod::EnrolledPod;
 use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::telemetry::Hop;
@@ -36,7 +38,7 @@ const MAX_STREAMS: usize = 256;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the other side may take to connect the application to a stream. A hop that does not answer is not asked
 /// again.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Whose connection to whom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,8 +77,10 @@ impl HopKey {
 /// A hop of the pool.
 #[derive(Clone, Debug)]
 pub struct PooledHop {
-    hop: hop::Hop,
+    pub(super) hop: hop::Hop,
     usable_until: Instant,
+    /// When the first of its leaves ends.
+    pub(super) end: FirstEnd,
 }
 
 impl Shareable for PooledHop {
@@ -108,22 +112,20 @@ impl Shareable for PooledHop {
 /// # Errors
 /// When there is no hop, or the application does not take the connection.
 pub(super) async fn open(
-    worker: &Worker,
-    pod: &JoinedPod,
+    worker: &Rc<Worker>,
+    pod: &Arc<JoinedPod>,
     key: &HopKey,
     (destination, peer): (&Destination, &SpiffeId),
 ) -> Result<Dialled, ConnectError> {
-    let (source, address) = (key.source, key.address);
+    let address = key.address;
     loop {
         let mut is_new = false;
         let dialling = async || {
             is_new = true;
-            // Less than a caller's own patience: a dial that is dropped would tell those who wait for it nothing.
-            let shaking = handshake(worker, pod, source, (address, peer));
-            timeout(DIAL_TIMEOUT, shaking).await.unwrap_or(Err(ConnectError::Timeout(address)))
+            dial_in_time(worker, pod, key, (destination, peer)).await
         };
-        let PooledHop { hop, usable_until } =
-            shared::open(&worker.hops, (key, destination), dialling).await?;
+        let PooledHop { hop, usable_until, .. } =
+            shared::open(&worker.hops, (key, destination), |_| true, dialling).await?;
         match timeout(OPEN_TIMEOUT, hop.open()).await {
             Ok(Ok(stream)) => {
                 let (transport, endpoint) = (Transport::Hop(stream), destination.endpoint.clone());
@@ -148,12 +150,39 @@ pub(super) async fn open(
     }
 }
 
-async fn handshake(
-    worker: &Worker,
-    pod: &JoinedPod,
-    source: IpAddr,
-    (address, peer): (SocketAddr, &SpiffeId),
+/// A hop of the pool whose leaves end after `end`; dialled now, with the leaves of now, if there is none. What is dialled
+/// may end no later, either.
+///
+/// # Errors
+/// When the endpoint cannot be reached, or is not who it must be.
+pub(super) async fn find_newer(
+    worker: &Rc<Worker>,
+    pod: &Arc<JoinedPod>,
+    key: &HopKey,
+    (destination, peer, end): (&Destination, &SpiffeId, FirstEnd),
 ) -> Result<PooledHop, ConnectError> {
+    let dialling = async || dial_in_time(worker, pod, key, (destination, peer)).await;
+    shared::open(&worker.hops, (key, destination), |pooled| pooled.end > end, dialling).await
+}
+
+/// Less than a caller's own patience: a dial that is dropped would tell those who wait for it nothing.
+async fn dial_in_time(
+    worker: &Rc<Worker>,
+    pod: &Arc<JoinedPod>,
+    key: &HopKey,
+    whom: (&Destination, &SpiffeId),
+) -> Result<PooledHop, ConnectError> {
+    let shaking = handshake(worker, pod, key, whom);
+    timeout(DIAL_TIMEOUT, shaking).await.unwrap_or(Err(ConnectError::Timeout(key.address)))
+}
+
+async fn handshake(
+    worker: &Rc<Worker>,
+    pod: &Arc<JoinedPod>,
+    key: &HopKey,
+    (destination, peer): (&Destination, &SpiffeId),
+) -> Result<PooledHop, ConnectError> {
+    let address = key.address;
     let no_certificate = || ConnectError::NoCertificate(pod.pod.identity.clone());
     let certificate = find_certificate(&worker.mesh, pod).await.ok_or_else(no_certificate)?;
     let config = certificate.client_config(peer).map_err(|error| {
@@ -164,7 +193,7 @@ async fn handshake(
         return Err(ConnectError::HandshakeLimit);
     }
     let connector = TlsConnector::from(config);
-    let stream = dial(pod, source, address).await?;
+    let stream = dial(pod, key.source, address).await?;
     let handshake = connector.connect(ServerName::IpAddress(address.ip().into()), stream);
     let stream = Box::pin(handshake).await.map_err(|error| {
         let (reason, text) = verify::explain(&error);
@@ -175,15 +204,25 @@ async fn handshake(
     })?;
     let (socket, connection) = stream.into_inner();
     socket.give_up_after(hop::SILENCE);
-    let ends = FirstEnd::of(&certificate, connection.peer_certificates());
-    let usable_until = Instant::now() + MAX_AGE.min(ends.usable_for());
+    let end = FirstEnd::of(&certificate, connection.peer_certificates());
+    let usable_until = Instant::now() + MAX_AGE.min(end.usable_for());
     let (hop, driver) = hop::Hop::new(Side::Client, socket, connection.into());
-    let expiring = hop.clone();
+    let (expiring, deadline) = (hop.clone(), Deadline::new(end));
+    let continuation = Continuation {
+        worker: Rc::clone(worker),
+        pod: Arc::clone(pod),
+        key: key.clone(),
+        destination: destination.clone(),
+        peer: peer.clone(),
+        hop: hop.clone(),
+        deadline: deadline.clone(),
+    };
     turns::spawn(pod.while_there(async move {
-        let _expiry = turns::accompany(ends.enforce(expiring));
+        let _expiry = turns::accompany(deadline.enforce(expiring));
+        let _continuing = turns::accompany(continuation.go_on());
         if let Err(error) = driver.run().await {
             tracing::debug!(%error, %address, "a hop has ended");
         }
     }));
-    Ok(PooledHop { hop, usable_until })
+    Ok(PooledHop { hop, usable_until, end })
 }

@@ -3,6 +3,7 @@
 //!
 //! What this stage must never do: fall back to plain text where mTLS is due. A failed handshake is the end.
 
+mod continuation;
 pub mod hops;
 pub mod idle;
 mod shared;
@@ -11,6 +12,7 @@ pub mod transport;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -178,8 +180,8 @@ fn is_still_there(worker: &Worker, destination: &Destination) -> bool {
 /// # Errors
 /// When there is no connection, or none that may be used.
 pub async fn open(
-    worker: &Worker,
-    pod: &JoinedPod,
+    worker: &Rc<Worker>,
+    pod: &Arc<JoinedPod>,
     key: &HopKey,
     destination: &Destination,
 ) -> Result<Dialled, ConnectError> {

@@ -53,13 +53,15 @@ impl<C> Default for Place<C> {
 }
 
 impl<C: Shareable> Place<C> {
-    fn find_free(&self) -> Option<C> {
-        let is_free = |connection: &&C| connection.has_room() && !connection.is_crowded();
+    fn find_free(&self, suits: &impl Fn(&C) -> bool) -> Option<C> {
+        let is_free =
+            |connection: &&C| connection.has_room() && !connection.is_crowded() && suits(connection);
         self.open.borrow().iter().find(is_free).cloned()
     }
 
-    fn find_crowded(&self) -> Option<C> {
-        self.open.borrow().iter().find(|connection| connection.has_room()).cloned()
+    fn find_crowded(&self, suits: &impl Fn(&C) -> bool) -> Option<C> {
+        let has_room = |connection: &&C| connection.has_room() && suits(connection);
+        self.open.borrow().iter().find(has_room).cloned()
     }
 
     fn failures(&self) -> u64 {
@@ -140,7 +142,7 @@ impl<C: Shareable> SharedPool<C> {
     }
 }
 
-/// A connection for `key` that has room, dialled now if there is none. Whoever has waited for a dial in vain fails
+/// A connection for `key` that has room and suits, dialled now if there is none. Whoever has waited for a dial in vain fails
 /// as that dial did: one by one, each would wait longer than the one before.
 ///
 /// # Errors
@@ -148,23 +150,24 @@ impl<C: Shareable> SharedPool<C> {
 pub(super) async fn open<C: Shareable>(
     pool: &RefCell<SharedPool<C>>,
     (key, destination): (&HopKey, &Destination),
+    suits: impl Fn(&C) -> bool,
     dial: impl AsyncFnOnce() -> Result<C, ConnectError>,
 ) -> Result<C, ConnectError> {
     let place = pool.borrow_mut().place(key, destination);
-    if let Some(open) = place.find_free() {
+    if let Some(open) = place.find_free(&suits) {
         return Ok(open);
     }
     let failures = place.failures();
     let _dialling = place.dialling.lock().await;
-    if let Some(open) = place.find_free() {
+    if let Some(open) = place.find_free(&suits) {
         return Ok(open);
     }
     if let Some(error) = place.failure_since(failures) {
-        return place.find_crowded().ok_or(error);
+        return place.find_crowded(&suits).ok_or(error);
     }
     // Seldom, and large: whoever finds a connection need not carry it.
     let outcome = Box::pin(dial()).await;
     place.keep(&outcome);
     // Better to wait for others than to fail.
-    outcome.or_else(|error| place.find_crowded().ok_or(error))
+    outcome.or_else(|error| place.find_crowded(&suits).ok_or(error))
 }

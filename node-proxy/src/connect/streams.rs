@@ -60,8 +60,8 @@ impl Shareable for Stream {
 /// # Errors
 /// When the endpoint cannot be reached.
 pub async fn open(
-    worker: &Worker,
-    pod: &JoinedPod,
+    worker: &Rc<Worker>,
+    pod: &Arc<JoinedPod>,
     key: &HopKey,
     destination: &Destination,
 ) -> Result<Stream, ConnectError> {
@@ -69,7 +69,7 @@ pub async fn open(
         let dialled = super::open(worker, pod, key, destination).await?;
         handshake(dialled, pod, destination).await
     };
-    shared::open(&worker.streams, (key, destination), dial).await
+    shared::open(&worker.streams, (key, destination), |_| true, dial).await
 }
 
 async fn handshake(

@@ -2,7 +2,7 @@
 //!
 //! Frames leave when every ready task has had its turn, so that streams which speak at once share records and calls.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, BufRead as _, IoSlice, Write as _};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use rustls::Connection;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio::time::Instant;
 
 use super::frame::{FrameHead, HEAD_LENGTH, Kind, MAX_PAYLOAD};
+use super::handle::Hop;
 use super::lane::wake;
 use super::sink::Sink;
-use super::stream::{Arrival, HopStream, OpenError};
+use super::stream::OpenError;
 use super::switch::{SharedLane, Side, Switch};
 use crate::forward::{Reset as _, Socket};
 use crate::turns::Holding;
@@ -38,16 +38,13 @@ const DIRECT: usize = 4 * 1024;
 /// How long the other side of an ended hop has for its own end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How streams fail when their hop has reached the end of a certificate. No socket of the data path says this.
-pub const EXPIRED: io::ErrorKind = io::ErrorKind::PermissionDenied;
-
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into());
 }
 
 /// Where a hop is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
+pub(super) enum Life {
     /// It takes new streams.
     Open,
     /// It ends in order after its last stream.
@@ -62,9 +59,9 @@ pub(super) struct Core {
     /// Gone as soon as the hop is over: streams may be held for longer, and an open socket keeps its pod's
     /// namespace alive.
     socket: Option<Socket>,
-    tls: Connection,
-    switch: Switch,
-    life: Life,
+    pub(super) tls: Connection,
+    pub(super) switch: Switch,
+    pub(super) life: Life,
     /// Encrypted bytes that the socket has not taken.
     unsent: usize,
     /// What is on its way to the socket.
@@ -73,26 +70,15 @@ pub(super) struct Core {
     crowd: Vec<SharedLane>,
     driver: Option<Waker>,
     /// What has ended it, when it was not in order.
-    why: Option<Arc<str>>,
+    pub(super) why: Option<Arc<str>>,
 }
 
-/// A hop, seen from the data path. Clones are the same hop.
-#[derive(Clone, Debug)]
-pub struct Hop(Rc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    core: RefCell<Core>,
-    idle_since: Cell<Instant>,
-}
-
-impl Hop {
-    /// A hop over a connection whose handshake is done, and what moves it: to be run as a task of the same thread.
-    #[must_use]
-    pub fn new(side: Side, socket: Socket, mut tls: Connection) -> (Self, Driver) {
+impl Core {
+    /// A connection whose handshake is done.
+    pub(super) fn new(side: Side, socket: Socket, mut tls: Connection) -> Self {
         // What may wait is limited here, stream by stream.
         tls.set_buffer_limit(None);
-        let core = Core {
+        Self {
             socket: Some(socket),
             tls,
             switch: Switch::new(side),
@@ -102,159 +88,10 @@ impl Hop {
             crowd: Vec::new(),
             driver: None,
             why: None,
-        };
-        let hop = Self(Rc::new(Shared { core: RefCell::new(core), idle_since: Cell::new(Instant::now()) }));
-        (hop.clone(), Driver(hop))
-    }
-
-    /// How many streams it carries.
-    #[must_use]
-    pub fn streams(&self) -> usize {
-        self.0.core.borrow().switch.len()
-    }
-
-    /// Whether it takes new streams.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        let core = self.0.core.borrow();
-        core.life == Life::Open && !core.switch.is_used_up()
-    }
-
-    /// Whether its socket takes no more at the moment.
-    #[must_use]
-    pub fn is_crowded(&self) -> bool {
-        self.0.core.borrow().backlog() >= BACKLOG
-    }
-
-    /// Since when it has had no stream; `None` while it has one.
-    #[must_use]
-    pub fn idle_since(&self) -> Option<Instant> {
-        (self.streams() == 0).then(|| self.0.idle_since.get())
-    }
-
-    /// Opens a stream, and waits until the application behind the other side has taken it.
-    ///
-    /// # Errors
-    /// When it has not, or the hop has ended.
-    pub async fn open(&self) -> Result<HopStream, OpenError> {
-        let lane = {
-            let mut core = self.0.core.borrow_mut();
-            if core.switch.is_sent_away() {
-                return Err(OpenError::SentAway);
-            }
-            if core.life != Life::Open {
-                return Err(core.ended());
-            }
-            core.wake_driver();
-            core.switch.open()
-        };
-        let stream = HopStream::new(self.clone(), lane);
-        std::future::poll_fn(|cx| stream.poll_opening(cx)).await?;
-        Ok(stream)
-    }
-
-    /// The next stream that the other side opens. `None` when there will be none.
-    pub async fn arrival(&self) -> Option<Arrival> {
-        std::future::poll_fn(|cx| {
-            let mut core = self.0.core.borrow_mut();
-            if let Some(lane) = core.switch.arrival() {
-                return Poll::Ready(Some(Arrival::new(HopStream::new(self.clone(), lane))));
-            }
-            if matches!(core.life, Life::Over(_)) {
-                return Poll::Ready(None);
-            }
-            core.switch.await_arrival(cx.waker());
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Ends the hop in order after its last stream; it takes no new ones.
-    pub fn close(&self) {
-        let mut core = self.0.core.borrow_mut();
-        if core.life == Life::Open {
-            core.life = Life::Closing;
-            core.wake_driver();
         }
     }
 
-    /// Asks the other side to open no new streams, and to end the hop after its last one.
-    pub fn go_away(&self) {
-        let mut core = self.0.core.borrow_mut();
-        if core.life == Life::Open {
-            core.queue(FrameHead::new(0, Kind::GoAway));
-        }
-    }
-
-    /// Ends it now, with a reset, and its streams with it.
-    pub fn reset(&self) {
-        self.0.core.borrow_mut().fail(io::ErrorKind::ConnectionAborted);
-    }
-
-    /// Ends it now, as a certificate of one of its ends no longer holds; its streams fail with [`EXPIRED`].
-    pub fn expire(&self) {
-        let mut core = self.0.core.borrow_mut();
-        if !matches!(core.life, Life::Over(_)) {
-            core.why = Some("a certificate of it has expired".into());
-            core.fail(EXPIRED);
-        }
-    }
-
-    /// Queues bytes of a stream, as many as there is credit and room for.
-    pub(super) fn poll_send(
-        &self,
-        cx: &Context<'_>,
-        lane: &SharedLane,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let core = &mut *self.0.core.borrow_mut();
-        let mut state = lane.borrow_mut();
-        if state.credit == 0 {
-            if !state.starved {
-                state.starved = true;
-                core.queue(FrameHead::new(state.id, Kind::Starved));
-            }
-            state.writer = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        if core.backlog() >= BACKLOG {
-            state.writer = Some(cx.waker().clone());
-            if !state.is_in_crowd {
-                state.is_in_crowd = true;
-                core.crowd.push(Rc::clone(lane));
-            }
-            return Poll::Pending;
-        }
-        let allowed = usize::try_from(state.credit).unwrap_or(usize::MAX).min(MAX_PAYLOAD);
-        let bytes = &bytes[..bytes.len().min(allowed)];
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        state.credit -= length;
-        Poll::Ready(core.queue_data(FrameHead::data(state.id, length), bytes).map(|()| bytes.len()))
-    }
-
-    /// Why there are no streams any more.
     pub(super) fn ended(&self) -> OpenError {
-        self.0.core.borrow().ended()
-    }
-
-    /// Queues a frame without a payload.
-    pub(super) fn queue(&self, head: FrameHead) {
-        self.0.core.borrow_mut().queue(head);
-    }
-
-    /// Forgets a stream.
-    pub(super) fn let_go(&self, lane: &SharedLane) {
-        let mut core = self.0.core.borrow_mut();
-        core.switch.let_go(&mut lane.borrow_mut());
-        core.wake_driver();
-        if core.switch.is_empty() {
-            self.0.idle_since.set(Instant::now());
-        }
-    }
-}
-
-impl Core {
-    fn ended(&self) -> OpenError {
         OpenError::Ended(self.why.clone().unwrap_or_else(|| "in order".into()))
     }
 
@@ -262,11 +99,48 @@ impl Core {
         self.switch.outbox().len() + self.unsent
     }
 
-    fn wake_driver(&mut self) {
+    /// Whether the socket takes no more at the moment.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.backlog() >= BACKLOG
+    }
+
+    pub(super) fn wake_driver(&mut self) {
         wake(&mut self.driver);
     }
 
-    fn queue(&mut self, head: FrameHead) {
+    /// Queues bytes of a stream, as many as there is credit and room for.
+    pub(super) fn poll_send(
+        &mut self,
+        cx: &Context<'_>,
+        lane: &SharedLane,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = lane.borrow_mut();
+        if state.credit == 0 {
+            if !state.starved {
+                state.starved = true;
+                self.queue(FrameHead::new(state.id, Kind::Starved));
+            }
+            state.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if self.is_crowded() {
+            state.writer = Some(cx.waker().clone());
+            if !state.is_in_crowd {
+                state.is_in_crowd = true;
+                self.crowd.push(Rc::clone(lane));
+            }
+            return Poll::Pending;
+        }
+        let allowed = usize::try_from(state.credit).unwrap_or(usize::MAX).min(MAX_PAYLOAD);
+        let bytes = &bytes[..bytes.len().min(allowed)];
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        state.credit -= length;
+        Poll::Ready(self.queue_data(FrameHead::data(state.id, length), bytes).map(|()| bytes.len()))
+    }
+
+    /// Queues a frame without a payload.
+    pub(super) fn queue(&mut self, head: FrameHead) {
         self.switch.send(head);
         self.wake_driver();
     }
@@ -296,7 +170,7 @@ impl Core {
     }
 
     /// Ends everything at once.
-    fn fail(&mut self, kind: io::ErrorKind) {
+    pub(super) fn fail(&mut self, kind: io::ErrorKind) {
         self.life = Life::Over(kind);
         if let Some(socket) = self.socket.take() {
             socket.reset();
@@ -454,7 +328,7 @@ enum Ended {
 
 /// The task behind a hop. Dropping it ends the hop with a reset.
 #[derive(Debug)]
-pub struct Driver(Hop);
+pub struct Driver(pub(super) Hop);
 
 impl Driver {
     /// Moves what streams say and hear until the hop has ended.
@@ -462,7 +336,7 @@ impl Driver {
     /// # Errors
     /// When it did not end in order.
     pub async fn run(self) -> io::Result<()> {
-        let core = &self.0.0.core;
+        let core = self.0.core();
         // The handshake may have read more than its own.
         let handed_on = core.borrow_mut().decrypt(&[]);
         let outcome = match handed_on {
@@ -492,7 +366,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let mut core = self.0.0.core.borrow_mut();
+        let mut core = self.0.core().borrow_mut();
         if core.socket.is_some() {
             core.fail(io::ErrorKind::ConnectionReset);
         }

@@ -35,10 +35,16 @@ pub enum Kind {
     /// No new streams, please: from the destination's side only, of stream 0. Those that are there or on their way are
     /// served to their ends.
     GoAway,
+    /// As [`Kind::Open`], for the other proxy itself and no application: on the stream comes the [`Proof`] of an older
+    /// hop between the same two pods, which is to live for as long as this one may. [`Kind::Accept`] or
+    /// [`Kind::Refuse`] is all that is answered.
+    ///
+    /// [`Proof`]: super::Proof
+    Continue,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Data,
         Self::Open,
         Self::Accept,
@@ -48,6 +54,7 @@ impl Kind {
         Self::Window,
         Self::Starved,
         Self::GoAway,
+        Self::Continue,
     ];
 }
 
@@ -191,8 +198,9 @@ mod tests {
 
     #[test]
     fn what_is_no_head_is_an_error() {
-        assert_eq!(FrameHead::decode([0, 0, 0, 1, 9, 0, 0, 0]), Err(WireError::UnknownKind(9)));
+        assert_eq!(FrameHead::decode([0, 0, 0, 1, 10, 0, 0, 0]), Err(WireError::UnknownKind(10)));
         assert_eq!(FrameHead::decode([0, 0, 0, 1, 4, 0, 0, 1]), Err(WireError::Length(Kind::End)));
+        assert_eq!(FrameHead::decode([0, 0, 0, 1, 9, 0, 0, 32]), Err(WireError::Length(Kind::Continue)));
     }
 
     #[test]

@@ -38,6 +38,15 @@ pub enum Received {
     Shed,
 }
 
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be the connection of an application.
+    Application,
+    /// To prove which older hop this one continues: the proxies' own.
+    Continuation,
+}
+
 /// Whether the other side has taken the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -65,6 +74,8 @@ pub enum Way {
 pub struct Lane {
     /// Its number.
     pub id: u32,
+    /// What it is for.
+    pub purpose: Purpose,
     /// Whether the other side has taken it.
     pub opening: Opening,
     /// What comes in.
@@ -100,9 +111,10 @@ pub struct Lane {
 impl Lane {
     /// A stream at its beginning.
     #[must_use]
-    pub const fn new(id: u32) -> Self {
+    pub const fn new(id: u32, purpose: Purpose) -> Self {
         Self {
             id,
+            purpose,
             opening: Opening::Asked,
             inbound: Way::Open,
             outbound: Way::Open,
@@ -312,6 +324,10 @@ mod tests {
         });
     }
 
+    fn lane(id: u32) -> Lane {
+        Lane::new(id, Purpose::Application)
+    }
+
     /// All that may come comes, is read, and more is asked for.
     fn keep_up(lane: &mut Lane) {
         let used = vec![0; usize::try_from(lane.allowance).expect("small")];
@@ -323,7 +339,7 @@ mod tests {
     #[test]
     fn windows_grow_within_the_memory_of_their_pod_and_shrink_again() {
         within(1024 * 1024, || {
-            let mut lanes: Vec<Lane> = (1..=8).map(Lane::new).collect();
+            let mut lanes: Vec<Lane> = (1..=8).map(lane).collect();
             let grown = |lanes: &[Lane]| lanes.iter().map(|lane| lane.window - INITIAL_WINDOW).sum::<u32>();
             (0..20).for_each(|_| lanes.iter_mut().for_each(keep_up));
             assert!((256 * 1024..=640 * 1024).contains(&grown(&lanes)), "{}", grown(&lanes));
@@ -344,12 +360,12 @@ mod tests {
         within(1024 * 1024, || {
             let mut other = Holding::new();
             other.set(2 * 1024 * 1024);
-            let mut read = Lane::new(1);
+            let mut read = lane(1);
             (0..100).for_each(|_| {
                 assert_eq!(read.receive(&[0; 8 * 1024]), Ok(Received::Taken));
                 let _ = read.take_piece();
             });
-            let mut unread = Lane::new(2);
+            let mut unread = lane(2);
             let came = (0..100).take_while(|_| unread.receive(&[0; 8 * 1024]) == Ok(Received::Taken)).count();
             assert!((2..=6).contains(&came), "{came} times 8 KiB");
             assert_eq!((unread.inbound, unread.size), (Way::Broken(SHED), 0));
@@ -359,7 +375,7 @@ mod tests {
 
     #[test]
     fn credit_comes_back_in_halves_and_grows_only_for_a_reader_that_keeps_up() {
-        let mut lane = Lane::new(1);
+        let mut lane = lane(1);
         let half = INITIAL_WINDOW / 2;
         let bytes = vec![0; usize::try_from(INITIAL_WINDOW).expect("small")];
         lane.receive(&bytes).expect("within the window");
@@ -384,7 +400,7 @@ mod tests {
 
     #[test]
     fn an_end_keeps_what_has_come_and_takes_nothing_more() {
-        let mut lane = Lane::new(1);
+        let mut lane = lane(1);
         lane.receive(b"part").expect("within the window");
         lane.end();
         lane.receive(b"late").expect("within the window");

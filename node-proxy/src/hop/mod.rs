@@ -6,25 +6,39 @@
 //! destination's side only decrypts and passes on.
 //!
 //! Frames ([`frame`]) become streams in [`switch`], which does no I/O; [`connection`] moves them through TLS and the
-//! socket; [`stream`] is what the rest of the data path reads and writes.
+//! socket; [`handle`] and [`stream`] are what the rest of the data path holds, reads and writes.
+//!
+//! No hop outlives its two leaves by itself ([`deadline`]). One that still carries streams then is continued by a newer
+//! hop between the same two pods: the newer one's handshake proves that both are still who they are, and what it
+//! shows ([`proof`]) which of the hops that have arrived ([`register`]) may live for as long as itself.
 //!
 //! What this stage must never do: take the end of a hop for the end of a stream. A stream ends by its own frame, and
 //! whatever is cut off before is broken.
 
 pub mod connection;
+pub mod deadline;
 pub mod frame;
+pub mod handle;
 pub mod lane;
+pub mod proof;
+pub mod register;
 mod sink;
 pub mod stream;
 pub mod switch;
 
 #[cfg(test)]
+mod continuation_tests;
+#[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-pub use connection::{Driver, EXPIRED, Hop};
-pub use lane::SHED;
+pub use connection::Driver;
+pub use deadline::Deadline;
+pub use handle::{EXPIRED, Hop};
+pub use lane::{Purpose, SHED};
+pub use proof::Proof;
+pub use register::{Owner, Register};
 pub use stream::{Arrival, HopStream, OpenError};
 
 /// For how long the other proxy may acknowledge nothing. It always reads, however slow the applications are, so one that

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-use super::connection::Hop;
 use super::frame::{FrameHead, Kind};
-use super::lane::{Opening, Way};
+use super::handle::Hop;
+use super::lane::{Opening, Purpose, Way};
+use super::proof::Proof;
 use super::switch::SharedLane;
 use crate::forward::{Reset, Source, read_behind};
 
 /// Why a stream was not opened.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum OpenError {
-    /// The application has not taken the connection; nothing was passed on.
+    /// It is not taken, by the application or, where an older hop was to be continued, by the proxy; nothing was passed
+    /// on.
     #[error("the application behind the peer's proxy refuses the connection")]
     Refused,
     /// The other side takes no new streams on this hop; on another one it does.
@@ -50,6 +52,11 @@ impl HopStream {
     #[must_use]
     pub const fn hop(&self) -> &Hop {
         &self.hop
+    }
+
+    /// All is said on it, and both sides know.
+    pub(super) fn settle(&self) {
+        self.lane.borrow_mut().break_off(io::ErrorKind::NotConnected);
     }
 
     /// Passes credit on to the other side.
@@ -195,6 +202,29 @@ impl Arrival {
         .await;
     }
 
+    /// What the other side wants with it.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.0.lane.borrow().purpose
+    }
+
+    /// Of which older hop it is, when its purpose is to continue one.
+    ///
+    /// # Errors
+    /// When it was broken off.
+    pub async fn proof(&mut self) -> io::Result<Proof> {
+        let mut bytes = [0; Proof::LENGTH];
+        self.0.read_exact(&mut bytes).await?;
+        Ok(Proof::from(bytes))
+    }
+
+    /// Says that the older hop lives on.
+    pub fn grant(self) {
+        let Self(stream) = self;
+        stream.hop.queue(FrameHead::new(stream.lane.borrow().id, Kind::Accept));
+        stream.settle();
+    }
+
     /// Takes the stream: the application has taken the connection.
     #[must_use]
     pub fn accept(self) -> HopStream {
@@ -204,7 +234,7 @@ impl Arrival {
         stream
     }
 
-    /// Says that the application has not taken the connection.
+    /// Says that the application has not taken the connection, or that no older hop lives on.
     pub fn refuse(self) {
         let mut lane = self.0.lane.borrow_mut();
         if !lane.is_over() {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use super::frame::{FrameHead, FrameReader, HEAD_LENGTH, Kind, Piece, WireError};
-use super::lane::{Lane, Opening, Received, wake};
+use super::lane::{Lane, Opening, Purpose, Received, wake};
 
 /// Streams that wait to be taken by the destination's side; more are refused.
 const MAX_ARRIVALS: usize = 1024;
@@ -90,11 +90,15 @@ impl Switch {
     }
 
     /// Opens a stream. The other side is asked to take it.
-    pub fn open(&mut self) -> SharedLane {
+    pub fn open(&mut self, purpose: Purpose) -> SharedLane {
         let id = self.next;
         self.next = self.next.saturating_add(1);
-        let lane = self.enter(id);
-        self.send(FrameHead::new(id, Kind::Open));
+        let lane = self.enter(id, purpose);
+        let kind = match purpose {
+            Purpose::Application => Kind::Open,
+            Purpose::Continuation => Kind::Continue,
+        };
+        self.send(FrameHead::new(id, kind));
         lane
     }
 
@@ -176,17 +180,19 @@ impl Switch {
     }
 
     fn handle(&mut self, head: FrameHead) -> Result<(), WireError> {
-        if head.kind == Kind::Open {
-            return self.handle_open(head.stream);
-        }
-        if head.kind == Kind::GoAway {
-            self.is_sent_away = self.side == Side::Client;
-            return Ok(());
+        match head.kind {
+            Kind::Open => return self.handle_open(head.stream, Purpose::Application),
+            Kind::Continue => return self.handle_open(head.stream, Purpose::Continuation),
+            Kind::GoAway => {
+                self.is_sent_away = self.side == Side::Client;
+                return Ok(());
+            }
+            _ => {}
         }
         let Some(lane) = self.lanes.get(&head.stream) else { return Ok(()) };
         let mut lane = lane.borrow_mut();
         match head.kind {
-            Kind::Data | Kind::GoAway | Kind::Open => {}
+            Kind::Data | Kind::GoAway | Kind::Open | Kind::Continue => {}
             Kind::Accept => {
                 lane.opening = Opening::Accepted;
                 wake(&mut lane.reader);
@@ -209,7 +215,7 @@ impl Switch {
         Ok(())
     }
 
-    fn handle_open(&mut self, stream: u32) -> Result<(), WireError> {
+    fn handle_open(&mut self, stream: u32, purpose: Purpose) -> Result<(), WireError> {
         // The last number is none: whoever counts on would meet it again.
         if self.side == Side::Client || stream < self.next || stream == u32::MAX {
             return Err(WireError::Open(stream));
@@ -219,14 +225,14 @@ impl Switch {
             self.send(FrameHead::new(stream, Kind::Refuse));
             return Ok(());
         }
-        let lane = self.enter(stream);
+        let lane = self.enter(stream, purpose);
         self.arrivals.push_back(lane);
         wake(&mut self.acceptor);
         Ok(())
     }
 
-    fn enter(&mut self, stream: u32) -> SharedLane {
-        let lane = Rc::new(RefCell::new(Lane::new(stream)));
+    fn enter(&mut self, stream: u32, purpose: Purpose) -> SharedLane {
+        let lane = Rc::new(RefCell::new(Lane::new(stream, purpose)));
         self.lanes.insert(stream, Rc::clone(&lane));
         lane
     }

@@ -47,7 +47,7 @@ async fn half_joined() -> (client::TlsStream<Socket>, Hop) {
     (client, hop)
 }
 
-async fn joined() -> (Hop, Hop) {
+pub(super) async fn joined() -> (Hop, Hop) {
     let (client, server) = half_joined().await;
     let (socket, connection) = client.into_inner();
     let (hop, driver) = Hop::new(Side::Client, socket, Connection::from(connection));
@@ -56,13 +56,13 @@ async fn joined() -> (Hop, Hop) {
 }
 
 /// Runs a test on a thread like those of the data path.
-fn on_a_thread(test: impl Future<Output = ()>) {
+pub(super) fn on_a_thread(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async { tokio::time::timeout(PATIENCE, test).await.unwrap() });
 }
 
 /// A stream with both of its ends.
-async fn stream(client: &Hop, server: &Hop) -> (HopStream, HopStream) {
+pub(super) async fn stream(client: &Hop, server: &Hop) -> (HopStream, HopStream) {
     let (here, there) = tokio::join!(client.open(), async { server.arrival().await.unwrap().accept() });
     (here.unwrap(), there)
 }
@@ -242,6 +242,8 @@ fn a_peer_that_breaks_the_rules_loses_its_hop() {
         check_violation(&[&[0, 0, 0, 1, 99, 0, 0, 0]], "an unknown kind").await;
         check_violation(&[&open(1), &open(1)], "a number that was used").await;
         check_violation(&[&open(0)], "the number 0").await;
+        let again = FrameHead::new(1, Kind::Continue).encode();
+        check_violation(&[&open(1), &again], "a number that was used, to continue another hop").await;
         check_violation(&[&open(u32::MAX)], "the last number").await;
         let much = vec![0; INITIAL_WINDOW as usize + 1];
         check_violation(&[&open(1), &head(1, INITIAL_WINDOW + 1), &much], "more than was granted").await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gammarus_ca::SpiffeId;
 use rustls::ServerConnection;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::{Session, copy, local};
@@ -15,7 +16,7 @@ use crate::accept::{JoinedPod, Seat, Worker};
 use crate::error::FailureReason;
 use crate::forward::Socket;
 use crate::hop::switch::Side;
-use crate::hop::{self, Arrival};
+use crate::hop::{self, Arrival, Deadline, Owner, Purpose};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::telemetry::{ConnectionRecord, Hop, Journey, Peer, Recording};
@@ -34,6 +35,8 @@ struct Peers {
     client: SocketAddr,
     destination: SocketAddr,
     source: Peer,
+    /// When the first of the hop's own leaves ends.
+    ends: FirstEnd,
 }
 
 /// Serves the streams of a hop whose peer is authorized. A connection to the application that was dialled before
@@ -49,16 +52,29 @@ pub(super) async fn serve(
     record.dismiss();
     socket.give_up_after(hop::SILENCE);
     let (hop, driver) = hop::Hop::new(Side::Server, socket, connection.into());
+    let deadline = Deadline::new(ends);
     // The pods that call this one are each other's neighbours, too.
     let share = worker.share_beside(&pod);
-    let peers = Rc::new(Peers { worker, pod, client, destination, source });
+    let peers = Rc::new(Peers { worker, pod, client, destination, source, ends });
+    let registered = hop.proof().zip(peers.owner());
+    let registered = registered.map(|(proof, owner)| peers.pod.hops.enter(proof, owner, deadline.clone()));
+
     let begin = Instant::now();
     let streams = share.clone();
     let expiring = hop.clone();
     let serving = async move {
-        let _expiry = turns::accompany(ends.enforce(expiring));
+        let _expiry = turns::accompany(deadline.enforce(expiring));
+        let _registered = registered;
         let accepting = async {
             while let Some(arrival) = hop.arrival().await {
+                if arrival.purpose() == Purpose::Continuation {
+                    // It was not dialled for an application, which shall not wait for a first word.
+                    if let Some((mut unused, _)) = dialled.take() {
+                        let _ = unused.shutdown().await;
+                    }
+                    peers.continue_older(arrival).await;
+                    continue;
+                }
                 peers.pod.pod.standing.mesh_is_used();
                 let fresh = dialled.take().filter(|_| begin.elapsed() < FRESH);
                 let serving = Rc::clone(&peers).serve_stream(arrival, fresh);
@@ -84,6 +100,25 @@ pub(super) async fn serve(
 }
 
 impl Peers {
+    fn owner(&self) -> Option<Owner> {
+        let identity = self.source.identity.clone()?;
+        Some(Owner { identity, address: self.client.ip() })
+    }
+
+    /// Lets an older hop of the same client's pod live on, if it is there. A client that is slow to say which delays
+    /// nothing but its own streams.
+    async fn continue_older(&self, mut arrival: Arrival) {
+        let Ok(proof) = arrival.proof().await else { return };
+        let (client, until) = (self.client, self.ends);
+        if self.owner().is_some_and(|owner| self.pod.hops.put_off(&proof, &owner, until)) {
+            tracing::debug!(%client, %until, "an older hop is continued by this one");
+            arrival.grant();
+        } else {
+            tracing::info!(%client, "an older hop is not continued: there is none of this client here");
+            arrival.refuse();
+        }
+    }
+
     fn record(&self) -> Recording<ConnectionRecord> {
         let own = self.pod.as_peer(self.destination);
         let mut journey = Journey::new(Direction::Inbound, self.source.clone(), own);

@@ -1,16 +1,16 @@
 //! Until when certificates hold, by this node's wall clock.
 //!
-//! A hop never outlives the leaf of either end (design D2), and takes no new streams for a while before: what
-//! begins on it shall have time to end in order. The clock may jump and machines sleep, so that no wait of this
-//! module trusts one long timer.
+//! A hop never outlives the leaf of either end (design D2) unless a newer one proves that both ends have newer leaves,
+//! and takes no new streams for a while before: what begins on it shall have time to end in order. The clock may jump
+//! and machines sleep, so that no wait of this module trusts one long timer.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::WorkloadCert;
-use crate::hop::Hop;
 
 /// The longest sleep before the wall clock is looked at again.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(SystemTime, SystemT
 }
 
 /// When the first of the two leaves of a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FirstEnd(SystemTime);
 
 impl FirstEnd {
@@ -38,21 +38,42 @@ impl FirstEnd {
         Self(peer.map_or(SystemTime::UNIX_EPOCH, |(_, not_after)| not_after.min(own.not_after())))
     }
 
+    /// The time itself.
+    #[must_use]
+    pub const fn time(self) -> SystemTime {
+        self.0
+    }
+
+    /// Whether it has come.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        self.0 <= SystemTime::now()
+    }
+
+    /// How long it is until then.
+    #[must_use]
+    pub fn left(self) -> Duration {
+        self.0.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
     /// For how long from now on the connection takes anything new.
     #[must_use]
     pub fn usable_for(self) -> Duration {
-        let left = self.0.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = self.left();
         left - LAST_STREAMS.min(left / 2)
     }
+}
 
-    /// Ends the hop then, however many streams it has. Runs until that, or until it is dropped.
-    pub async fn enforce(self, hop: Hop) {
-        sleep_until(self.0).await;
-        tracing::info!(
-            ended = %humantime(self.0), clock = %humantime(SystemTime::now()),
-            "a certificate of a hop has expired, and the hop with it"
-        );
-        hop.expire();
+impl From<SystemTime> for FirstEnd {
+    fn from(time: SystemTime) -> Self {
+        Self(time)
+    }
+}
+
+/// As logs have it.
+impl fmt::Display for FirstEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        time::OffsetDateTime::from(self.0).fmt(f)
     }
 }
 
@@ -64,11 +85,6 @@ pub async fn sleep_until(deadline: SystemTime) {
         }
         tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
     }
-}
-
-/// A time as logs have it.
-fn humantime(time: SystemTime) -> time::OffsetDateTime {
-    time.into()
 }
 
 #[cfg(test)]

@@ -320,7 +320,7 @@ fn time_left(cert: &WorkloadCert) -> Duration {
 
 /// The longest pause while a leaf holds for so long: it is tried to be renewed some times before it ends, however
 /// short its life is.
-fn longest_pause(left: Duration) -> Duration {
+pub(crate) fn longest_pause(left: Duration) -> Duration {
     if left.is_zero() { LONGEST_PAUSE } else { LONGEST_PAUSE.min((left / 4).max(FIRST_PAUSE)) }
 }
 
@@ -332,13 +332,13 @@ fn half_life(cert: &WorkloadCert) -> SystemTime {
 
 /// The pause after so many earlier failures: doubling, capped, and half of it random, so that nodes that
 /// lost the CA together do not come back together.
-pub(super) fn pause_after(failures: u32, longest: Duration) -> Duration {
+pub(crate) fn pause_after(failures: u32, longest: Duration) -> Duration {
     let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(longest);
     pause.mul_f64(0.5 + 0.5 * random_fraction())
 }
 
 /// A random number from 0 up to 1.
-pub(super) fn random_fraction() -> f64 {
+pub(crate) fn random_fraction() -> f64 {
     let mut bytes = [0_u8; 4];
     // Without randomness there is no jitter, and nothing else is lost.
     let _ = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes);
