@@ -149,13 +149,15 @@ fn what_differs_is_found_and_installing_again_repairs_it() {
     let to_pod = Deviation::Rule("inbound", "gammarus 1: connections to the pod".to_owned());
     let of_pod = Deviation::Rule("outbound", "gammarus 1: connections of the pod".to_owned());
     let setting = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+    let loose = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
     for (breakage, expected) in [
         ("nft delete table inet gammarus", to_pod),
         ("nft flush chain inet gammarus outbound", of_pod),
         ("nft add rule inet gammarus closed accept", Deviation::ForeignRule("closed".to_owned())),
         ("ip rule del priority 100", Deviation::Routing("IPv4")),
         ("ip -6 route flush table 26465", Deviation::Routing("IPv6")),
-        ("sysctl -qw net.ipv4.tcp_fwmark_accept=0", Deviation::Setting(setting.into())),
+        ("sysctl -qw net.ipv4.tcp_fwmark_accept=0", Deviation::Setting(setting.into(), "1")),
+        ("sysctl -qw net.netfilter.nf_conntrack_tcp_loose=1", Deviation::Setting(loose.into(), "0")),
     ] {
         pair.pod.exec(breakage);
         let found = redirect::inspect(pair.pod.fd()).unwrap();

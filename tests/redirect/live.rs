@@ -185,7 +185,7 @@ fn sequences(socket: &mut Socket, client_port: u16) -> (u32, u32) {
     }
 }
 
-fn checksum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 {
+pub(crate) fn checksum(source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> u16 {
     let length = u16::try_from(segment.len()).unwrap();
     let mut bytes = [source.octets(), destination.octets()].concat();
     bytes.extend_from_slice(&[0, 6]);

@@ -14,3 +14,4 @@ mod records;
 mod repair;
 mod reuse;
 mod rig;
+mod time_wait;

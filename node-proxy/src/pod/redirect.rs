@@ -3,12 +3,13 @@
 //! Outbound: the first SYN of a connection to anywhere but the pod itself goes to the outbound listener,
 //! unless the proxy's own mark is on it. Inbound: a first SYN from outside, to an address of the pod and a port
 //! that something listens on, goes to the inbound listener; other first SYNs from outside are reset, as
-//! they would be without a mesh. The local leg (proxy to application, from the client's address) is kept
+//! they would be without a mesh. One that meets a socket in TIME_WAIT counts as one that somebody listens for: it may
+//! be of a connection from before the rules, whose ports the client uses again. The local leg (proxy to application, from the client's address) is kept
 //! out of conntrack, because its addresses clash with those of the client's real connections; its replies
 //! find the way back by the mark, which the application's socket inherits.
 //!
 //! A live connection is never touched: rules match first SYNs only, and [`retire`] keeps what holds the
-//! redirected ones. Everything here is idempotent. An IPv6 link-local destination is no address of a
+//! redirected ones. A first SYN that could not be redirected is reset, and never passes. Everything here is idempotent. An IPv6 link-local destination is no address of a
 //! Service or pod and cannot be redirected to `::1`: it passes.
 
 use std::fmt;
@@ -42,7 +43,8 @@ const INBOUND: Chain = Chain { name: "inbound", kind: "nat", hook: Hook::Prerout
 const CLOSED: Chain = Chain { name: "closed", kind: "filter", hook: Hook::Input, priority: 0 };
 const LEG_OUT: Chain = Chain { name: "leg_out", kind: "filter", hook: Hook::Output, priority: -300 };
 const LEG_IN: Chain = Chain { name: "leg_in", kind: "filter", hook: Hook::Prerouting, priority: -300 };
-const CHAINS: [Chain; 5] = [LEG_OUT, LEG_IN, OUTBOUND, INBOUND, CLOSED];
+const STRAY: Chain = Chain { name: "stray", kind: "filter", hook: Hook::Output, priority: 0 };
+const CHAINS: [Chain; 6] = [LEG_OUT, LEG_IN, OUTBOUND, INBOUND, CLOSED, STRAY];
 
 /// A namespace that could not be made to lead connections to the listeners, or to let them go.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +86,8 @@ pub enum Deviation {
     ForeignRule(String),
     /// A routing rule or route of local legs is missing.
     Routing(&'static str),
-    /// A setting below `/proc/sys` has another value.
-    Setting(PathBuf),
+    /// A setting below `/proc/sys` has another value than this.
+    Setting(PathBuf, &'static str),
 }
 
 impl Deviation {
@@ -95,7 +97,7 @@ impl Deviation {
         match self {
             Self::Rule(..) | Self::ForeignRule(_) => "rules",
             Self::Routing(_) => "routing",
-            Self::Setting(_) => "settings",
+            Self::Setting(..) => "settings",
         }
     }
 }
@@ -106,7 +108,7 @@ impl fmt::Display for Deviation {
             Self::Rule(chain, comment) => write!(f, "chain {chain} lacks the rule \"{comment}\""),
             Self::ForeignRule(chain) => write!(f, "chain {chain} has a rule that is not ours"),
             Self::Routing(family) => write!(f, "the {family} routing of local legs is missing"),
-            Self::Setting(path) => write!(f, "{} is not 1", path.display()),
+            Self::Setting(path, value) => write!(f, "{} is not {value}", path.display()),
         }
     }
 }
@@ -182,7 +184,8 @@ pub fn inspect(netns: &NetnsFd) -> Result<Vec<Deviation>, RedirectError> {
     inside(netns, || {
         let mut deviations = inspect_rules()?;
         deviations.extend(routing::missing()?.into_iter().map(Deviation::Routing));
-        deviations.extend(sysctl::different()?.into_iter().map(Deviation::Setting));
+        let settings = sysctl::different()?.into_iter();
+        deviations.extend(settings.map(|(path, value)| Deviation::Setting(path, value)));
         Ok(deviations)
     })
 }
@@ -246,8 +249,8 @@ fn has_table(family: Family) -> Result<bool, RedirectError> {
 fn rules(phase: Phase) -> Vec<Rule> {
     let mut rules = leg_rules();
     match phase {
-        Phase::Opening => rules.extend(redirect_rules().into_iter().filter(|rule| rule.chain != CLOSED.name)),
-        Phase::Redirecting => rules.extend(redirect_rules()),
+        Phase::Opening => rules.extend(redirect_rules()),
+        Phase::Redirecting => rules.extend(redirect_rules().into_iter().chain(refusal_rules())),
         Phase::Retired => rules.push(Rule {
             chain: CLOSED.name,
             comment: "gammarus 1: redirected connections live on".to_owned(),
@@ -272,46 +275,63 @@ fn leg_rules() -> Vec<Rule> {
 }
 
 fn redirect_rules() -> Vec<Rule> {
-    let from_outside = nft::loopback(Meta::InputInterface, Comparison::Differs);
     let first_syn = [&nft::tcp()[..], &nft::first_syn()].concat();
     vec![
-        rule(
-            &OUTBOUND,
-            "gammarus 1: link-local passes",
-            [&nft::to_ipv6_link_local()[..], &[nft::accept()]].concat(),
-        ),
+        link_local_passes(&OUTBOUND),
         rule(
             &OUTBOUND,
             "gammarus 1: connections of the pod",
-            [
-                &nft::loopback(Meta::OutputInterface, Comparison::Differs)[..],
-                &nft::mark(Comparison::Differs, DIAL_MARK),
-                &nft::mark(Comparison::Differs, LOCAL_MARK),
-                &nft::destination_is_local(Comparison::Differs),
-                &first_syn,
-                &nft::redirect_to(OUTBOUND_PORT),
-            ]
-            .concat(),
+            [&to_elsewhere()[..], &first_syn, &nft::redirect_to(OUTBOUND_PORT)].concat(),
         ),
         rule(
             &INBOUND,
             "gammarus 1: connections to the pod",
             [
-                &from_outside[..],
+                &from_outside()[..],
                 &nft::destination_is_local(Comparison::Equal),
                 &first_syn,
                 &nft::not_to_port(INBOUND_PORT),
-                &nft::has_listener(),
+                &nft::has_socket(),
                 &nft::redirect_to(INBOUND_PORT),
             ]
             .concat(),
         ),
-        rule(
-            &CLOSED,
-            "gammarus 1: nothing else from outside",
-            [&from_outside[..], &first_syn, &nft::not_redirected(), &[nft::reset()]].concat(),
-        ),
     ]
+}
+
+/// What is not redirected is refused. Chains of address translation are not asked about a SYN that conntrack takes for
+/// part of a connection that it knows, or for none at all.
+fn refusal_rules() -> Vec<Rule> {
+    let first_syn = [&nft::tcp()[..], &nft::first_syn()].concat();
+    let refused = |chain, comment, which: &[Expression], why: &[Expression]| {
+        rule(chain, comment, [which, &first_syn, why, &[nft::reset()]].concat())
+    };
+    vec![
+        refused(&CLOSED, "gammarus 1: nothing else from outside", &from_outside(), &nft::not_redirected()),
+        refused(&CLOSED, "gammarus 1: nothing invalid from outside", &from_outside(), &nft::invalid()),
+        link_local_passes(&STRAY),
+        refused(&STRAY, "gammarus 1: nothing else to elsewhere", &to_elsewhere(), &nft::not_redirected()),
+        refused(&STRAY, "gammarus 1: nothing invalid to elsewhere", &to_elsewhere(), &nft::invalid()),
+    ]
+}
+
+fn link_local_passes(chain: &Chain) -> Rule {
+    rule(chain, "gammarus 1: link-local passes", [&nft::to_ipv6_link_local()[..], &[nft::accept()]].concat())
+}
+
+fn from_outside() -> [Expression; 2] {
+    nft::loopback(Meta::InputInterface, Comparison::Differs)
+}
+
+/// To anywhere but the pod itself, and not of the proxy.
+fn to_elsewhere() -> Vec<Expression> {
+    [
+        &nft::loopback(Meta::OutputInterface, Comparison::Differs)[..],
+        &nft::mark(Comparison::Differs, DIAL_MARK),
+        &nft::mark(Comparison::Differs, LOCAL_MARK),
+        &nft::destination_is_local(Comparison::Differs),
+    ]
+    .concat()
 }
 
 fn rule(chain: &Chain, comment: &str, expressions: Vec<Expression>) -> Rule {

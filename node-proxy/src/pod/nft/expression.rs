@@ -130,24 +130,34 @@ pub(in crate::pod) fn destination_is_local(comparison: Comparison) -> [Expressio
     [Expression { name: "fib", data }, compare(comparison, &LOCAL.to_ne_bytes())]
 }
 
-/// The namespace has a listening socket for the packet, on its address or on all of them.
-pub(in crate::pod) fn has_listener() -> [Expression; 2] {
-    /// `NFT_SOCKET_WILDCARD`: 0 or 1 where there is a socket; without one the rule ends.
-    const WILDCARD: u32 = 2;
-    let data = Attributes::new().put_be32(1, WILDCARD).put_be32(2, REGISTER);
+/// The namespace has a socket for the packet: one that listens on its address or on all of them, or one that remembers a
+/// connection with the same ports.
+pub(in crate::pod) fn has_socket() -> [Expression; 2] {
+    /// `NFT_SOCKET_TRANSPARENT`: 0 or 1 where there is a socket; without one the rule ends. Of all that can be asked it
+    /// is the only thing that a socket in TIME_WAIT answers, too.
+    const TRANSPARENT: u32 = 0;
+    let data = Attributes::new().put_be32(1, TRANSPARENT).put_be32(2, REGISTER);
     [Expression { name: "socket", data }, compare(Comparison::AtMost, &[1])]
 }
 
 /// The packet belongs to a connection that is established, in conntrack's eyes.
 pub(in crate::pod) fn established() -> [Expression; 3] {
-    /// `NFT_CT_STATE`, and the bit of `IP_CT_ESTABLISHED`.
+    /// The bit of `IP_CT_ESTABLISHED`.
+    const ESTABLISHED: u32 = 1 << 1;
+    connection_state(ESTABLISHED)
+}
+
+/// Conntrack makes nothing of the packet.
+pub(in crate::pod) fn invalid() -> [Expression; 3] {
+    /// `NF_CT_STATE_INVALID_BIT`.
+    const INVALID: u32 = 1;
+    connection_state(INVALID)
+}
+
+fn connection_state(bit: u32) -> [Expression; 3] {
+    /// `NFT_CT_STATE`.
     const STATE: u32 = 0;
-    const ESTABLISHED: u32 = 2;
-    [
-        conntrack(STATE),
-        bitwise(&ESTABLISHED.to_ne_bytes()),
-        compare(Comparison::Differs, &0_u32.to_ne_bytes()),
-    ]
+    [conntrack(STATE), bitwise(&bit.to_ne_bytes()), compare(Comparison::Differs, &0_u32.to_ne_bytes())]
 }
 
 /// Conntrack did not change the packet's destination.
