@@ -127,6 +127,11 @@ fn is_of_late_node(path: &Path) -> bool {
     path.ends_with("status/pods/two.late.yaml")
 }
 
+/// Each pod with each port.
+fn both_ports() -> impl Iterator<Item = ((&'static str, &'static str, &'static str), u16)> {
+    PODS.into_iter().flat_map(|pod| [SERVER_FIRST, CLIENT_FIRST].map(|port| (pod, port)))
+}
+
 /// What was seen by clients and applications.
 #[derive(Default)]
 struct Seen {
@@ -175,23 +180,28 @@ impl Stage {
         for (pod, namespace, node) in PODS {
             world.namespace(namespace, &[]).unwrap();
             world.pod(pod).namespace(namespace).service_account(pod).on(node).start().unwrap();
+            // Few ports: before its pod's kernel has forgotten a connection, its ports are used again.
+            let few = "echo 40000 40499 >/proc/sys/net/ipv4/ip_local_port_range";
+            world.exec(pod, &["sh", "-c", few]).unwrap().checked().unwrap();
         }
         let seen = Arc::<Seen>::default();
-        for ((pod, ..), (peer, ..)) in [(PODS[0], PODS[1]), (PODS[1], PODS[0])] {
-            let netns =
-                || NetnsFd::open(&Path::new("/run/netns").join(&world.running_pod(pod).unwrap().netns));
-            let [own, other] = [pod, peer].map(|pod| world.running_pod(pod).unwrap().addresses[0]);
-            for port in [SERVER_FIRST, CLIENT_FIRST] {
-                let listener = netns().unwrap().run(|| TcpListener::bind((own, port))).unwrap();
-                let told = seen.clone();
-                listener.set_nonblocking(true).unwrap();
-                workers.repeat(Duration::from_millis(5), move || accept(&listener, port, &told));
-                let (netns, told) = (netns().unwrap(), seen.clone());
-                let call = format!("{pod} to port {port} of {peer}");
-                workers.repeat(Duration::from_millis(40), move || {
-                    exchange(&netns, SocketAddr::new(other, port), &call, &told);
-                });
-            }
+        let netns =
+            |pod| NetnsFd::open(&Path::new("/run/netns").join(&world.running_pod(pod).unwrap().netns));
+        let address = |pod| world.running_pod(pod).unwrap().addresses[0];
+        // All applications listen before the first client calls.
+        for ((pod, ..), port) in both_ports() {
+            let listener = netns(pod).unwrap().run(|| TcpListener::bind((address(pod), port))).unwrap();
+            let told = seen.clone();
+            listener.set_nonblocking(true).unwrap();
+            workers.repeat(Duration::from_millis(5), move || accept(&listener, port, &told));
+        }
+        for ((pod, ..), port) in both_ports() {
+            let peer = if pod == PODS[0].0 { PODS[1].0 } else { PODS[0].0 };
+            let (netns, other, told) = (netns(pod).unwrap(), address(peer), seen.clone());
+            let call = format!("{pod} to port {port} of {peer}");
+            workers.repeat(Duration::from_millis(40), move || {
+                exchange(&netns, SocketAddr::new(other, port), &call, &told);
+            });
         }
         Self { world, seen, delay, begun: Instant::now(), _workers: workers }
     }
@@ -269,7 +279,6 @@ fn accept(listener: &TcpListener, port: u16, seen: &Arc<Seen>) {
             Ok(text) if text.is_empty() => {}
             Err(_) => {}
             Ok(text) if text == "HELLO\n" => {
-                // The server ends first: a client may use its port again while the pod's kernel remembers it.
                 let _ = stream.write_all(b"250 hello\n");
             }
             Ok(text) => seen.complain(format!("an application on {port} reads {text:?} of {client}")),
@@ -292,7 +301,9 @@ fn exchange(netns: &NetnsFd, to: SocketAddr, call: &str, seen: &Seen) {
             expect("220 ready\n")?;
         }
         stream.write_all(b"HELLO\n").map_err(text)?;
-        expect("250 hello\n")
+        expect("250 hello\n")?;
+        // The server ends first, so that it is its kernel that remembers the connection.
+        expect("")
     };
     if let Err(error) = talk() {
         seen.complain(format!("{call}: {error} after {} ms", begun.elapsed().as_millis()));
