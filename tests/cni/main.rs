@@ -5,4 +5,5 @@
 
 mod agent_away;
 mod life;
+mod older;
 mod rig;

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -32,6 +33,13 @@ pub(crate) struct Sandbox {
     pub(crate) name: String,
     pub(crate) netns: String,
     uid: String,
+}
+
+/// Whether our plugin is in the node's list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InList {
+    Yes,
+    NotYet,
 }
 
 /// How a call ended.
@@ -95,27 +103,38 @@ impl Bench {
         );
         let plugins = format!("{}:{}", reference.display(), beside.display());
         let bench = Self { world, cnitool, plugins };
-        bench.write_list(version);
+        bench.write_list(version, InList::Yes);
         bench
     }
 
-    fn write_list(&self, version: &str) {
+    /// Writes the node's list of plugins, with ours at its end or without.
+    pub(crate) fn write_list(&self, version: &str, ours: InList) {
         let node = self.world.running_node(NODE).unwrap();
         let ranges = [
             [json!({ "subnet": "10.244.1.0/24", "rangeStart": "10.244.1.100" })],
             [json!({ "subnet": "fd67:6d72:244:1::/64", "rangeStart": "fd67:6d72:244:1::100" })],
         ];
-        let list = json!({
-            "cniVersion": version, "name": "podnet",
-            "plugins": [
-                { "type": "ptp", "ipam": {
-                    "type": "host-local", "dataDir": self.dir("ipam"), "ranges": ranges,
-                    "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
-                } },
-                { "type": "gammarus-cni", "socket": node.socket(), "stateDir": node.plugin_state(), "timeoutSeconds": 10 },
-            ],
-        });
+        let mut plugins = vec![json!({ "type": "ptp", "ipam": {
+            "type": "host-local", "dataDir": self.dir("ipam"), "ranges": ranges,
+            "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+        } })];
+        if ours == InList::Yes {
+            let (socket, state_dir) = (node.socket(), node.plugin_state());
+            plugins.push(json!({
+                "type": "gammarus-cni", "socket": socket, "stateDir": state_dir, "timeoutSeconds": 10,
+            }));
+        }
+        let list = json!({ "cniVersion": version, "name": "podnet", "plugins": plugins });
         fs::write(self.dir("net.d").join("podnet.conflist"), list.to_string()).unwrap();
+    }
+
+    /// Shows the node its runtime's cache, and a pod's namespace by its name, as a host has them.
+    pub(crate) fn show_host(&self, sandbox: &Sandbox) {
+        let root = self.world.running_node(NODE).unwrap().host_root();
+        fs::create_dir_all(root.join("var/lib")).unwrap();
+        symlink(self.dir("cache"), root.join("var/lib/cni")).unwrap();
+        let named = Path::new("run/netns").join(&sandbox.netns);
+        symlink(Path::new("/").join(&named), root.join(named)).unwrap();
     }
 
     /// A folder of this test.

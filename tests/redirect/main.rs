@@ -10,6 +10,7 @@ mod late;
 mod live;
 mod mesh;
 mod node;
+mod older;
 mod records;
 mod repair;
 mod reuse;

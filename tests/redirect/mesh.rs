@@ -15,7 +15,7 @@ use gammarus_ca::spiffe::TrustDomain;
 use gammarus_cni::state::NamespaceStates;
 use gammarus_cni::{Attachment, PodName};
 use node_proxy::cluster::objects::{Mark, ObjectKey};
-use node_proxy::pod::facts::{MarkWriter, PodFact, PodFacts};
+use node_proxy::pod::facts::{AwaitedPod, MarkWriter, PodFact, PodFacts};
 use node_proxy::pod::registry::{Patience, PodRegistry, RegistryParts};
 use node_proxy::pod::troubles::Troubles;
 use node_proxy::pod::{Direction, EnrolledPod, PodEvent, PodListener};
@@ -111,6 +111,11 @@ impl PodFacts for Cluster {
         self.facts.lock().unwrap().get(pod.name()).cloned()
     }
 
+    /// These tests tell of every pod.
+    fn awaited(&self) -> Vec<AwaitedPod> {
+        Vec::new()
+    }
+
     fn service_addresses(&self) -> Vec<SocketAddr> {
         vec!["10.96.0.1:443".parse().expect("an address")]
     }
@@ -201,6 +206,7 @@ impl Node {
             events,
             patience: QUICK,
             state_dir,
+            host_root: PathBuf::from("/"),
             troubles: troubles.clone(),
             metrics: metrics.clone(),
         }));

@@ -88,7 +88,8 @@ async fn serve(
 ) -> anyhow::Result<Ending> {
     let registry = &succession.registry;
     let enrolling = async {
-        tokio::join!(enroll::serve(Arc::clone(registry), listener), registry.follow_state());
+        let serving = enroll::serve(Arc::clone(registry), listener);
+        tokio::join!(serving, registry.follow_state(), registry.find_older());
     };
     tokio::select! {
         () = enrolling => Ok(Ending::Told),

@@ -121,12 +121,13 @@ async fn serve_mesh(
     let (events, joining) = mpsc::channel(POD_EVENTS);
     let EnrolmentConfig { inspection, lag, release } = config.enrolment;
     let registry = Arc::new(PodRegistry::new(RegistryParts {
-        facts: Arc::new(KnownPods::new(view.clone(), trust_domain)),
+        facts: Arc::new(KnownPods::new(view.clone(), trust_domain, config.node.clone())),
         generations: view.generations(),
         marks: Arc::new(DirectoryMarks::new(config.objects.clone())),
         events: events.clone(),
         patience: Patience { inspection, lag, release, ..Patience::default() },
         state_dir: Some(config.state_dir.clone()),
+        host_root: config.host_root.clone(),
         troubles,
         metrics: Arc::clone(&metrics),
     }));

@@ -66,6 +66,9 @@ struct RawMesh {
     /// Where enrolled pods are remembered
     #[arg(long, env = "GAMMARUS_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gammarus")]
     state_dir: String,
+    /// The host's root, where the network namespaces of pods are that are older than the plugin
+    #[arg(long, env = "GAMMARUS_HOST_ROOT", value_name = "DIR", default_value = "/")]
+    host_root: String,
     /// The trust domain of the mesh
     #[arg(long, env = "GAMMARUS_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     trust_domain: String,
@@ -253,6 +256,8 @@ pub struct MeshConfig {
     pub socket: PathBuf,
     /// Where enrolled pods are remembered.
     pub state_dir: PathBuf,
+    /// The root of the host.
+    pub host_root: PathBuf,
     /// What was there before this process, and what comes after it.
     pub hand_over: HandOverConfig,
     /// The trust domain, in its valid form.
@@ -392,6 +397,7 @@ fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
     let objects = reader.required("--objects", raw.objects.as_ref(), directory);
     let socket = reader.read("--socket", &raw.socket, path);
     let state_dir = reader.read("--state-dir", &raw.state_dir, path);
+    let host_root = reader.read("--host-root", &raw.host_root, directory);
     let hand_over = read_hand_over(reader, raw);
     let trust_domain = reader.read("--trust-domain", &raw.trust_domain, trust_domain);
     let ca = read_ca(reader, raw);
@@ -406,6 +412,7 @@ fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
             objects: objects?,
             socket: socket?,
             state_dir: state_dir?,
+            host_root: host_root?,
             hand_over: hand_over?,
             trust_domain: trust_domain?,
             ca: ca?,

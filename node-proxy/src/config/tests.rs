@@ -41,6 +41,7 @@ fn what_is_not_given_has_its_default() {
     assert_eq!(config.node, "worker-1");
     assert_eq!(config.socket, Path::new("/run/gammarus/enrol.sock"));
     assert_eq!(config.state_dir, Path::new("/var/lib/gammarus"));
+    assert_eq!(config.host_root, Path::new("/"));
     assert_eq!(config.hand_over, HandOverConfig { holder: None, drain: Duration::from_secs(3600) });
     assert_eq!(config.trust_domain, "cluster.local");
     assert_eq!(config.ca.address.to_string(), "ca.gammarus-system.svc:15012");
@@ -185,7 +186,7 @@ fn every_flag_is_also_read_from_the_environment_under_its_own_name() {
         assert_eq!(argument.get_env().unwrap().to_str(), Some(variable(&flag).as_str()));
         seen += 1;
     }
-    assert_eq!(seen, 23);
+    assert_eq!(seen, 24);
 }
 
 #[test]

@@ -48,6 +48,12 @@ impl WorldNode {
         self.dir.join("node.sock")
     }
 
+    /// What its proxy takes for the root of its host: the only part of this machine that is the node's.
+    #[must_use]
+    pub fn host_root(&self) -> PathBuf {
+        self.dir.join("host")
+    }
+
     /// The folder that proxy and plugin leave their state to each other in.
     #[must_use]
     pub fn plugin_state(&self) -> PathBuf {
@@ -65,7 +71,7 @@ pub(crate) fn add(world: &mut World, name: &str, objects: PathBuf) -> Result<(),
     world.forward(name)?;
     world.link_to_fabric(name, number)?;
     let dir = world.dir().join(name);
-    for part in [dir.clone(), dir.join("state")] {
+    for part in [dir.join("state"), dir.join("host/run/netns")] {
         fs::create_dir_all(&part).map_err(DemoError::file(part))?;
     }
     let each = world.families.each();
@@ -163,6 +169,7 @@ pub(crate) fn start_proxy(world: &mut World, name: &str, more: &[&str]) -> Resul
         format!("--objects={}", node.objects.display()),
         format!("--socket={}", node.socket().display()),
         format!("--state-dir={}", node.dir.join("state").display()),
+        format!("--host-root={}", node.host_root().display()),
         format!("--ca-address={}", ca_address(world)),
         format!("--ca-server-name={CA_NAME}"),
         format!("--ca-bundle={}", world.dir().join("ca/ca.crt").display()),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -56,6 +57,14 @@ pub struct PodBuilder<'w> {
     node: Option<String>,
     host: Option<u8>,
     program: Option<Vec<String>>,
+    plugin: Plugin,
+}
+
+/// Whether the plugin is in the chain when a pod starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plugin {
+    Called,
+    NotYetThere,
 }
 
 impl<'w> PodBuilder<'w> {
@@ -70,6 +79,7 @@ impl<'w> PodBuilder<'w> {
             node: None,
             host: None,
             program: None,
+            plugin: Plugin::Called,
         }
     }
 
@@ -132,6 +142,13 @@ impl<'w> PodBuilder<'w> {
         self
     }
 
+    /// Starts it as before the plugin was installed: the mesh is not told of it.
+    #[must_use]
+    pub const fn before_plugin(mut self) -> Self {
+        self.plugin = Plugin::NotYetThere;
+        self
+    }
+
     /// Starts it and returns once its application listens.
     ///
     /// # Errors
@@ -153,7 +170,9 @@ impl<'w> PodBuilder<'w> {
         let namespace = self.namespace;
         let pod = WorldPod { namespace, node, netns, addresses, uid, app: None, object, mac };
         self.world.pods.insert(self.name.clone(), pod);
-        self.world.call_plugin("ADD", &self.name)?;
+        if self.plugin == Plugin::Called {
+            self.world.call_plugin("ADD", &self.name)?;
+        }
         if let Some(program) = self.program {
             start_app(self.world, &self.name, &program)?;
         }
@@ -279,6 +298,8 @@ impl World {
         self.call_plugin("DEL", name)?;
         let Some(pod) = self.pods.remove(name) else { return Ok(()) };
         command::ip(&format!("netns delete {}", pod.netns))?;
+        let named = self.running_node(&pod.node)?.host_root().join("run/netns").join(name);
+        fs::remove_file(&named).map_err(DemoError::file(named))?;
         let etc = Path::new("/etc/netns").join(&pod.netns);
         fs::remove_dir_all(&etc).map_err(DemoError::file(etc))?;
         let key = Applied { kind: "Pod".to_owned(), namespace: pod.namespace, name: name.to_owned() };
@@ -310,6 +331,7 @@ fn plug(
     let place = world.nodes.get_mut(node).ok_or_else(unknown)?;
     let (number, host) = (place.number, host.or_else(|| host_number(place.pods)).ok_or_else(full)?);
     place.pods += 1;
+    let place_of_names = place.host_root().join("run/netns");
     // Counted: the link of a pod that had the address before goes a moment after it.
     let (outside, veth) = (place.netns.clone(), format!("pod{}", place.pods));
     let inside = world.make_netns(name)?;
@@ -339,6 +361,8 @@ fn plug(
         }
         addresses.push(address);
     }
+    let named = place_of_names.join(name);
+    symlink(Path::new("/run/netns").join(&inside), &named).map_err(DemoError::file(named))?;
     let mac = command::exec(&inside, &["cat", "/sys/class/net/eth0/address"])?.checked()?;
     Ok((inside, addresses, mac.stdout.trim().to_owned()))
 }

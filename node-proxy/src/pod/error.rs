@@ -8,6 +8,7 @@ use gammarus_cni::protocol::code;
 
 use super::proof::ProofError;
 use super::redirect::RedirectError;
+use super::search::SearchError;
 use crate::cluster::objects::ObjectKey;
 use crate::error::with_causes;
 
@@ -65,6 +66,14 @@ pub enum EnrolError {
         /// Why not.
         source: RedirectError,
     },
+    /// No ADD has told of it, and its namespace is not found.
+    #[error("the network namespace of pod {pod} is not known")]
+    Search {
+        /// The pod.
+        pod: ObjectKey,
+        /// Why not.
+        source: SearchError,
+    },
     /// The Pod or its Namespace was not seen in time.
     #[error("pod {pod} or its namespace has not been seen within {} ms", waited.as_millis())]
     Unseen {
@@ -92,6 +101,7 @@ impl EnrolError {
             Self::Namespace { .. } => "namespace",
             Self::Proof { source, .. } => source.reason(),
             Self::Redirect { .. } => "rules",
+            Self::Search { source, .. } => source.reason(),
             Self::Unseen { .. } => "unseen",
             Self::Unsteady { .. } => "rules_do_not_stay",
             Self::Withdrawn { .. } => "withdrawn",
@@ -107,6 +117,7 @@ impl EnrolError {
             | Self::Namespace { .. }
             | Self::Proof { .. }
             | Self::Redirect { .. }
+            | Self::Search { .. }
             | Self::Unsteady { .. }
             | Self::Withdrawn { .. } => code::ENROLMENT_FAILED,
         };

@@ -1,7 +1,7 @@
 //! What enrolment asks of the rest of the proxy: what the cluster says of a pod, and where marks are written.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gammarus_ca::SpiffeId;
@@ -21,11 +21,25 @@ pub struct PodFact {
     pub is_enrolled: bool,
 }
 
+/// A pod of this node that runs, in a network of its own, and is to be in the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwaitedPod {
+    /// Its names, with its uid.
+    pub name: PodName,
+    /// `status.podIPs`, at least one.
+    pub addresses: Vec<IpAddr>,
+    /// Another such pod, in the mesh or not, that has one of these addresses.
+    pub rival: Option<ObjectKey>,
+}
+
 /// What the cluster says, as of now. Asked again after each generation.
 pub trait PodFacts: Send + Sync {
     /// What is known of a pod: `None` until its Pod, with the uid that the runtime names, and its Namespace have
     /// been seen. A static pod is known by the uid that its mirror carries in `kubernetes.io/config.mirror`.
     fn find(&self, pod: &PodName) -> Option<PodFact>;
+
+    /// The pods of this node that are to be in the mesh and have their addresses.
+    fn awaited(&self) -> Vec<AwaitedPod>;
 
     /// Addresses of Services, for the proof of capture; the first of each family is used.
     fn service_addresses(&self) -> Vec<SocketAddr>;

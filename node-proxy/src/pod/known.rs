@@ -1,17 +1,18 @@
 //! What enrolment knows of pods when the cluster is a watched view, and marks that are files beside the objects.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use gammarus_ca::TrustDomain;
 use gammarus_cni::PodName;
 use gammarus_cni::state::NamespaceStates;
 
-use super::facts::{MarkWriter, PodFact, PodFacts};
+use super::facts::{AwaitedPod, MarkWriter, PodFact, PodFacts};
 use crate::cluster::directory::{remove_mark, write_mark};
 use crate::cluster::objects::{Mark, ObjectKey};
-use crate::cluster::trimmed::MIRROR_ANNOTATION;
+use crate::cluster::trimmed::{MIRROR_ANNOTATION, Pod};
 use crate::cluster::writer::ClusterView;
 use crate::compile::workload::find_membership;
 
@@ -20,13 +21,14 @@ use crate::compile::workload::find_membership;
 pub struct KnownPods {
     view: ClusterView,
     trust_domain: TrustDomain,
+    node: String,
 }
 
 impl KnownPods {
-    /// Looks pods up in `view`; their identities are of `trust_domain`.
+    /// Looks pods up in `view`; their identities are of `trust_domain`, and those of `node` are awaited here.
     #[must_use]
-    pub const fn new(view: ClusterView, trust_domain: TrustDomain) -> Self {
-        Self { view, trust_domain }
+    pub const fn new(view: ClusterView, trust_domain: TrustDomain, node: String) -> Self {
+        Self { view, trust_domain, node }
     }
 }
 
@@ -47,6 +49,29 @@ impl PodFacts for KnownPods {
         let membership = find_membership(&objects, &key, &self.trust_domain)?;
         let uid = uid.as_ref().into();
         Some(PodFact { uid, identity: membership.identity, is_enrolled: membership.is_enrolled })
+    }
+
+    fn awaited(&self) -> Vec<AwaitedPod> {
+        let objects = self.view.objects();
+        // The address of a pod that has finished, or is about to, may be another one's by now.
+        let runs = |pod: &Pod| !pod.is_on_host_network && !pod.is_finished && !pod.is_leaving;
+        let local =
+            objects.pods.iter().filter(|(_, pod)| pod.node.as_deref() == Some(&*self.node) && runs(pod));
+        let mut owners: HashMap<IpAddr, Vec<&ObjectKey>> = HashMap::new();
+        let local: Vec<_> = local.collect();
+        for (key, pod) in &local {
+            pod.addresses.iter().for_each(|address| owners.entry(*address).or_default().push(key));
+        }
+        let awaited = local.iter().filter_map(|(key, pod)| {
+            let uid = pod.uid.as_deref().filter(|_| !pod.addresses.is_empty())?;
+            find_membership(&objects, key, &self.trust_domain).filter(|membership| membership.is_enrolled)?;
+            let name =
+                PodName::new(key.namespace.to_string(), key.name.to_string(), Some(uid.to_owned())).ok()?;
+            let mut others = pod.addresses.iter().flat_map(|address| &owners[address]);
+            let rival = others.find(|other| **other != *key).map(|other| (*other).clone());
+            Some(AwaitedPod { name, addresses: pod.addresses.to_vec(), rival })
+        });
+        awaited.collect()
     }
 
     fn service_addresses(&self) -> Vec<SocketAddr> {

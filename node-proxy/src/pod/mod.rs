@@ -3,7 +3,8 @@
 //! The plugin's request comes in [`enroll`]; [`registry`] decides by [`facts`], and `joining` goes step by step: rules
 //! and routes ([`redirect`]), listeners ([`sockets`]), [`PodEvent::Joined`] to the data path, the [`proof`], the mark.
 //! From then on the data path dials through [`EnrolledPod`], and the pod is looked after ([`tending`], `repair`) until
-//! it goes or is released. A proxy that starts finds the pods again by `records`. Nothing here reads what connections
+//! it goes or is released. A proxy that starts finds the pods again by `records`, and those that no plugin has told of by
+//! a [`search`]. Nothing here reads what connections
 //! carry, and no thread stays in a pod's namespace ([`netns`]).
 
 pub mod enroll;
@@ -15,12 +16,14 @@ mod netlink;
 pub mod netns;
 mod nft;
 pub mod node_socket;
+mod older;
 pub mod proof;
 mod records;
 pub mod redirect;
 pub mod registry;
 mod repair;
 mod routing;
+pub mod search;
 pub mod sockets;
 pub mod standing;
 mod sysctl;

@@ -34,7 +34,7 @@ impl PodRegistry {
         }
     }
 
-    async fn look_after_record(self: &Arc<Self>, record: Record) {
+    pub(super) async fn look_after_record(self: &Arc<Self>, record: Record) {
         self.own(&record.attachment);
         let pod = key_of(&record.attachment.pod);
         let slot = self.slot(&pod);
@@ -137,7 +137,7 @@ impl PodRegistry {
 }
 
 /// What lies in a folder of the state directory, without what cannot be read.
-fn read<T>(
+pub(super) fn read<T>(
     state_dir: &Path,
     list: impl Fn(&Path) -> Result<Vec<Result<T, StateError>>, StateError>,
 ) -> Vec<T> {

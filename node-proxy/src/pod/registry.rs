@@ -85,6 +85,8 @@ pub struct RegistryParts {
     pub patience: Patience,
     /// Where `namespaces.json` and the records of pods are, if anywhere.
     pub state_dir: Option<PathBuf>,
+    /// The host's root, below which the namespaces of pods are that no plugin has told of.
+    pub host_root: PathBuf,
     /// The pods that are not in the mesh as they should be.
     pub troubles: Arc<Troubles>,
     /// What is counted.
@@ -340,9 +342,8 @@ impl PodRegistry {
 
     /// The pods that have something in the mesh, those on their way in or out included.
     pub async fn pods(&self) -> Vec<Arc<EnrolledPod>> {
-        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
         let mut pods = Vec::new();
-        for slot in slots {
+        for slot in self.slots() {
             pods.extend(slot.state.lock().await.enrolment.as_ref().map(|enrolment| enrolment.pod.clone()));
         }
         pods
@@ -374,6 +375,10 @@ impl PodRegistry {
             }
         };
         tokio::time::timeout(waited, known).await.map_err(|_| unseen())?
+    }
+
+    pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
+        lock(&self.slots).values().cloned().collect()
     }
 
     pub(super) fn slot(&self, pod: &ObjectKey) -> Arc<Slot> {
