@@ -13,6 +13,8 @@ use crate::stage::{
 
 /// Of each kind.
 const EACH: usize = 200;
+/// How many bytes they send, one a second.
+const SENT: usize = 5;
 /// What a client that does not read has asked for, in bytes: more than any buffer takes.
 const MUCH: usize = 8 * 1024 * 1024;
 
@@ -29,11 +31,12 @@ fn clients_that_stall_are_not_cut_and_cost_little() {
         opened.collect::<Vec<TcpStream>>()
     };
     let before = ["node-a", "node-b"].map(|node| resident_kib(&mut world, node));
+    let said_before = broken_off(&world);
     let mut heads = open("GET / HTTP/1.1\r\nHost: server\r\nX-Part: ");
     let mut bodies = open("POST /count HTTP/1.1\r\nHost: server\r\nContent-Length: 1000\r\n\r\n");
-    let readers = open(&format!("GET /bytes/{MUCH} HTTP/1.1\r\nHost: server\r\n\r\n"));
+    let mut readers = open(&format!("GET /bytes/{MUCH} HTTP/1.1\r\nHost: server\r\n\r\n"));
     // A byte a second, from every one that sends; the others say and hear nothing.
-    for _ in 0..8 {
+    for _ in 0..SENT {
         std::thread::sleep(Duration::from_secs(1));
         heads.iter_mut().chain(&mut bodies).for_each(|stream| stream.write_all(b"x").unwrap());
     }
@@ -56,18 +59,29 @@ fn clients_that_stall_are_not_cut_and_cost_little() {
         assert!(read_until(stream, "\r\n\r\nok").unwrap().starts_with("HTTP/1.1 200 "));
     }
     for stream in &mut bodies {
-        stream.write_all(&[b'y'; 1000 - 8]).unwrap();
+        stream.write_all(&[b'y'; 1000 - SENT]).unwrap();
         assert!(read_until(stream, "\r\n\r\n1000").unwrap().starts_with("HTTP/1.1 200 "));
     }
-    for mut stream in readers.into_iter().take(20) {
-        assert!(read_until(&mut stream, "\r\n\r\n").unwrap().starts_with("HTTP/1.1 200 "));
-        let mut rest = vec![0; MUCH - 1024];
-        stream.read_exact(&mut rest).unwrap();
+    for stream in &mut readers {
+        assert!(read_until(stream, "\r\n\r\n").unwrap().starts_with("HTTP/1.1 200 "));
     }
-    drop((heads, bodies));
+    let mut rest = vec![0; MUCH - 1024];
+    for stream in readers.iter_mut().step_by(10) {
+        let read = stream.read_exact(&mut rest);
+        assert!(read.is_ok(), "{read:?}\n{}", broken_off(&world));
+    }
+    assert_eq!(broken_off(&world), said_before, "cut although their pod may hold as much");
+    drop((heads, bodies, readers));
     let is_given_back = || resident_kib(&mut world, "node-a") < before[0] + (after[0] - before[0]) / 3;
     assert!(until(PATIENCE, is_given_back), "memory is kept");
     println!("afterwards: {} KiB", resident_kib(&mut world, "node-a"));
+}
+
+/// What the nodes have said of streams and connections that they have ended themselves.
+fn broken_off(world: &World) -> String {
+    let logs = ["node-a", "node-b"].map(|node| world.access_log(node).unwrap());
+    let lines = logs.iter().flat_map(|log| log.lines());
+    lines.filter(|line| line.contains("reason=")).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

@@ -178,8 +178,8 @@ impl Lane {
         }
         let room = match bytes.len() {
             alone if self.received.is_empty() => alone,
-            // A second piece before the first was read: there may be many.
-            MUCH.. => LARGE,
+            // A second piece before the first was read: there may be many, as far as they may come.
+            much @ MUCH.. => LARGE.min(much + usize::try_from(self.allowance).unwrap_or(LARGE)).max(much),
             few => few.max(SMALL),
         };
         let mut piece = Vec::with_capacity(room);
@@ -226,7 +226,9 @@ impl Lane {
     #[must_use]
     pub fn starve(&mut self) -> Option<u32> {
         self.wants_more = true;
-        self.grant()
+        let credit = self.grant();
+        self.note_size();
+        credit
     }
 
     /// Whoever reads all there is, and is asked for more, keeps up: it may have more at a time. Asking alone gets
@@ -352,6 +354,23 @@ mod tests {
             other.set(0);
             (0..20).for_each(|_| lanes.iter_mut().for_each(keep_up));
             assert!(grown(&lanes) >= 256 * 1024, "{}", grown(&lanes));
+        });
+    }
+
+    #[test]
+    fn streams_that_are_not_read_hold_what_was_granted_and_are_not_broken_off_for_more() {
+        const STREAMS: u32 = 20;
+        // Twice what may be on its way to all of them before it is read.
+        within(2 * 20 * 64 * 1024, || {
+            let mut lanes: Vec<Lane> = (0..STREAMS).map(lane).collect();
+            for lane in &mut lanes {
+                while lane.allowance > 0 {
+                    let bytes = vec![0; usize::try_from(lane.allowance).expect("small").min(10_000)];
+                    assert_eq!(lane.receive(&bytes), Ok(Received::Taken));
+                }
+            }
+            let held: usize = lanes.iter().map(|lane| lane.size).sum();
+            assert!(held <= 20 * (64 * 1024 + SMALL), "{held} bytes are held");
         });
     }
 
