@@ -1,5 +1,6 @@
 //! gRPC calls on one connection, by a program that knows nothing of the mesh: the paced mode of `tests/grpc`'s client.
 
+use std::fs;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -14,8 +15,6 @@ use crate::grpc_programs::grpc_tool;
 #[derive(Debug)]
 pub(crate) struct Calls {
     process: Process,
-    /// When the whole load began.
-    begun: SystemTime,
 }
 
 /// What it prints.
@@ -38,19 +37,28 @@ struct ReportedFailure {
 }
 
 impl Calls {
-    /// Begins to call so many times a second, from a pod, for a load that began then.
+    /// Begins to call so many times a second, from a pod. Returns once its connection is open.
     #[track_caller]
-    pub(crate) fn begin(world: &World, pod: &str, (per_second, begun): (u32, SystemTime)) -> Self {
+    pub(crate) fn begin(world: &World, pod: &str, per_second: u32) -> Self {
         let (client, rate) = (grpc_tool("grpc-client"), per_second.to_string());
         let patience = format!("{}s", PATIENCE.as_secs());
         let argv = [&client, "-target", "web:50051", "-rate", &rate, "-timeout", &patience, "paced"];
         let name = format!("paced-{}", SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis());
-        Self { process: world.spawn(pod, &name, &argv).unwrap(), begun }
+        let mut process = world.spawn(pod, &name, &argv).unwrap();
+        let log = process.log_path().to_owned();
+        let reports = || fs::read_to_string(&log).is_ok_and(|log| log.contains('\n'));
+        process.wait_until("the first report", PATIENCE, reports).unwrap();
+        Self { process }
     }
 
-    /// Ends it and adds what it has counted.
+    /// Whether a call has failed so far. Reports come every second.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.process.log().lines().last().is_some_and(|report| report.contains("\"took_ms\""))
+    }
+
+    /// Ends it and adds what it has counted, for a load that began then.
     #[track_caller]
-    pub(crate) fn end(mut self, counts: &mut Counts) {
+    pub(crate) fn end(mut self, begun: SystemTime, counts: &mut Counts) {
         self.process.signal(Signal::SIGTERM);
         let ended = until(PATIENCE + Duration::from_secs(5), || !self.process.is_running());
         assert!(ended, "{}", self.process.last_words());
@@ -58,7 +66,7 @@ impl Calls {
         let last = log.lines().last().unwrap_or_default();
         let report: Report = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {log}"));
         assert!(report.done, "the client has not ended by itself: {log}");
-        let begun = self.begun.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let begun = begun.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         for failure in report.failures.into_iter().flatten() {
             let at = Duration::from_millis(failure.at_ms).saturating_sub(begun);
             let took = Duration::from_millis(failure.took_ms);

@@ -22,7 +22,7 @@ fn what_fails_is_seen_with_the_mesh_off() {
     for pod in ["web-0", "web-1", "steady-1"] {
         stage.kill_server(pod);
     }
-    load.pass(Duration::from_secs(2));
+    load.fail();
     let counts = load.finish("without a mesh, servers killed");
     for kind in Kind::ALL {
         assert!(counts.failed(kind) > 0, "no failure of {kind}\n{counts:#}");

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::calls::Calls;
 use crate::connections::Connections;
-use crate::counts::{Counts, Kind, Tally};
+use crate::counts::{Counts, Kind, PATIENCE, Tally};
 use crate::requests::Requests;
 use crate::source::Source;
 use crate::stage::{CLIENTS, Stage};
@@ -44,11 +44,11 @@ impl Load {
     pub(crate) fn start_with(stage: &Stage, kinds: &[Kind]) -> Self {
         let kinds: BTreeSet<_> = kinds.iter().copied().collect();
         let sources: Vec<_> = CLIENTS.iter().map(|(pod, _)| Source::new(&stage.world, pod)).collect();
-        let tally = Tally::begin();
         let of_each = Kind::Grpc.per_second() / u32::try_from(CLIENTS.len()).unwrap();
         let callers = CLIENTS.iter().filter(|_| kinds.contains(&Kind::Grpc));
-        let call = |(pod, _): &(&str, &str)| Calls::begin(&stage.world, pod, (of_each, tally.begun_at));
-        let calls = callers.map(call).collect();
+        // First, and with a connection: what is done to a load is done to all of its kinds.
+        let calls = callers.map(|(pod, _)| Calls::begin(&stage.world, pod, of_each)).collect();
+        let tally = Tally::begin();
         let (stop, stopped) = watch::channel(());
         let of_thread = (kinds.clone(), tally.clone());
         let thread = thread::spawn(move || generate(sources, &of_thread, &stopped));
@@ -72,6 +72,17 @@ impl Load {
         assert!(passed, "the load stands still:\n{:#}", *self.tally.counts());
     }
 
+    /// Waits until something of each kind has failed.
+    #[track_caller]
+    pub(crate) fn fail(&self) {
+        let has_failed = |kind| match kind {
+            Kind::Grpc => self.calls.iter().any(Calls::has_failed),
+            _ => self.tally.counts().failed(kind) > 0,
+        };
+        let failed = until(PATIENCE, || Kind::ALL.into_iter().all(has_failed));
+        assert!(failed, "not all kinds have failed:\n{:#}", *self.tally.counts());
+    }
+
     /// Ends it, waits for what is under way, and prints the counts.
     #[track_caller]
     pub(crate) fn finish(mut self, title: &str) -> Counts {
@@ -90,7 +101,7 @@ impl Load {
             counts.kinds.entry(*kind).or_default();
         }
         for calls in self.calls.drain(..) {
-            calls.end(&mut counts);
+            calls.end(self.tally.begun_at, &mut counts);
         }
         assert!(ended.is_some_and(|ended| ended.is_ok()), "the thread of the load has panicked\n{counts:#}");
         counts

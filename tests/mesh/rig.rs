@@ -27,6 +27,8 @@ static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
 /// The world with everything on it.
 pub(crate) struct Stage {
     pub(crate) world: World,
+    /// The process of each node's proxy.
+    pub(crate) proxies: BTreeMap<&'static str, u32>,
     /// Servers beside the pods' own, stopped with the stage.
     _servers: Vec<Process>,
 }
@@ -82,8 +84,11 @@ const DROP_ALL: &str = "nft 'add table inet test; add chain inet test in { type 
 impl Stage {
     fn make() -> Self {
         let mut world = World::builder().start().unwrap();
-        world.node("node-a").unwrap();
-        world.node("node-b").unwrap();
+        let mut proxies = BTreeMap::new();
+        for node in ["node-a", "node-b"] {
+            world.node(node).unwrap();
+            proxies.insert(node, world.proxy(node).unwrap().id());
+        }
         world.namespace("shop", &[("gammarus.io/mesh", "enabled")]).unwrap();
         world.namespace("outside", &[]).unwrap();
         let origin = tool("origin.py");
@@ -123,7 +128,7 @@ impl Stage {
             // One of the two pods of `uneven` has nobody on this port.
             world.spawn("fast", "half", &[PYTHON, &origin, "http", "8081"]).unwrap(),
         ];
-        let stage = Self { world, _servers: servers };
+        let stage = Self { world, proxies, _servers: servers };
         stage.settle();
         stage
     }

@@ -3,7 +3,6 @@
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
 use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
@@ -21,8 +20,10 @@ fn the_connection_that_is_one_too_many_is_refused_and_neighbours_are_not() {
     settle(&world, "neighbour", "http://server.shop", "server");
     let guarded = url_of(&world, "guarded", "/");
     let server = service(&world, "guarded.vault", 80);
-    let mut open: Vec<TcpStream> = (0..5).map(|_| connect(&world, "client", server).unwrap()).collect();
-    assert_eq!(greet(&world, "client", server).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    // Which of six has come last is for the threads that accept them to say: five stay, whichever.
+    let mut open = opened(&world, "client", server, 6);
+    assert!(until(PATIENCE, || without_refused(&mut open) < 6), "all six are held");
+    assert_eq!(open.len(), 5);
     let line = logged(&world, "node-a", &["direction=outbound", "reason=pod_limit"]);
     assert!(line.contains("src.workload=client"), "{line}");
     assert!(failures(&world, "node-a", "outbound", "pod_limit") >= 1.0);
@@ -35,16 +36,29 @@ fn the_connection_that_is_one_too_many_is_refused_and_neighbours_are_not() {
     settle(&world, "client", "http://guarded.vault/again", "guarded");
 }
 
-/// A connection that has been heard of for a while after its first bytes. A refusal can come as early as
-/// within the call of `connect`.
-fn greet(world: &World, from: &str, destination: SocketAddr) -> io::Result<TcpStream> {
-    let mut client = connect(world, from, destination)?;
-    client.write_all(b"hello")?;
-    client.set_read_timeout(Some(Duration::from_millis(200)))?;
-    match client.read(&mut [0]) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(client),
-        answer => answer.and(Ok(client)),
-    }
+/// So many connections, less those that are refused as early as within the call of `connect`.
+#[track_caller]
+fn opened(world: &World, from: &str, destination: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let connections = (0..count).map(|_| connect(world, from, destination));
+    connections.filter(|tried| !matches!(tried, Err(error) if is_reset(error))).map(Result::unwrap).collect()
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::ConnectionReset
+}
+
+/// Drops the connections that have been reset so far, and says how many are left. None of them may have ended
+/// otherwise, or have been spoken on.
+#[track_caller]
+fn without_refused(open: &mut Vec<TcpStream>) -> usize {
+    open.retain(|stream| {
+        stream.set_nonblocking(true).unwrap();
+        let seen = stream.peek(&mut [0]).unwrap_err();
+        stream.set_nonblocking(false).unwrap();
+        assert!(is_reset(&seen) || seen.kind() == ErrorKind::WouldBlock, "{seen}");
+        !is_reset(&seen)
+    });
+    open.len()
 }
 
 #[test]
@@ -52,19 +66,33 @@ fn inbound_connections_count_too() {
     let world = staged(World::builder().proxy_arguments(&["--max-connections-per-pod=5"]));
     let application = listen_in(&world, "server");
     let destination = address(&world, "server", OWN_APP);
-    // Hops that the stage has left idle take seats as well, until they are swept.
-    let mut held = Vec::new();
-    let mut refused = 0;
-    for _ in 0..8 {
-        match greet(&world, "outsider", destination) {
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => refused += 1,
-            client => held.push(client.unwrap()),
-        }
-    }
-    assert!(refused >= 3 && held.len() <= 5, "{refused} refused, {} taken", held.len());
+    let mut held = opened(&world, "outsider", destination, 8);
+    // Each is taken to the application or refused. Hops that the stage has left idle take seats as well, until they
+    // are swept.
+    let mut taken = Vec::new();
+    let decided = until(PATIENCE, || {
+        taken.extend(application.accept().ok());
+        taken.len() >= without_refused(&mut held)
+    });
+    assert!(decided, "{} are at the application, {} not refused", taken.len(), held.len());
+    assert_eq!(taken.len(), held.len(), "one was refused that the application has");
+    assert!(held.len() <= 5, "{} are taken", held.len());
     logged(&world, "node-b", &["direction=inbound", "reason=pod_limit"]);
     assert!(curl(&world, "client", &["http://guarded.vault/other-pod"]).success());
-    drop((held, application));
+    drop((held, taken, application));
+}
+
+/// A connection on which a request was answered, and which stays.
+fn served(world: &World, from: &str, destination: SocketAddr) -> io::Result<TcpStream> {
+    let mut client = connect(world, from, destination)?;
+    client.write_all(b"GET /seated HTTP/1.1\r\nhost: guarded\r\n\r\n")?;
+    let (mut answer, mut piece) = (String::new(), [0; 1024]);
+    while !answer.contains("guarded: GET /seated") {
+        let count = client.read(&mut piece)?;
+        assert!(count > 0, "{answer}");
+        answer += std::str::from_utf8(&piece[..count]).unwrap();
+    }
+    Ok(client)
 }
 
 #[test]
@@ -78,8 +106,9 @@ fn a_proxy_without_descriptors_refuses_with_a_reason_and_recovers() {
         assert!(said.expect("prlimit is needed: install the Debian package util-linux").success());
     };
     allow("266");
-    let taken: Vec<_> = (0..30).map(|_| greet(&world, "client", server)).collect();
-    let refused = taken.iter().filter(|taken| taken.is_err()).count();
+    let taken: Vec<_> = (0..30).map(|_| served(&world, "client", server)).collect();
+    let refused = taken.iter().filter(|taken| taken.as_ref().is_err_and(is_reset)).count();
+    assert_eq!(refused, taken.iter().filter(|taken| taken.is_err()).count(), "{taken:?}");
     assert!((1..30).contains(&refused), "{refused} of 30 were refused");
     logged(&world, "node-a", &["direction=outbound", "reason=proxy_limit"]);
     assert!(failures(&world, "node-a", "outbound", "proxy_limit") >= 1.0);

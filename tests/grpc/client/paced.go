@@ -23,7 +23,7 @@ import (
 const streamEvery = 10
 
 // pace makes so many calls a second on one connection, whether earlier ones are answered or not, until it is told
-// to end by SIGTERM. Every second it prints a line of JSON with what became of them so far; the last has "done".
+// to end by SIGTERM. Once connected, and every second, it prints a line of JSON with what became of them so far; the last has "done".
 type pace struct {
 	mutex  sync.Mutex
 	report paceReport
@@ -153,6 +153,8 @@ func (p *pace) run(target string, perSecond int, timeout time.Duration) error {
 			return fmt.Errorf("%s: no connection within %v", target, timeout)
 		}
 	}
+	// Whoever has started this program sees that the calls begin.
+	p.print(false)
 	service := pb.NewTestServiceClient(connection)
 	var open sync.WaitGroup
 	calls := time.NewTicker(time.Second / time.Duration(perSecond))
