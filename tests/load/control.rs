@@ -10,7 +10,7 @@ use crate::stage::{Mesh, Stage};
 fn with_the_mesh_off_nothing_fails() {
     let stage = Stage::set(Mesh::Off);
     let load = Load::start(&stage);
-    load.pass(Duration::from_secs(5));
+    load.pass(Duration::from_secs(3));
     load.finish("without a mesh").check();
 }
 

@@ -24,7 +24,7 @@ fn ten_hand_overs_fail_nothing() {
         old.push((number, stage.world.hand_over(node).unwrap()));
         slowest = slowest.max(begun.elapsed());
         load.note(&format!("hand-over {number}, on {node}"));
-        load.pass(Duration::from_millis(1500));
+        load.pass(Duration::from_millis(1000));
     }
     load.pass(Duration::from_secs(2));
     let draining = old.iter_mut().map(|(_, old)| old.is_running()).filter(|running| *running).count();

@@ -34,7 +34,7 @@ fn wait_for_members(stage: &Stage, load: &Load, pods: &[&str]) {
         assert!(joined && is_captured(stage, pod), "{pod} has not joined: {}", troubles(stage));
     }
     load.note("all are marked");
-    load.pass(Duration::from_secs(LAG + 2));
+    load.pass(Duration::from_secs(LAG + 1));
 }
 
 #[track_caller]
@@ -44,7 +44,7 @@ fn wait_for_released(stage: &Stage, load: &Load, pods: &[&str]) {
         assert!(released, "{pod} is not released");
     }
     load.note("none is captured");
-    load.pass(Duration::from_secs(2));
+    load.pass(Duration::from_secs(1));
 }
 
 fn troubles(stage: &Stage) -> String {
@@ -63,7 +63,7 @@ fn check_hop(stage: &Stage, load: &Load, is_used: bool) {
     // What is under way was begun before.
     load.pass(Duration::from_secs(1));
     let before = carried(stage);
-    load.pass(Duration::from_secs(2));
+    load.pass(Duration::from_secs(1));
     assert_eq!(carried(stage) > before, is_used, "{before} before, {} after", carried(stage));
 }
 
