@@ -15,7 +15,7 @@ use super::super::source::{ObjectSource, Update};
 use super::{Directory, remove_mark, write_mark};
 
 /// How long a change may take to show.
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(20);
 
 /// How long nothing must show where nothing may change.
 const QUIET: Duration = Duration::from_millis(60);
