@@ -119,8 +119,9 @@ fn what_is_not_safe_to_repeat_is_sent_once() {
     for (wire, word) in WIRES {
         for (name, arguments) in [("post", &["-X", "POST", "-d", "a body"][..]), ("patch", &["-X", "PATCH"])]
         {
-            // Nobody knows what became of them.
-            for (how, answer) in [("vanish", "502 upstream_reset"), ("hang", "504 backend_timeout")] {
+            for (how, answer) in
+                [("503", "503 "), ("vanish", "502 upstream_reset"), ("hang", "504 backend_timeout")]
+            {
                 let path = format!("/fail/{how}/1/{name}-{word}");
                 let url = format!("http://termed{path}");
                 let found = ask(&stage, "retry", wire, &[arguments, &[&url]].concat());

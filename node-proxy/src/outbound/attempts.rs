@@ -1,9 +1,8 @@
 //! The tries of one request, within the terms of its rule.
 //!
-//! What is tried again where the rule has `retry`: a request that was not sent, always; one that was answered with one of
-//! the rule's codes, whatever its method, since the rule says so; one that nobody knows what became of only if it may be
-//! repeated (RFC 9110 section 9.2.2). Its body is kept for that while it is sent, up to [`KEPT`] bytes; a longer one is
-//! gone by then, and with it the other tries.
+//! What is tried again where the rule has `retry`: a request that was not sent, always; one that was sent only if it may
+//! be repeated (RFC 9110 section 9.2.2), after an answer with one of the rule's codes as after none. Its body is kept for
+//! that while it is sent, up to [`KEPT`] bytes; a longer one is gone by then, and with it the other tries.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ pub(super) const LATE: &str = "the rule's timeout";
 const MOST_PAUSES: u32 = 2;
 
 /// How much of a request's body is kept for another try, in bytes.
-pub(super) const KEPT: usize = 64 * 1024;
+const KEPT: usize = 64 * 1024;
 
 /// The tries of one request.
 #[derive(Debug)]
@@ -71,9 +70,10 @@ impl<'a> Attempts<'a> {
         self.rule.as_ref()?.terms.retry.as_ref()
     }
 
-    /// Whether there may be another try.
-    pub(super) fn has_more(&self) -> bool {
-        self.retry().is_some()
+    /// How much of the request's body is to be kept for another try, in bytes; `None` if there will
+    /// be none once it was sent.
+    pub(super) fn kept(&self) -> Option<usize> {
+        (self.is_idempotent && self.retry().is_some()).then_some(KEPT)
     }
 
     /// The limit of a try that begins now.
@@ -113,7 +113,8 @@ impl<'a> Attempts<'a> {
 
 impl Judge for Attempts<'_> {
     fn holds_back(&mut self, status: u16) -> bool {
-        self.retry().is_some_and(|retry| retry.codes.contains(&status)) && self.take_one()
+        let is_listed = self.retry().is_some_and(|retry| retry.codes.contains(&status));
+        is_listed && self.is_idempotent && self.take_one()
     }
 }
 

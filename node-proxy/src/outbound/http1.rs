@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
-use super::attempts::{Attempts, KEPT, LATE, Limit};
+use super::attempts::{Attempts, LATE, Limit};
 use super::dial::{self, Chosen, Origin, Reuse, Wish};
 use super::plan::{Action, Forwarding, RequestPlan, plan};
 use super::{Session, begin_session, http_label, mirror};
@@ -183,7 +183,7 @@ impl Connection {
         let mut attempts =
             Attempts::new(&worker, &port.key, (record.rule.as_ref(), stays_with), is_idempotent);
         let filters = filters.as_deref();
-        let kept = if attempts.has_more() { KEPT } else { 0 };
+        let kept = attempts.kept().unwrap_or_default();
         let mut message = message(&mut self.request, filters).heard_by(taps).keeping(kept);
         loop {
             record.journey.begin_again();

@@ -20,7 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Sleep, sleep_until};
 
-use super::attempts::{Attempts, KEPT, LATE, Limit};
+use super::attempts::{Attempts, LATE, Limit};
 use super::dial::{self, Wish};
 use super::plan::{Action, Forwarding, RequestPlan, plan};
 use super::{Session, begin_session, http_label, mirror, tunnel};
@@ -245,7 +245,7 @@ async fn forward(
     let in_session = (record.rule.as_ref(), stays_with);
     let mut attempts = Attempts::new(&session.worker, &port.key, in_session, parts.method.is_idempotent());
     let body = ClientBody { inner: body, bytes: Rc::clone(&sent), taps };
-    let (first, kept) = http2::keep((parts, body), attempts.has_more().then_some(KEPT));
+    let (first, kept) = http2::keep((parts, body), attempts.kept());
     let mut unsent = Some(first);
     loop {
         record.journey.begin_again();

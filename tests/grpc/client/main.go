@@ -183,12 +183,12 @@ func report(err error) {
 }
 
 // speakHTTP2 posts a body of unknown length with a trailer and prints the answer with its own.
-func speakHTTP2(url string, size int) error {
+func speakHTTP2(method, url string, size int) error {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	client := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: 30 * time.Second}
 	body := make([]byte, size)
-	request, err := http.NewRequest(http.MethodPost, url, io.NopCloser(strings.NewReader(string(body))))
+	request, err := http.NewRequest(method, url, io.NopCloser(strings.NewReader(string(body))))
 	if err != nil {
 		return err
 	}
@@ -211,6 +211,7 @@ func speakHTTP2(url string, size int) error {
 
 func main() {
 	target := flag.String("target", "", "host:port, or a URL for http2")
+	method := flag.String("method", http.MethodPost, "of a request of http2")
 	headers := flag.String("headers", "", "metadata as name=value,name=value")
 	count := flag.Int("count", 1, "how many calls or messages")
 	size := flag.Int("size", 0, "bytes of each message")
@@ -224,7 +225,7 @@ func main() {
 		return
 	}
 	if flag.Arg(0) == "http2" {
-		if err := speakHTTP2(*target, *size); err != nil {
+		if err := speakHTTP2(*method, *target, *size); err != nil {
 			log.Fatal(err)
 		}
 		return
