@@ -62,6 +62,11 @@ impl Load {
         self.tally.note(what);
     }
 
+    /// For how long it has gone on.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.tally.elapsed()
+    }
+
     /// Waits until so much more of the load has gone out and come back as belongs to this time.
     #[track_caller]
     pub(crate) fn pass(&self, time: Duration) {
@@ -87,8 +92,7 @@ impl Load {
     #[track_caller]
     pub(crate) fn finish(mut self, title: &str) -> Counts {
         let counts = self.end();
-        // Not by the macros, whose text nobody sees when the test passes.
-        io::stdout().write_all(format!("{title}: {counts}\n").as_bytes()).unwrap();
+        say(&format!("{title}: {counts}"));
         counts
     }
 
@@ -112,6 +116,11 @@ impl Load {
         let counts = self.tally.counts();
         counts.answered() + counts.failures.len() as u64
     }
+}
+
+/// Prints a line; not by the macros, whose text nobody sees when the test passes.
+pub(crate) fn say(line: &str) {
+    io::stdout().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 impl Drop for Load {

@@ -14,6 +14,7 @@ mod endpoints;
 #[path = "../grpc/programs.rs"]
 mod grpc_programs;
 mod hand_over;
+mod killed;
 mod labels;
 mod leaves;
 mod load;
