@@ -10,6 +10,7 @@ use gammarus_cni::PodName;
 use gammarus_cni::state::NamespaceStates;
 
 use super::facts::{AwaitedPod, MarkWriter, PodFact, PodFacts};
+use super::registry::key_of;
 use crate::cluster::directory::{remove_mark, write_mark};
 use crate::cluster::objects::{Mark, ObjectKey};
 use crate::cluster::trimmed::{MIRROR_ANNOTATION, Pod};
@@ -35,7 +36,7 @@ impl KnownPods {
 impl PodFacts for KnownPods {
     fn find(&self, name: &PodName) -> Option<PodFact> {
         let objects = self.view.objects();
-        let key = ObjectKey::new(name.namespace(), name.name());
+        let key = key_of(name);
         let pod = objects.pods.get(&key)?;
         let uid = pod.uid.as_ref()?;
         let mirrored = pod.annotations.find(MIRROR_ANNOTATION);

@@ -5,7 +5,6 @@
 //! here blocks.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -18,6 +17,7 @@ use serde::Deserialize;
 
 use super::facts::AwaitedPod;
 use super::netns::{NetnsCookie, NetnsFd};
+use super::registry::key_of;
 use crate::cluster::objects::ObjectKey;
 
 /// Where libcni keeps what its plugins have answered.
@@ -234,9 +234,7 @@ pub(super) fn find<'a>(pod: &AwaitedPod, among: &'a [Namespace]) -> Result<&'a N
         }
     };
     let owner = namespace.known_as.as_ref().and_then(|known_as| known_as.pod.as_ref());
-    if let Some(owner) =
-        owner.filter(|owner| **owner != ObjectKey::new(pod.name.namespace(), pod.name.name()))
-    {
+    if let Some(owner) = owner.filter(|owner| **owner != key_of(&pod.name)) {
         return Err(SearchError::OfAnother { netns: namespace.path.clone(), owner: owner.clone() });
     }
     let set = |addresses: &[IpAddr]| addresses.iter().copied().collect::<HashSet<IpAddr>>();
@@ -248,11 +246,7 @@ pub(super) fn find<'a>(pod: &AwaitedPod, among: &'a [Namespace]) -> Result<&'a N
 }
 
 fn listed(items: impl Iterator<Item: std::fmt::Display>) -> String {
-    let mut text = String::new();
-    for item in items {
-        let _ = write!(text, "{}{item}", if text.is_empty() { "" } else { ", " });
-    }
-    text
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl Namespace {
