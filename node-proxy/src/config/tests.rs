@@ -1,8 +1,12 @@
 //! What is accepted, what it means, and that nothing wrong hides behind something else that is wrong.
 
 use std::path::Path;
+use std::time::Duration;
 
+use super::values::host_port;
 use super::*;
+use crate::accept::PodLimits;
+use crate::telemetry::AccessOutput;
 
 const NEEDED: [&str; 10] = [
     "--node",
