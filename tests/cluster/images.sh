@@ -99,10 +99,12 @@ NGINX
   archive "$root" "$into/nginx.tar" docker.io/library/nginx:1.29 '"Cmd": ["nginx", "-g", "daemon off;"]' \
     && archive "$root" "$into/curl.tar" docker.io/curlimages/curl:8.17.0 '"Cmd": ["curl"]' \
     && archive "$root" "$into/busybox.tar" docker.io/library/busybox:1.37 '"Cmd": ["sh"]' || return 1
-  python=$(python3 -c 'import os; print(os.path.dirname(os.__file__))')
-  copy_programs "$root" "$(realpath "$(command -v python3)")" "$python"/lib-dynload/*.so || return 1
-  tar -C / --exclude=__pycache__ --exclude='test*' --exclude=idlelib --exclude=config-'*' -cf - "${python#/}" | tar -C "$root" -xf - \
-    && ln -s "$(basename "$(realpath "$(command -v python3)")")" "$root/usr/bin/python3" \
+  # Debian's, whatever else is called that.
+  python=$(realpath /usr/bin/python3)
+  copy_programs "$root" "$python" /usr/lib/"${python##*/}"/lib-dynload/*.so || return 1
+  tar -C / --exclude=__pycache__ --exclude='test*' --exclude=idlelib --exclude='config-*' -cf - "usr/lib/${python##*/}" \
+    | tar -C "$root" -xf - \
+    && ln -s "${python##*/}" "$root/usr/bin/python3" \
     && archive "$root" "$into/python.tar" docker.io/library/python:3 '"Cmd": ["python3"]' \
     && rm -r "$root"
 }
