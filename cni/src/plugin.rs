@@ -103,6 +103,9 @@ pub(crate) fn run(
     log: &mut dyn Write,
 ) -> Result<String, PluginError> {
     let unknown = |reason| PluginError::Environment { variable: "CNI_COMMAND", reason };
+    if let Some(answer) = without_mesh(environment, stdin) {
+        return answer;
+    }
     match environment.command.as_deref() {
         Some("ADD") => add(environment, &NetConf::parse(stdin)?, log),
         Some("CHECK") => check(environment, &NetConf::parse(stdin)?, log),
@@ -115,6 +118,21 @@ pub(crate) fn run(
         Some("VERSION") => Ok(version(stdin)),
         Some(other) => Err(unknown(format!("{other:?} is not a command of CNI"))),
         None => Err(unknown("not set: this program is called by a container runtime, see CNI".to_owned())),
+    }
+}
+
+/// What is answered on a node that the mesh has been taken off: the runtime may still have the configuration in memory.
+/// Every pod passes, and nobody is asked. `None` while there is a mesh.
+fn without_mesh(environment: &Environment, stdin: &[u8]) -> Option<Result<String, PluginError>> {
+    let conf = NetConf::parse(stdin).ok()?;
+    match environment.command.as_deref() {
+        Some("ADD") if state::is_uninstalled(&conf.state_dir()) => {
+            Some(conf.require_prev_result().map(|result| result.get().to_owned()))
+        }
+        Some("CHECK" | "DEL" | "GC" | "STATUS") if state::is_uninstalled(&conf.state_dir()) => {
+            Some(Ok(String::new()))
+        }
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Duration;
 
-use gammarus_cni::state::{list_unseen, write_unseen};
+use gammarus_cni::state::{list_unseen, mark_installed, mark_uninstalled, write_unseen};
 use gammarus_cni::{Attachment, Command, Outcome};
 use rig::{ADDRESSES, Node, PREV_RESULT, identity, listen, refuse_version};
 
@@ -413,4 +413,21 @@ fn the_record_of_one_pod_stays_when_another_goes() {
     write_unseen(&node.state_dir(), &other).unwrap();
     node.call("DEL", &node.chained(), "new").assert_success("");
     assert_eq!(unseen(&node), [other]);
+}
+
+#[test]
+fn on_a_node_without_a_mesh_every_pod_passes_and_nobody_is_asked() {
+    let node = Node::make();
+    let asked = node.agent(failed(102));
+    node.know("shop", "kube-system");
+    mark_uninstalled(&node.state_dir()).unwrap();
+    node.call("ADD", &node.chained(), "shop").assert_success(PREV_RESULT);
+    node.call("CHECK", &node.chained(), "shop").assert_success("");
+    node.call("DEL", &node.chained(), "shop").assert_success("");
+    node.call("GC", &node.conf(r#","cni.dev/valid-attachments":[]"#), "shop").assert_success("");
+    node.call("STATUS", &node.conf(""), "shop").assert_success("");
+    assert_eq!(node.call("ADD", &node.conf(""), "shop").error().0, 7, "no result to hand on");
+    assert!(asked.try_recv().is_err() && unseen(&node).is_empty());
+    mark_installed(&node.state_dir()).unwrap();
+    assert_eq!(node.call("ADD", &node.chained(), "shop").error().0, 102);
 }

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use super::{
-    NamespaceState, NamespaceStates, Record, StateError, forget_record, forget_unseen, list_records,
-    list_unseen, list_withdrawn, note_withdrawal, write_record, write_unseen,
+    NamespaceState, NamespaceStates, Record, StateError, forget_record, forget_unseen, is_uninstalled,
+    list_records, list_unseen, list_withdrawn, mark_installed, mark_uninstalled, note_withdrawal,
+    request_uninstall, uninstall_requested, write_record, write_unseen,
 };
 use crate::attachment::Attachment;
 
@@ -142,4 +144,32 @@ fn a_record_whose_del_nobody_heard_is_found_apart_from_the_others() {
     assert_eq!(withdrawn, std::slice::from_ref(&record));
     forget_record(dir.path(), &record.attachment.id).unwrap();
     assert!(list_withdrawn(dir.path()).unwrap().is_empty());
+}
+
+#[test]
+fn an_uninstall_is_asked_for_and_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(!uninstall_requested(dir.path()).unwrap() && !is_uninstalled(dir.path()));
+    request_uninstall(dir.path()).unwrap();
+    assert!(uninstall_requested(dir.path()).unwrap() && !is_uninstalled(dir.path()));
+    mark_uninstalled(dir.path()).unwrap();
+    assert!(!uninstall_requested(dir.path()).unwrap() && is_uninstalled(dir.path()));
+    for _ in 0..2 {
+        mark_installed(dir.path()).unwrap();
+        assert!(!is_uninstalled(dir.path()));
+    }
+}
+
+#[test]
+fn a_request_that_nobody_answered_holds_for_a_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let written_ago = |seconds| {
+        request_uninstall(dir.path()).unwrap();
+        let file = fs::File::options().write(true).open(dir.path().join("uninstalling")).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+        uninstall_requested(dir.path()).unwrap()
+    };
+    assert!(written_ago(50));
+    assert!(!written_ago(70));
+    assert!(!dir.path().join("uninstalling").exists());
 }
