@@ -1,8 +1,10 @@
 //! The chained CNI plugin: one command of the specification per call, its answer on standard output.
 //!
-//! A container runtime calls it for every pod of the node. It holds no credential and makes no call but one to the
+//! A container runtime calls it for every pod of the node, and always without arguments; with some, it is the program
+//! that puts the plugin on a node ([`install`]). The plugin holds no credential and makes no call but one to the
 //! node's proxy; whatever fails ends as the specification's JSON and exit code 1, never as a panic.
 
+mod install;
 mod netconf;
 mod plugin;
 
@@ -16,6 +18,13 @@ use plugin::PluginError;
 const MAX_STDIN: u64 = 16 * 1024 * 1024;
 
 fn main() -> ExitCode {
+    if std::env::args_os().len() > 1 {
+        return install::run(std::env::args_os().skip(1));
+    }
+    plugin()
+}
+
+fn plugin() -> ExitCode {
     let mut stdin = Vec::new();
     let read = io::stdin().lock().take(MAX_STDIN).read_to_end(&mut stdin);
     let environment = Environment::from_process();

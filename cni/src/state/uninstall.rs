@@ -73,7 +73,7 @@ pub fn mark_uninstalled(state_dir: &Path) -> Result<(), StateError> {
 /// # Errors
 /// When something is there and cannot be removed.
 pub fn mark_installed(state_dir: &Path) -> Result<(), StateError> {
-    remove(&state_dir.join(UNINSTALLED))
+    [REQUEST, UNINSTALLED].iter().try_for_each(|name| remove(&state_dir.join(name)))
 }
 
 /// Is there no mesh on this node any more? What cannot be looked at says no.
