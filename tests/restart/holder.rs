@@ -105,3 +105,38 @@ fn a_proxy_waits_for_its_holder() {
     world.restart_holder(node).unwrap();
     world.restart_proxy(node).unwrap();
 }
+
+#[test]
+fn a_holder_beside_another_waits_for_its_end_and_then_knows_everything() {
+    let mut world = stage();
+    let mut held = Held::open(&world);
+    let next = world.next_holder("node-a").unwrap();
+    let waits = || next.log().contains("another holder is there: waiting for its end");
+    assert!(until(PATIENCE, waits), "{}", next.last_words());
+    // As at an upgrade: the new pod's proxy takes over by the old pod's holder, which then ends with its pod.
+    let mut old = world.hand_over("node-a").unwrap();
+    held.speak();
+    world.holder("node-a").unwrap().stop(Signal::SIGTERM, PATIENCE).unwrap();
+    let told = |world: &mut World| {
+        world.proxy("node-a").unwrap().log().contains("the holder is there again and knows everything")
+    };
+    assert!(until(PATIENCE, || told(&mut world)), "{}", world.proxy("node-a").unwrap().last_words());
+    held.speak();
+    let mut newer = world.hand_over("node-a").unwrap();
+    held.speak();
+    held.end();
+    ends_well(&mut old);
+    ends_well(&mut newer);
+    settle(&world, "client");
+}
+
+#[test]
+fn a_holder_that_waits_can_be_told_to_end() {
+    let world = stage();
+    let mut next = world.next_holder("node-a").unwrap();
+    let waits = || next.log().contains("another holder is there: waiting for its end");
+    assert!(until(PATIENCE, waits), "{}", next.last_words());
+    let status = next.stop(Signal::SIGTERM, PATIENCE).unwrap();
+    assert!(status.success() && next.log().contains("told to stop"), "{}", next.last_words());
+    settle(&world, "client");
+}

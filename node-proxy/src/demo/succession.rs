@@ -32,23 +32,35 @@ impl World {
     /// # Errors
     /// When there is no such node, or it does not come up.
     pub fn restart_holder(&mut self, name: &str) -> Result<(), DemoError> {
-        let node = self.running_node(name)?;
-        let (socket, log) = (node.holder_socket(), node.dir.join("holder.log"));
-        let argv = [
-            binary("node-proxy")?.display().to_string(),
-            "holder".to_owned(),
-            format!("--socket={}", socket.display()),
-            format!("--log-level={}", self.log_level),
-        ];
+        let socket = self.running_node(name)?.holder_socket();
         // What a dead one has left says nothing of this one.
         let _there_may_be_none = fs::remove_file(&socket);
-        let command = command::within(&node.netns, &argv);
-        let mut holder = Process::start(&format!("the holder of {name}"), command, &log)?;
+        let mut holder = self.start_holder(name, "holder.log")?;
         holder.wait_until("the socket", READY, || socket.exists())?;
         if let Some(node) = self.nodes.get_mut(name) {
             node.holder = Some(holder);
         }
         Ok(())
+    }
+
+    /// Starts another holder beside a node's, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn next_holder(&self, node: &str) -> Result<Process, DemoError> {
+        self.start_holder(node, "next-holder.log")
+    }
+
+    fn start_holder(&self, name: &str, log: &str) -> Result<Process, DemoError> {
+        let node = self.running_node(name)?;
+        let argv = [
+            binary("node-proxy")?.display().to_string(),
+            "holder".to_owned(),
+            format!("--socket={}", node.holder_socket().display()),
+            format!("--log-level={}", self.log_level),
+        ];
+        let command = command::within(&node.netns, &argv);
+        Process::start(&format!("the holder of {name}"), command, &node.dir.join(log))
     }
 
     /// Starts another proxy beside a node's, with more or other arguments, and waits for nothing.

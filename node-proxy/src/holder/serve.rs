@@ -31,7 +31,8 @@ enum Link {
     Down,
 }
 
-/// Holds what proxies give, until it is told to end (SIGTERM, SIGINT).
+/// Holds what proxies give, until it is told to end (SIGTERM, SIGINT). While another holder is there, as that of an
+/// older pod is, this one waits for its end: everything is held there, for the next proxy, too.
 ///
 /// # Errors
 /// When it cannot listen at `path`, or the system gives it no memory that can be sealed.
@@ -43,6 +44,10 @@ pub fn run(path: &Path) -> io::Result<()> {
     ends.add(Signal::SIGINT);
     ends.thread_block()?;
     let ends = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    if wait_for_turn(path, &ends)? == Turn::Never {
+        tracing::info!("told to stop");
+        return Ok(());
+    }
     let mut desk = Desk {
         listener: bind(path)?,
         buffer: Sealed::new(MAX_PACKET)?,
@@ -54,6 +59,38 @@ pub fn run(path: &Path) -> io::Result<()> {
     while !desk.wait(&ends)? {}
     tracing::info!("told to stop");
     Ok(())
+}
+
+/// Whether it has come to this holder to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Come,
+    /// It was told to end before.
+    Never,
+}
+
+/// Waits until no other holder is at this path, by a connection to it that ends with it.
+fn wait_for_turn(path: &Path, ends: &SignalFd) -> io::Result<Turn> {
+    loop {
+        let other = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        if other.connect(&SockAddr::unix(path)?).is_err() {
+            return Ok(Turn::Come);
+        }
+        tracing::info!(socket = %path.display(), "another holder is there: waiting for its end");
+        let mut waiting = [
+            PollFd::new(ends.as_fd(), PollFlags::POLLIN),
+            // Its end is told without being asked for.
+            PollFd::new(other.as_fd(), PollFlags::empty()),
+        ];
+        while let Err(error) = poll(&mut waiting, PollTimeout::NONE) {
+            if error != Errno::EINTR {
+                return Err(error.into());
+            }
+        }
+        if waiting[0].any().unwrap_or(true) {
+            return Ok(Turn::Never);
+        }
+    }
 }
 
 /// Listens where only root may come. A socket that a dead holder left behind is replaced.
