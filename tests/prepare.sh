@@ -173,3 +173,14 @@ need_envoy() {
 
 . "$repository/tests/cluster/programs.sh"
 . "$repository/tests/conformance/programs.sh"
+
+# The image of these very programs, built as a user builds it but for the time that optimizing takes: MESH_IMAGE is the
+# archive.
+need_mesh_image() {
+  need_rust
+  need_packages buildah
+  MESH_IMAGE=$repository/target/image/gammarus.tar
+  mkdir -p "$(dirname "$MESH_IMAGE")"
+  "$repository/manifests/image" --profile dev "$MESH_IMAGE"
+  export MESH_IMAGE
+}

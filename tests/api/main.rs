@@ -4,4 +4,5 @@
 
 #[path = "../cluster/api_server.rs"]
 mod api_server;
+mod manifests;
 mod server;
