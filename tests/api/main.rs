@@ -4,5 +4,9 @@
 
 #[path = "../cluster/api_server.rs"]
 mod api_server;
+mod churn;
+mod follower;
 mod manifests;
+mod relay;
 mod server;
+mod source;

@@ -47,6 +47,7 @@ pub(crate) struct ApiServer {
     servers: Servers,
     dir: TempDir,
     url: String,
+    ports: [u16; 3],
 }
 
 /// A token that is asked for.
@@ -97,11 +98,11 @@ impl ApiServer {
         let mut dir = TempDir::new().unwrap();
         write_certificates(dir.path());
         for attempt in 1.. {
-            let [store, peer, port] = free_ports();
+            let ports = free_ports();
+            let [_, _, port] = ports;
             let url = format!("https://127.0.0.1:{port}");
-            let commands = [etcd(dir.path(), store, peer), kube_apiserver(dir.path(), store, port)];
-            let servers = Servers::start(commands);
-            let server = Self { servers, dir, url };
+            let servers = Servers::start(commands(dir.path(), ports));
+            let server = Self { servers, dir, url, ports };
             server.write_kubeconfig(
                 "admin",
                 &json!({
@@ -270,6 +271,14 @@ impl ApiServer {
         self.apply(&pod.to_string());
     }
 
+    /// Ends both processes and starts them again, with what they have stored, where they were.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        self.servers.end();
+        self.servers = Servers::start(commands(self.dir.path(), self.ports));
+        self.wait_until_ready(self.ports[2]).unwrap_or_else(|log| panic!("it does not come back: {log}"));
+    }
+
     /// Stops or continues both processes, as if the API server were out of reach.
     #[track_caller]
     pub(crate) fn set_answering(&self, answering: bool) {
@@ -351,15 +360,23 @@ impl Servers {
         };
         !self.processes.iter().all(is_alive)
     }
-}
 
-impl Drop for Servers {
-    fn drop(&mut self) {
+    fn end(&mut self) {
         drop(self.stop.take());
         if let Some(keeper) = self.keeper.take() {
             let _panicked_before = keeper.join();
         }
     }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn commands(dir: &Path, [store, peer, port]: [u16; 3]) -> [Command; 2] {
+    [etcd(dir, store, peer), kube_apiserver(dir, store, port)]
 }
 
 /// What `tests/prepare.sh` has built and named.

@@ -207,7 +207,10 @@ impl Admin {
             },
             Resource::Metrics => self.scrape(),
             Resource::Ready => match self.ready.blocking().as_slice() {
-                [] => text(StatusCode::OK, "ready\n"),
+                [] => match self.ready.remark() {
+                    None => text(StatusCode::OK, "ready\n"),
+                    Some(remark) => text(StatusCode::OK, format!("ready\n{remark}\n")),
+                },
                 waiting => {
                     let body = format!("not ready, waiting for:\n{}\n", waiting.join("\n"));
                     text(StatusCode::SERVICE_UNAVAILABLE, body)

@@ -16,6 +16,7 @@ pub struct Ready {
 struct Guards {
     next: u64,
     held: BTreeMap<u64, &'static str>,
+    remark: Option<String>,
 }
 
 impl Ready {
@@ -39,6 +40,17 @@ impl Ready {
     #[must_use]
     pub fn blocking(&self) -> Vec<&'static str> {
         self.lock().held.values().copied().collect()
+    }
+
+    /// What is to be known of a proxy that is ready, if anything.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        self.lock().remark.clone()
+    }
+
+    /// Says what is to be known, or that nothing is.
+    pub fn set_remark(&self, remark: Option<String>) {
+        self.lock().remark = remark;
     }
 
     fn lock(&self) -> MutexGuard<'_, Guards> {

@@ -68,7 +68,7 @@ pub(super) fn read_mark(file: &Path, key: ObjectKey, text: &str) -> Content {
         },
         Err(error) => {
             let report = Report {
-                file: file.to_owned(),
+                file: Some(file.to_owned()),
                 object: Some(id.to_string()),
                 field: None,
                 severity: Severity::Error,
@@ -134,7 +134,7 @@ struct Draft {
 impl Reader<'_> {
     fn report(&mut self, object: &str, severity: Severity, error: FieldError) {
         self.content.reports.push(Report {
-            file: self.file.to_owned(),
+            file: Some(self.file.to_owned()),
             object: Some(object.to_owned()),
             field: Some(error.field).filter(|field| !field.is_empty()),
             severity,
@@ -373,7 +373,7 @@ fn fill_namespace(value: &mut Value, key: &ObjectKey) {
     }
 }
 
-fn field_path(path: &serde_ignored::Path<'_>) -> String {
+pub(super) fn field_path(path: &serde_ignored::Path<'_>) -> String {
     use serde_ignored::Path as Ignored;
     match path {
         Ignored::Root => String::new(),

@@ -1,6 +1,6 @@
 //! What the cluster says: objects, from a source, through one writer, to a snapshot.
 //!
-//! A source ([`source::ObjectSource`]; today the directory of YAML) hands over changes; the one
+//! A source ([`source::ObjectSource`]: the API server, or a directory of YAML) hands over changes; the one
 //! [`writer`] applies them to [`objects::Objects`], has a snapshot built and publishes it. Nothing on the
 //! data path ever waits for anything in here.
 
@@ -8,6 +8,7 @@ pub mod api;
 mod core_kinds;
 pub mod directory;
 mod document;
+pub mod kubernetes;
 pub(crate) mod name;
 pub mod objects;
 pub mod relation;

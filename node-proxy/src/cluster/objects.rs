@@ -40,6 +40,9 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// The annotation of a Pod that holds its [`Mark`], as JSON.
+pub const MARK_ANNOTATION: &str = "gammarus.io/enrolled";
+
 /// The mark of an enrolled pod (design D7): other nodes use mTLS towards it exactly while this is there.
 ///
 /// A mark that names another uid or other addresses than the Pod has is ignored.

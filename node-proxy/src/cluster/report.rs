@@ -1,6 +1,6 @@
 //! What a source has to tell the user about what it was given.
 //!
-//! A report is about one field of one object of one file. It stays in the list that `admin` shows for as
+//! A report is about one field of one object, in a file or at the API server. It stays in the list that `admin` shows for as
 //! long as the problem does, and is logged once, when it comes up.
 
 use std::fmt;
@@ -18,9 +18,10 @@ pub enum Severity {
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Report {
-    /// The file, relative to the directory.
-    pub file: PathBuf,
-    /// The object (`HTTPRoute shop/my-route`), else the document (`document 2 (line 14)`), else none: the file.
+    /// The file, relative to the directory; none for what the API server says.
+    pub file: Option<PathBuf>,
+    /// The object (`HTTPRoute shop/my-route`), else the document (`document 2 (line 14)`) or kind, else none: the file
+    /// or the API server.
     pub object: Option<String>,
     /// The field (`spec.rules[0].matches[1].path.value`), if it is about one.
     pub field: Option<String>,
@@ -32,7 +33,9 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.file.display())?;
+        if let Some(file) = &self.file {
+            write!(f, "{}: ", file.display())?;
+        }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

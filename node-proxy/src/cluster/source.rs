@@ -16,7 +16,7 @@ pub struct Update {
     pub reports: Vec<Report>,
 }
 
-/// Where objects come from: a directory of YAML, later the API server or the controller's feed.
+/// Where objects come from: the API server, or a directory of YAML.
 ///
 /// A source keeps what it last knew to be good and tells only of differences. Its first update comes
 /// when everything has been read once.
@@ -31,6 +31,20 @@ pub trait ObjectSource: Send {
 /// Why there is no word of the cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
+    /// A client of the API server could not be made.
+    #[error("no connection to the API server can be set up")]
+    Client {
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// A kubeconfig cannot be used.
+    #[error("the kubeconfig {path} cannot be used")]
+    Kubeconfig {
+        /// Its file.
+        path: String,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
     /// The mark of a pod could not be written or removed.
     #[error("the mark {path} cannot be changed")]
     Mark {
@@ -38,6 +52,14 @@ pub enum ClusterError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Nothing says how the API server is reached.
+    #[error(
+        "neither --objects nor --kubeconfig is given, KUBECONFIG is not set, and this is no pod of a cluster"
+    )]
+    NoPod {
+        /// What a pod would have.
+        source: Box<kube::config::InClusterError>,
     },
     /// A directory could not be read.
     #[error("the directory {path} cannot be read")]
@@ -50,6 +72,9 @@ pub enum ClusterError {
     /// The vendored CRDs cannot be used.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// A watch of the API server ended for good, which only a fault of the program makes it do.
+    #[error("a watch of the API server has ended")]
+    WatchEnded,
     /// A directory could not be watched; many watches may ask for a higher `fs.inotify.max_user_watches`.
     #[error(
         "the directory {path} cannot be watched (see fs.inotify.max_user_watches and max_user_instances)"

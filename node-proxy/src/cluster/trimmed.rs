@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use serde::{Deserialize, Serialize};
 
 use super::objects::ObjectKey;
 
@@ -18,11 +19,12 @@ pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const OWN_PREFIX: &str = "gammarus.io/";
 
 /// Names with a text each, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Texts(Box<[(Box<str>, Box<str>)]>);
 
 /// What is asked of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pod {
     /// `metadata.uid`.
     pub uid: Option<Arc<str>>,
@@ -51,7 +53,8 @@ pub struct Pod {
 }
 
 /// What is asked of an EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EndpointSlice {
     /// The Service that it is of, if it is of any.
     pub service: Option<Arc<str>>,
@@ -62,7 +65,7 @@ pub struct EndpointSlice {
 }
 
 /// One endpoint of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceEndpoint {
     /// The first of its addresses: "consumers SHOULD only use the first".
     pub address: IpAddr,
@@ -81,7 +84,7 @@ pub struct SliceEndpoint {
 }
 
 /// Which Pod an endpoint is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodTarget {
     /// Its namespace and name.
     pub key: ObjectKey,

@@ -226,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn reports_are_shown_while_they_last_and_logged_once() {
         let report = Report {
-            file: PathBuf::from("a.yaml"),
+            file: Some(PathBuf::from("a.yaml")),
             object: Some("Pod shop/web".to_owned()),
             field: Some("metadata.uid".to_owned()),
             severity: Severity::Error,
@@ -251,7 +251,7 @@ mod tests {
     #[tokio::test]
     async fn a_warning_says_nothing_of_what_became_of_the_document() {
         let report = Report {
-            file: PathBuf::from("a.yaml"),
+            file: Some(PathBuf::from("a.yaml")),
             object: Some("Gateway shop/web".to_owned()),
             field: None,
             severity: Severity::Warning,

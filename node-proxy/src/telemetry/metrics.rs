@@ -5,7 +5,8 @@
 //!
 //! Stable, kept from release to release: `gammarus_http_requests_total`, `gammarus_http_request_duration_seconds`,
 //! `gammarus_tcp_*`, `gammarus_endpoint_ejections_total`, `gammarus_failures_total`, `gammarus_panics_total`,
-//! `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`. All others serve whoever works on the proxy and may change.
+//! `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`, `gammarus_cluster_silence_seconds`,
+//! `gammarus_cluster_change_delay_seconds`, `gammarus_cluster_old_state_seconds`. All others serve whoever works on the proxy and may change.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use prometheus::{
 };
 use tokio::time::Instant;
 
+use super::cluster::ClusterMetrics;
 use super::{ProtocolLabel, TelemetryError};
 use crate::snapshot::service::ServicePortKey;
 use crate::tls::Expiries;
@@ -213,6 +215,7 @@ pub struct Metrics {
     ejections: IntCounterVec,
     panics: IntCounter,
     control: ControlMetrics,
+    pub(super) cluster: ClusterMetrics,
     registry: Registry,
 }
 
@@ -262,6 +265,7 @@ impl Metrics {
                 IntCounter::new("gammarus_panics_total", "Panics: each has cost its own task alone.")?,
             )?,
             control: ControlMetrics::register(&registry)?,
+            cluster: ClusterMetrics::register(&registry)?,
             registry,
         })
     }
@@ -272,6 +276,7 @@ impl Metrics {
     /// If a metric cannot be encoded.
     pub fn render(&self) -> Result<Vec<u8>, TelemetryError> {
         self.control.refresh();
+        self.cluster.refresh();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -363,12 +368,15 @@ impl Metrics {
     }
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, TelemetryError> {
+pub(super) fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, TelemetryError> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
 /// These maps stay whole at every step, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,6 +5,7 @@
 //! Nothing here may block a data path thread: lines that the writer cannot take are counted and dropped.
 
 pub mod access;
+mod cluster;
 mod handles;
 mod line;
 pub mod log;
@@ -22,6 +23,7 @@ pub use access::{
     ConnectionRecord, Course, Hop, Journey, Peer, PlaintextReason, ProtocolLabel, Record, Recording,
     RequestRecord,
 };
+pub use cluster::WatchEnd;
 pub use log::{LogControl, LogFormat};
 pub use metrics::Metrics;
 pub use writer::{AccessLog, AccessOutput};

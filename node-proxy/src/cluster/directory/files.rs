@@ -272,7 +272,7 @@ impl Stamp {
 }
 
 fn file_report(file: &Path, message: String) -> Report {
-    Report { file: file.to_owned(), object: None, field: None, severity: Severity::Error, message }
+    Report { file: Some(file.to_owned()), object: None, field: None, severity: Severity::Error, message }
 }
 
 /// Gone, or a directory by now.

@@ -125,7 +125,7 @@ impl ObjectSource for Directory {
         if self.pending.root_gone {
             self.lost = true;
             let report = Report {
-                file: PathBuf::from("."),
+                file: Some(PathBuf::from(".")),
                 object: None,
                 field: None,
                 severity: Severity::Error,
