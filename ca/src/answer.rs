@@ -31,6 +31,8 @@ use crate::spiffe::SpiffeId;
 const ASKED_PER_LEAF_LIFE: u32 = 20;
 const MIN_AGE: Duration = Duration::from_secs(1);
 const MAX_AGE: Duration = Duration::from_secs(300);
+/// While a root waits for every node to be heard by one replica of several, they ask so much more often.
+const HASTE: u32 = 10;
 
 /// The CA: what signs, and who may ask how often for what.
 #[derive(Debug)]
@@ -67,12 +69,12 @@ impl Refusal {
 impl From<AuthorizeError> for Refusal {
     fn from(error: AuthorizeError) -> Self {
         let status = match &error {
-            AuthorizeError::NoSuchPod { .. } => StatusCode::FORBIDDEN,
-            AuthorizeError::UnknownToken => StatusCode::UNAUTHORIZED,
-            AuthorizeError::Unavailable(source) => {
-                tracing::error!(error = %source, "callers cannot be checked");
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            AuthorizeError::ForeignAccount { .. }
+            | AuthorizeError::NoAgent { .. }
+            | AuthorizeError::NoSuchPod { .. }
+            | AuthorizeError::Unbound => StatusCode::FORBIDDEN,
+            AuthorizeError::NotTaken { .. } | AuthorizeError::UnknownToken => StatusCode::UNAUTHORIZED,
+            AuthorizeError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
     }
@@ -91,13 +93,22 @@ impl From<IssueError> for Refusal {
 impl CertificateAuthority {
     /// Who asks, if it may ask at all and has not asked too often.
     async fn admit(&self, from: IpAddr, request: &Request<Incoming>) -> Result<Caller, Refusal> {
+        let stranger = CallerKey::Stranger(from);
         let known = match bearer(request) {
-            Ok(token) => self.authorizer.authenticate(token).await.map_err(Refusal::from),
+            Ok(token) => {
+                // To learn what a token is costs others something: not for who has shown too many that were none.
+                if !self.authorizer.knows(token)
+                    && let Some(wait) = self.limit.is_spent(&stranger, Instant::now())
+                {
+                    return Err(Refusal::too_many(wait));
+                }
+                self.authorizer.authenticate(token).await.map_err(Refusal::from)
+            }
             Err(refusal) => Err(refusal),
         };
         let key = match &known {
             Ok(caller) => CallerKey::Node(caller.node.clone()),
-            Err(_) => CallerKey::Stranger(from),
+            Err(_) => stranger,
         };
         self.limit.take(&key, Instant::now()).map_err(Refusal::too_many)?;
         known
@@ -126,10 +137,13 @@ impl CertificateAuthority {
         }
         self.authorizer.authorize(&caller, &identity).await?;
         let key = issue::prove_key(&wanted.csr, &identity)?;
+        if !self.keeper.is_current() {
+            let message = "nothing is signed now: the state that all replicas share cannot be read";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        }
         // Signer and bundle of one moment: a leaf never comes without the root that it is under.
         let live = self.keeper.live();
-        let (end, life) = (live.signer.not_after(), self.keeper.terms().leaf());
-        let validity = Validity::within(end, OffsetDateTime::now_utc(), life)?;
+        let validity = Validity::within(live.signer.not_after(), OffsetDateTime::now_utc(), live.leaf)?;
         let leaf = issue::issue_leaf(live.signer.issuer(), &key, &identity, validity)?;
         tracing::info!(%identity, node = caller.node, not_after = %validity.not_after, "leaf signed");
         Ok(SignResponse { chain: leaf + &live.intermediates, trust_bundle: live.bundle_pem.clone() })
@@ -141,19 +155,33 @@ impl CertificateAuthority {
         from: IpAddr,
         request: &Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
-        let caller = self.admit(from, request).await?;
+        let caller = match self.admit(from, request).await {
+            Ok(caller) => Some(caller),
+            // Roots are no secret: who cannot be checked now is answered, and not believed.
+            Err(refusal) if refusal.status == StatusCode::SERVICE_UNAVAILABLE => None,
+            Err(refusal) => return Err(refusal),
+        };
         let live = self.keeper.live();
         let held = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
         let held = held.map(|tag| tag.trim().trim_matches('"'));
-        if let Some(tag) = held {
+        if let (Some(tag), Some(caller)) = (held, caller) {
             self.keeper.note_report(&caller.node, tag);
         }
-        let mut response = if held == Some(live.bundle.tag()) {
+        let is_held = held == Some(live.bundle.tag());
+        if held.is_some() && !is_held && !self.keeper.is_current() {
+            let message =
+                "another replica may have a newer trust bundle: the state that all share cannot be read";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        }
+        let mut response = if is_held {
             respond(StatusCode::NOT_MODIFIED, "application/json", Bytes::new())
         } else {
             json(StatusCode::OK, &BundleResponse { trust_bundle: live.bundle_pem.clone() })
         };
-        let age = (self.keeper.terms().leaf().duration() / ASKED_PER_LEAF_LIFE).clamp(MIN_AGE, MAX_AGE);
+        let terms = self.keeper.terms();
+        let age = (terms.leaf().duration() / ASKED_PER_LEAF_LIFE).clamp(MIN_AGE, MAX_AGE);
+        let hurries = live.is_announcing && !terms.lag().is_zero();
+        let age = if hurries { (age / HASTE).max(MIN_AGE) } else { age };
         set(&mut response, CACHE_CONTROL, &format!("private, max-age={}", age.as_secs()));
         set(&mut response, ETAG, &format!("\"{}\"", live.bundle.tag()));
         Ok(response)

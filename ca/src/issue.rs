@@ -99,6 +99,12 @@ impl LeafLifetime {
     pub const fn duration(self) -> Duration {
         self.0
     }
+
+    /// This one, or a shorter one of so many seconds.
+    #[must_use]
+    pub fn at_most(self, seconds: u64) -> Self {
+        Self(self.0.min(Duration::from_secs(seconds)))
+    }
 }
 
 /// The public key of a CSR whose holder proved to have the private one, and which asked for nothing else.

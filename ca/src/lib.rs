@@ -3,11 +3,12 @@
 //! A node proxy makes a key, sends a CSR with its own token, and gets a leaf for one service account that
 //! has a pod on that node, together with the trust bundle. The way of a request on the CA's side is
 //! `server → answer → authorize → issue`; `client` is the other end. What signs is kept by `keeper`: `rotation` says
-//! which step is next, `state` has it on the disk, `supplied` reads a signer that a person gives, and `signer` checks
-//! any before it may sign.
+//! which step is next, `state` has it in a directory or a Secret, `supplied` reads a signer that a person gives, and
+//! `signer` checks any before it may sign. `live` is what requests see of all that, and `reports` what nodes say to it.
+//! With a cluster, callers are checked by its API server and replicas share one Secret (`cluster`).
 //!
 //! # Invariants
-//! 1. A workload's private key never reaches the CA, and the CA's own never leaves its state directory.
+//! 1. A workload's private key never reaches the CA, and the CA's own never leaves the place of its state.
 //! 2. Nothing in a leaf comes from the CSR but the public key.
 //! 3. A caller that is not authorised for an identity never reaches the signer.
 //! 4. A root that cannot be read is an error, never a reason to make another one.
@@ -19,10 +20,13 @@ pub mod authorize;
 pub mod bundle;
 pub mod causes;
 pub mod client;
+pub mod cluster;
 pub mod issue;
 pub mod keeper;
 pub mod limit;
+mod live;
 pub mod metrics;
+mod reports;
 pub mod rotation;
 pub mod server;
 pub mod signer;

@@ -57,6 +57,19 @@ impl RateLimit {
         Self { rate, buckets: Mutex::default() }
     }
 
+    /// Whether a caller's bucket is empty at `now`: if so, for how long.
+    #[must_use]
+    pub fn is_spent(&self, caller: &CallerKey, now: Instant) -> Option<Duration> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = buckets.get_mut(caller)?;
+        bucket.fill(self.rate, now);
+        (bucket.left < 1.0).then(|| self.wait(*bucket))
+    }
+
+    fn wait(&self, bucket: Bucket) -> Duration {
+        Duration::from_secs_f64((1.0 - bucket.left) / self.rate.per_second).max(Duration::from_secs(1))
+    }
+
     /// Takes one request out of a caller's bucket at `now`.
     ///
     /// # Errors
@@ -79,7 +92,7 @@ impl RateLimit {
             bucket.left -= 1.0;
             return Ok(());
         }
-        Err(Duration::from_secs_f64((1.0 - bucket.left) / rate.per_second).max(Duration::from_secs(1)))
+        Err(self.wait(*bucket))
     }
 }
 
@@ -95,6 +108,8 @@ mod tests {
             assert_eq!(limit.take(&node("a"), start), Ok(()));
         }
         assert_eq!(limit.take(&node("a"), start), Err(Duration::from_secs(2)));
+        assert_eq!(limit.is_spent(&node("a"), start), Some(Duration::from_secs(2)));
+        assert_eq!(limit.is_spent(&node("b"), start), None);
         assert_eq!(limit.take(&node("b"), start), Ok(()));
         assert_eq!(limit.take(&CallerKey::Stranger([10, 0, 0, 1].into()), start), Ok(()));
         assert_eq!(limit.take(&node("a"), start + Duration::from_secs(2)), Ok(()));

@@ -1,79 +1,44 @@
-//! The CA's process: flags, what signs, endpoint, and a clean end at SIGTERM.
+//! The CA's process: what signs, who may ask, endpoint, and a clean end at SIGTERM.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod args;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use gammarus_ca::TrustDomain;
+use clap::Parser as _;
 use gammarus_ca::answer::CertificateAuthority;
-use gammarus_ca::authorize::TokenFile;
+use gammarus_ca::authorize::{Authorizer, TokenFile, TokenReviewer};
+use gammarus_ca::cluster::Cluster;
 use gammarus_ca::issue::LeafLifetime;
 use gammarus_ca::keeper::Keeper;
 use gammarus_ca::limit::{Rate, RateLimit};
 use gammarus_ca::metrics::{self, Metrics};
 use gammarus_ca::rotation::Terms;
 use gammarus_ca::server::serve;
+use gammarus_ca::state::StateSecret;
+use gammarus_ca::supplied::SignerSecret;
+use gammarus_ca::with_causes;
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use self::args::Args;
+
 /// A node may ask for so many seconds' worth of requests at once: when it starts, it asks for all its identities.
 const BURST_SECONDS: f64 = 60.0;
-
-/// The certificate authority of a Gammarus mesh
-#[derive(Debug, Parser)]
-#[command(name = "gammarus-ca", version)]
-struct Args {
-    /// Where to listen
-    #[arg(long, default_value = "127.0.0.1:8443")]
-    listen: SocketAddr,
-    /// Where roots and issuers are kept with their keys (authorities.json), and ca.crt, the trust bundle, for clients
-    #[arg(long)]
-    state_dir: PathBuf,
-    /// The trust domain that is signed for
-    #[arg(long, default_value = "cluster.local")]
-    trust_domain: TrustDomain,
-    /// A directory with one file per node, named as the node, that holds the node's token
-    #[arg(long)]
-    tokens: PathBuf,
-    /// A directory with the cluster's objects in YAML; its pods say which node has which identity
-    #[arg(long)]
-    objects: PathBuf,
-    /// How long a leaf lives, up to 24 hours
-    #[arg(long, default_value_t = 24 * 3600)]
-    leaf_lifetime_seconds: u64,
-    /// How long an issuer lives, at least three leaf lives; it is replaced in the last third
-    #[arg(long, default_value_t = 90 * 24 * 3600)]
-    issuer_lifetime_seconds: u64,
-    /// How long a root lives, at least two issuers' lives; it is replaced in the last third
-    #[arg(long, default_value_t = 10 * 365 * 24 * 3600)]
-    root_lifetime_seconds: u64,
-    /// A directory with tls.crt, tls.key and ca.crt of a CA of your own, to sign with in place of one made here
-    #[arg(long)]
-    signer_dir: Option<PathBuf>,
-    /// Where to serve /metrics and /livez in plain HTTP; nowhere unless it is given
-    #[arg(long)]
-    metrics_listen: Option<SocketAddr>,
-    /// How many requests a node may make in a second, for long
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
-    requests_per_second: u16,
-    /// A DNS name or address that clients know this endpoint by (may be given several times)
-    #[arg(
-        long = "server-name",
-        alias = "server-names",
-        value_delimiter = ',',
-        default_value = "gammarus-ca"
-    )]
-    server_names: Vec<String>,
-}
+/// By which name clients know the endpoint, and the Service.
+const SERVER_NAME: &str = "gammarus-ca";
+/// Between two tries to begin, while the API server does not answer.
+const TRIED_AGAIN: Duration = Duration::from_secs(2);
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // For the client of the API server, which takes what the process has.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -83,27 +48,28 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let leaf = LeafLifetime::new(Duration::from_secs(args.leaf_lifetime_seconds))?;
-    let issuer = Duration::from_secs(args.issuer_lifetime_seconds);
-    let terms = Terms::new(leaf, issuer, Duration::from_secs(args.root_lifetime_seconds))?;
-    let keeper = Keeper::open(&args.state_dir, &args.trust_domain, terms, args.signer_dir.as_deref())?;
-    let per_second = f64::from(args.requests_per_second);
-    let ca = Arc::new(CertificateAuthority {
-        keeper: Arc::new(keeper),
-        authorizer: Box::new(TokenFile::new(args.tokens, args.objects)),
-        limit: RateLimit::new(Rate { burst: per_second * BURST_SECONDS, per_second }),
-        metrics: Arc::new(Metrics::new()?),
-    });
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener =
-        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-    tracing::info!(address = %listener.local_addr()?, trust_domain = %args.trust_domain, "serving");
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
+    let mut stop = std::pin::pin!(stop);
+    let Authority { keeper, authorizer, server_names } = tokio::select! {
+        authority = Box::pin(Authority::open(&args)) => authority?,
+        () = &mut stop => return Ok(()),
+    };
+    let per_second = f64::from(args.requests_per_second);
+    let ca = Arc::new(CertificateAuthority {
+        keeper: Arc::new(keeper),
+        authorizer,
+        limit: RateLimit::new(Rate { burst: per_second * BURST_SECONDS, per_second }),
+        metrics: Arc::new(Metrics::new()?),
+    });
+    let listener =
+        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    tracing::info!(address = %listener.local_addr()?, trust_domain = %args.trust_domain, "serving");
     if let Some(address) = args.metrics_listen {
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -112,9 +78,61 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     let keeping = Arc::clone(&ca.keeper).keep(&*ca.authorizer);
     tokio::select! {
-        served = serve(listener, Arc::clone(&ca), args.server_names, stop) => served?,
+        served = serve(listener, Arc::clone(&ca), server_names, stop) => served?,
         () = keeping => {}
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What signs, for whom, and under which names.
+struct Authority {
+    keeper: Keeper,
+    authorizer: Box<dyn Authorizer>,
+    server_names: Vec<String>,
+}
+
+impl Authority {
+    async fn open(args: &Args) -> anyhow::Result<Self> {
+        let leaf = LeafLifetime::new(Duration::from_secs(args.leaf_lifetime_seconds))?;
+        let issuer = Duration::from_secs(args.issuer_lifetime_seconds);
+        let terms = Terms::new(leaf, issuer, Duration::from_secs(args.root_lifetime_seconds))?;
+        let (authority, usual) = match (&args.state_dir, &args.tokens, &args.objects) {
+            (Some(dir), Some(tokens), Some(objects)) => {
+                let keeper = Keeper::open(dir, &args.trust_domain, terms, args.signer_dir.as_deref())?;
+                let authorizer = Box::new(TokenFile::new(tokens.clone(), objects.clone()));
+                ((keeper, authorizer as Box<dyn Authorizer>), vec![SERVER_NAME.to_owned()])
+            }
+            _ => {
+                let cluster = Cluster::connect(args.kubeconfig.as_deref(), args.namespace.clone()).await?;
+                let service = format!("{SERVER_NAME}.{}.svc", cluster.namespace());
+                let keeper = open_in(&cluster, args, terms).await?;
+                let (audience, agent) = (args.audience.clone(), args.agent_service_account.clone());
+                let authorizer = Box::new(TokenReviewer::new(cluster, audience, agent));
+                ((keeper, authorizer as Box<dyn Authorizer>), vec![SERVER_NAME.to_owned(), service])
+            }
+        };
+        let server_names = if args.server_names.is_empty() { usual } else { args.server_names.clone() };
+        Ok(Self { keeper: authority.0, authorizer: authority.1, server_names })
+    }
+}
+
+/// Opens the state of a cluster's CA, as soon as the API server answers.
+async fn open_in(cluster: &Cluster, args: &Args, terms: Terms) -> anyhow::Result<Keeper> {
+    loop {
+        let (store, signer) =
+            (StateSecret::new(cluster.clone(), terms.leaf()), SignerSecret::new(cluster.clone()));
+        let trust_domain = args.trust_domain.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let now = OffsetDateTime::now_utc();
+            Keeper::open_in(now, Box::new(store), (&trust_domain, terms), Some(Box::new(signer)))
+        });
+        match opened.await? {
+            Err(error) if error.is_unknown() => {
+                tracing::warn!(error = with_causes(&error), "the state cannot be read yet");
+                tokio::time::sleep(TRIED_AGAIN).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
 }

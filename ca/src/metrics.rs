@@ -34,6 +34,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     expiries: GaugeVec,
     supplied_is_refused: IntGauge,
+    is_failing: IntGauge,
 }
 
 impl Metrics {
@@ -54,12 +55,17 @@ impl Metrics {
             expiries: GaugeVec::new(expiries, &["certificate", "phase", "fingerprint"])?,
             supplied_is_refused: IntGauge::new(
                 "gammarus_ca_supplied_signer_refused",
-                "1 while the files of the supplied signer cannot be used.",
+                "1 while the supplied signer cannot be used.",
+            )?,
+            is_failing: IntGauge::new(
+                "gammarus_ca_state_failing",
+                "1 while the CA's state or bundle cannot be read or written.",
             )?,
         };
         metrics.registry.register(Box::new(metrics.requests.clone()))?;
         metrics.registry.register(Box::new(metrics.expiries.clone()))?;
         metrics.registry.register(Box::new(metrics.supplied_is_refused.clone()))?;
+        metrics.registry.register(Box::new(metrics.is_failing.clone()))?;
         Ok(metrics)
     }
 
@@ -75,6 +81,7 @@ impl Metrics {
             self.expiries.with_label_values(&[certificate, phase, &fingerprint]).set(left);
         }
         self.supplied_is_refused.set(keeper.refuses_supplied().into());
+        self.is_failing.set(keeper.is_failing().into());
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

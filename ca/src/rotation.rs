@@ -4,7 +4,7 @@
 //! A root is announced first: its certificate is in the bundle, and nothing is signed. It signs when every node has
 //! reported that bundle, or a whole leaf life later, when each leaf that still holds has come with it. The one before
 //! leaves the bundle when its last leaf has ended. An issuer under the same root needs none of that: it comes with
-//! each leaf.
+//! each leaf. Where several processes sign, each of these takes longer by as much as one may be behind another.
 
 use std::time::Duration;
 
@@ -47,6 +47,7 @@ pub struct Terms {
     leaf: LeafLifetime,
     issuer: Duration,
     root: Duration,
+    lag: Duration,
 }
 
 impl Terms {
@@ -63,19 +64,31 @@ impl Terms {
         if root < at_least {
             return Err(TermsError::Root { root, at_least });
         }
-        Ok(Self { leaf, issuer, root })
+        Ok(Self { leaf, issuer, root, lag: Duration::ZERO })
     }
 
     /// Issuers and roots of the usual lives.
     #[must_use]
     pub const fn usual(leaf: LeafLifetime) -> Self {
-        Self { leaf, issuer: ISSUER_LIFETIME, root: ROOT_LIFETIME }
+        Self { leaf, issuer: ISSUER_LIFETIME, root: ROOT_LIFETIME, lag: Duration::ZERO }
+    }
+
+    /// The same where other processes sign, too, each by what it knew so long ago at worst.
+    #[must_use]
+    pub const fn behind(self, lag: Duration) -> Self {
+        Self { lag, ..self }
     }
 
     /// How long leaves live.
     #[must_use]
     pub const fn leaf(&self) -> LeafLifetime {
         self.leaf
+    }
+
+    /// How far what one process knows may be behind what another one has stored.
+    #[must_use]
+    pub const fn lag(&self) -> Duration {
+        self.lag
     }
 }
 
@@ -148,12 +161,14 @@ pub fn decide(
         Wish::AsItIs => (true, |_, _| true),
     };
     if let Some((announced, since)) = state.announced() {
-        if !is_announced(announced, wish) || (is_signing && *wish != Wish::AsItIs) {
+        // One of our own goes on even where the clock of another process says that it is not due yet.
+        if !is_announced(announced, wish) || (is_signing && matches!(wish, Wish::Supplied(_))) {
             return Some(Step::Withdraw);
         }
         // Under a root that has ended no leaf holds: there is nobody to wait for.
         let is_over = left(&signing.roots, now).is_zero();
-        if distributed || is_over || seconds(now) >= since.saturating_add(longest(signing)) {
+        if distributed || is_over || seconds(now) >= since.saturating_add(longest(signing) + span(terms.lag))
+        {
             return Some(Step::Promote);
         }
     } else if !is_signing {
@@ -213,7 +228,7 @@ pub fn perform(
         Step::Promote => {
             for authority in &mut next.authorities {
                 match authority.phase {
-                    Phase::Signing => retire(authority, now),
+                    Phase::Signing => retire(authority, terms, now),
                     Phase::Announced { .. } => authority.phase = Phase::Signing,
                     Phase::Leaving { .. } => {}
                 }
@@ -241,8 +256,8 @@ pub fn perform(
 }
 
 /// Takes its keys from an authority that signs no more. Clocks differ: its roots stay a little longer than its leaves.
-fn retire(authority: &mut Authority, now: OffsetDateTime) {
-    let longest = longest(authority);
+fn retire(authority: &mut Authority, terms: &Terms, now: OffsetDateTime) {
+    let longest = longest(authority) + span(terms.lag);
     let until = seconds(now) + longest + (longest / 4).min(span(BACKDATED));
     (authority.phase, authority.root_key, authority.signer) = (Phase::Leaving { until }, None, None);
 }

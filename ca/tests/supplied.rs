@@ -10,7 +10,7 @@ use gammarus_ca::TrustDomain;
 use gammarus_ca::issue::LeafLifetime;
 use gammarus_ca::keeper::Keeper;
 use gammarus_ca::rotation::{Step, Terms};
-use gammarus_ca::supplied::SignerDir;
+use gammarus_ca::supplied::{SignerDir, Supplied};
 use time::OffsetDateTime;
 
 /// Runs openssl in a folder.
@@ -204,7 +204,8 @@ fn refused(change: impl FnOnce(&Path), file: &str, problem: &str) {
     assert_eq!(rig.step(&keeper, 1, true), None);
     assert_eq!(keeper.live().bundle, before, "{problem}");
     drop(keeper);
-    let error = SignerDir::new(dir.path()).read(OffsetDateTime::now_utc()).unwrap_err();
+    let source = Box::new(SignerDir::new(dir.path()));
+    let error = Supplied::new(source, Duration::from_secs(60)).read(OffsetDateTime::now_utc()).unwrap_err();
     let text = error.to_string();
     let path: PathBuf = dir.path().join(file);
     assert!(text.starts_with(&path.display().to_string()) && text.contains(problem), "{text}");

@@ -1,67 +1,22 @@
-//! Who may ask for what: the caller's token tells its node, and the node's pods tell its identities.
-//!
-//! Stands before everything that reads a request's body. It must never say yes on anything that it could
-//! not read: a file that is broken takes its own pods or its own token away, and nothing else.
+//! Callers by files: a token per node, and pods in YAML. A file that is broken takes its own pods or its own token away,
+//! and nothing else.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
-use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 
+use super::{Answer, AuthorizeError, Authorizer, Caller};
 use crate::spiffe::SpiffeId;
 
 /// The shortest token that is taken: an empty or truncated file must not open the door.
 const MIN_TOKEN: usize = 16;
 /// How deep directories of objects are followed.
 const MAX_DEPTH: usize = 16;
-
-/// Why a caller gets nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorizeError {
-    /// The node has no live pod of that service account.
-    #[error("node `{node}` has no running pod of service account `{}` in namespace `{}`", .identity.service_account(), .identity.namespace())]
-    NoSuchPod {
-        /// The caller's node.
-        node: String,
-        /// The identity asked for.
-        identity: SpiffeId,
-    },
-    /// The token is nobody's.
-    #[error("the bearer token is not that of a node")]
-    UnknownToken,
-    /// What the answer depends on could not be read.
-    #[error("callers cannot be checked now")]
-    Unavailable(#[source] std::io::Error),
-}
-
-/// A caller whose token was checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The node that it is the proxy of.
-    pub node: String,
-}
-
-/// The answer of an [`Authorizer`], later.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, AuthorizeError>> + Send + 'a>>;
-
-/// Authenticates callers and says which identities they may have.
-///
-/// Behind it is a directory of token files here, and TokenReview in a cluster.
-pub trait Authorizer: fmt::Debug + Send + Sync {
-    /// Who the bearer of `token` is.
-    fn authenticate<'a>(&'a self, token: &'a str) -> Answer<'a, Caller>;
-
-    /// Whether `caller` may have `identity`, whose trust domain has been checked already.
-    fn authorize<'a>(&'a self, caller: &'a Caller, identity: &'a SpiffeId) -> Answer<'a, ()>;
-
-    /// The nodes that have to know a root before it signs.
-    fn nodes(&self) -> Answer<'_, Vec<String>>;
-}
 
 /// One token file per node, and pods from a directory of YAML; both are read at each request.
 #[derive(Clone, Debug)]
@@ -79,6 +34,10 @@ impl TokenFile {
 }
 
 impl Authorizer for TokenFile {
+    fn knows(&self, _: &str) -> bool {
+        true
+    }
+
     fn authenticate<'a>(&'a self, token: &'a str) -> Answer<'a, Caller> {
         let (directory, token) = (self.tokens.clone(), token.to_owned());
         Box::pin(off_the_runtime(move || find_node(&directory, &token)))
@@ -105,16 +64,18 @@ impl Authorizer for TokenFile {
 async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, AuthorizeError> + Send + 'static,
 ) -> Result<T, AuthorizeError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| Err(AuthorizeError::Unavailable(std::io::Error::other(e))))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(unavailable(io::Error::other(e))))
+}
+
+fn unavailable(error: io::Error) -> AuthorizeError {
+    AuthorizeError::Unavailable(Arc::new(error))
 }
 
 /// The files of a directory of tokens, by their nodes.
 fn token_files(directory: &Path) -> Result<BTreeMap<String, PathBuf>, AuthorizeError> {
     let mut files = BTreeMap::new();
-    for entry in fs::read_dir(directory).map_err(AuthorizeError::Unavailable)? {
-        let path = entry.map_err(AuthorizeError::Unavailable)?.path();
+    for entry in fs::read_dir(directory).map_err(unavailable)? {
+        let path = entry.map_err(unavailable)?.path();
         let Some(node) = path.file_name().and_then(|name| name.to_str()) else { continue };
         if !node.starts_with('.') && path.is_file() {
             files.insert(node.to_owned(), path);
