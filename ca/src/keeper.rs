@@ -67,6 +67,7 @@ pub struct Keeper {
     /// When the store was seen to hold what is live.
     seen: Mutex<Instant>,
     is_failing: AtomicBool,
+    refuses_supplied: AtomicBool,
 }
 
 impl Keeper {
@@ -120,6 +121,7 @@ impl Keeper {
                 Err(error) => return Err(error),
             }
         };
+        let refuses_supplied = supplied.as_ref().is_some_and(|supplied| supplied.complaint().is_some());
         Ok(Self {
             trust_domain: trust_domain.clone(),
             terms,
@@ -131,6 +133,7 @@ impl Keeper {
             reports: Mutex::new(Reports::new(terms.lag())),
             seen: Mutex::new(seen),
             is_failing: AtomicBool::new(false),
+            refuses_supplied: AtomicBool::new(refuses_supplied),
         })
     }
 
@@ -173,7 +176,7 @@ impl Keeper {
     /// Whether there is a supplied signer, and it cannot be used.
     #[must_use]
     pub fn refuses_supplied(&self) -> bool {
-        self.supplied.as_ref().is_some_and(|supplied| lock(supplied).complaint().is_some())
+        self.refuses_supplied.load(Ordering::Relaxed)
     }
 
     /// Notes that a node has the bundle with this tag, and uses it.
@@ -265,8 +268,12 @@ impl Keeper {
         distributed: bool,
         now: OffsetDateTime,
     ) -> Result<Option<(Step, State)>, StateError> {
-        let wish = self.supplied.as_ref().map(|supplied| lock(supplied).wish(now, uses_supplied(state)));
-        let (wish, at) = (wish.unwrap_or(Wish::Own), (&self.terms, now));
+        let (mut wish, at) = (Wish::Own, (&self.terms, now));
+        if let Some(supplied) = &self.supplied {
+            let mut supplied = lock(supplied);
+            wish = supplied.wish(now, uses_supplied(state));
+            self.refuses_supplied.store(supplied.complaint().is_some(), Ordering::Relaxed);
+        }
         let (mut next, mut outcome) = (state.clone(), Ok(None));
         for steps in 0..MAX_STEPS {
             let Some(step) = decide(&next, &wish, at, distributed && steps == 0) else { break };
@@ -310,7 +317,7 @@ impl Keeper {
         match authorizer.nodes().await {
             Ok(nodes) => lock(&self.reports).complete(live.bundle.tag(), nodes),
             Err(error) => {
-                tracing::warn!(error = with_causes(&error), "it is not known which nodes there are");
+                tracing::warn!(%error, "it is not known which nodes there are");
                 false
             }
         }

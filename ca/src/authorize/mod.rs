@@ -58,7 +58,7 @@ pub enum AuthorizeError {
     UnknownToken,
     /// What the answer depends on could not be read.
     #[error("callers cannot be checked now: {0}")]
-    Unavailable(#[source] Arc<dyn Error + Send + Sync>),
+    Unavailable(Arc<dyn Error + Send + Sync>),
 }
 
 /// A caller whose token was checked.

@@ -37,7 +37,7 @@ const VERSION: u32 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The API server did not do what is needed.
-    #[error("{}: {source}", .place.display())]
+    #[error("{}", .place.display())]
     Cluster {
         /// The object.
         place: PathBuf,

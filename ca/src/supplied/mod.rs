@@ -40,7 +40,7 @@ const MISSED: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum SuppliedError {
     /// The Secret cannot be read.
-    #[error("{}: {source}", .place.display())]
+    #[error("{}", .place.display())]
     Cluster {
         /// The Secret.
         place: PathBuf,
