@@ -7,6 +7,7 @@ mod api_server;
 mod churn;
 mod follower;
 mod manifests;
+mod marks;
 mod relay;
 mod server;
 mod source;

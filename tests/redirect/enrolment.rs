@@ -101,10 +101,10 @@ async fn a_pod_whose_capture_is_not_proven_gets_no_mark_and_everything_is_undone
 }
 
 #[tokio::test]
-async fn a_pod_whose_mark_cannot_be_written_is_not_enrolled() {
+async fn a_pod_that_has_gone_when_its_mark_is_written_is_not_enrolled() {
     let (node, mut pod) = (Node::start(), CabledPod::new());
     node.say_enrolled("web");
-    node.cluster.marks_fail.store(true, Ordering::SeqCst);
+    node.cluster.pods_gone.store(true, Ordering::SeqCst);
     check_failed(&enrol(&node, &pod, "web").await, code::ENROLMENT_FAILED);
     assert_eq!(pod.rules(), "");
     pod.must_vanish().await;

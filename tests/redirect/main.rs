@@ -5,14 +5,19 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod capture;
+mod cluster;
+mod container;
 mod enrolment;
 mod late;
+mod learning;
 mod live;
 mod mesh;
 mod node;
 mod older;
+mod pending;
 mod records;
 mod repair;
 mod reuse;
 mod rig;
 mod time_wait;
+mod uninstall;

@@ -3,19 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gammarus_ca::SpiffeId;
-use gammarus_ca::spiffe::TrustDomain;
-use gammarus_cni::state::NamespaceStates;
-use gammarus_cni::{Attachment, PodName};
-use node_proxy::cluster::objects::{Mark, ObjectKey};
-use node_proxy::pod::facts::{AwaitedPod, MarkWriter, PodFact, PodFacts};
+use gammarus_cni::Attachment;
+use node_proxy::pod::facts::PodFact;
+use node_proxy::pod::host::Host;
 use node_proxy::pod::registry::{Patience, PodRegistry, RegistryParts};
 use node_proxy::pod::troubles::Troubles;
 use node_proxy::pod::{Direction, EnrolledPod, PodEvent, PodListener};
@@ -23,6 +19,7 @@ use node_proxy::telemetry::Metrics;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::cluster::{Cluster, Crier, fact};
 use crate::rig::{Namespace, run};
 
 /// A pod's namespace with a cable to the node.
@@ -98,60 +95,6 @@ impl Drop for CabledPod {
     }
 }
 
-/// What the cluster says, and the marks that were written.
-#[derive(Default)]
-pub(crate) struct Cluster {
-    facts: Mutex<BTreeMap<String, PodFact>>,
-    pub(crate) marks: Mutex<BTreeMap<String, Mark>>,
-    pub(crate) marks_fail: AtomicBool,
-}
-
-impl PodFacts for Cluster {
-    fn find(&self, pod: &PodName) -> Option<PodFact> {
-        self.facts.lock().unwrap().get(pod.name()).cloned()
-    }
-
-    /// These tests tell of every pod.
-    fn awaited(&self) -> Vec<AwaitedPod> {
-        Vec::new()
-    }
-
-    fn service_addresses(&self) -> Vec<SocketAddr> {
-        vec!["10.96.0.1:443".parse().expect("an address")]
-    }
-
-    fn namespaces(&self) -> NamespaceStates {
-        let mut states = NamespaceStates::default();
-        states.enrolled.insert("shop".to_owned());
-        states
-    }
-}
-
-impl MarkWriter for Cluster {
-    fn write(&self, pod: &ObjectKey, mark: &Mark) -> io::Result<()> {
-        if self.marks_fail.load(Ordering::SeqCst) {
-            return Err(io::Error::other("no marks today"));
-        }
-        lock(&self.marks).insert(pod.to_string(), mark.clone());
-        Ok(())
-    }
-
-    fn remove(&self, pod: &ObjectKey, uid: &str) -> io::Result<()> {
-        lock(&self.marks).retain(|marked, mark| *marked != pod.to_string() || mark.uid != uid);
-        Ok(())
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn fact(pod: &str, is_enrolled: bool) -> PodFact {
-    let domain = TrustDomain::new("cluster.local").expect("a trust domain");
-    let identity = SpiffeId::new(domain, "shop", "web").expect("an identity");
-    PodFact { uid: format!("uid-{pod}").into(), identity, is_enrolled }
-}
-
 /// Everything that the registry waits for, in the time of a test.
 pub(crate) const QUICK: Patience = Patience {
     facts: Duration::from_secs(1),
@@ -173,6 +116,7 @@ pub(crate) struct Node {
     pub(crate) captured: Arc<[AtomicUsize; 2]>,
     pub(crate) journal: Arc<Mutex<Vec<String>>>,
     pub(crate) troubles: Arc<Troubles>,
+    pub(crate) herald: Arc<Crier>,
     metrics: Arc<Metrics>,
     data_path: JoinHandle<()>,
 }
@@ -184,6 +128,11 @@ impl Node {
 
     /// A node whose data path accepts nothing, if `accepts` is false.
     pub(crate) fn with(state_dir: Option<PathBuf>, accepts: bool) -> Self {
+        Self::on(Host::open(Path::new("/")).expect("the host"), (state_dir, accepts))
+    }
+
+    /// As [`Self::with`], on a host of its own.
+    pub(crate) fn on(host: Host, (state_dir, accepts): (Option<PathBuf>, bool)) -> Self {
         let cluster = Arc::new(Cluster::default());
         let (generation, generations) = watch::channel(1);
         let (events, received) = mpsc::channel(16);
@@ -198,7 +147,8 @@ impl Node {
         };
         let data_path = tokio::spawn(data_path.run(received));
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let troubles = Arc::new(Troubles::new(metrics.clone()));
+        let herald = Arc::new(Crier::default());
+        let troubles = Arc::new(Troubles::new(metrics.clone(), herald.clone()));
         let registry = Arc::new(PodRegistry::new(RegistryParts {
             facts: cluster.clone(),
             generations,
@@ -206,11 +156,12 @@ impl Node {
             events,
             patience: QUICK,
             state_dir,
-            host_root: PathBuf::from("/"),
+            host: Arc::new(host),
+            herald: herald.clone(),
             troubles: troubles.clone(),
             metrics: metrics.clone(),
         }));
-        Self { registry, cluster, generation, captured, journal, troubles, metrics, data_path }
+        Self { registry, cluster, generation, captured, journal, troubles, herald, metrics, data_path }
     }
 
     /// The value of a sample, zero where there is none.
@@ -227,7 +178,7 @@ impl Node {
     }
 
     pub(crate) fn say(&self, pod: &str, fact: PodFact) {
-        self.cluster.facts.lock().unwrap().insert(pod.to_owned(), fact);
+        self.cluster.say(pod, Some(fact));
         self.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -240,7 +191,7 @@ impl Node {
     }
 
     pub(crate) fn say_gone(&self, pod: &str) {
-        self.cluster.facts.lock().unwrap().remove(pod);
+        self.cluster.say(pod, None);
         self.generation.send_modify(|generation| *generation += 1);
     }
 

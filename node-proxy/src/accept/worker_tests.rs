@@ -12,6 +12,7 @@ use super::*;
 use crate::accept::{Drainer, PodLimits, Seat, listener};
 use crate::cluster::objects::ObjectKey;
 use crate::pod::EnrolledPod;
+use crate::pod::host::Host;
 use crate::pod::netns::NetnsFd;
 use crate::pod::proof::ProofBoard;
 use crate::pod::standing::Standing;
@@ -75,6 +76,7 @@ fn pod(worker: &Worker) -> (Arc<JoinedPod>, watch::Sender<bool>) {
         identity: "spiffe://cluster.local/ns/shop/sa/pod".parse().unwrap(),
         addresses: Vec::new(),
         netns: NetnsFd::open(Path::new("/proc/self/ns/net")).unwrap(),
+        host: Arc::new(Host::open(Path::new("/")).unwrap()),
         proofs: ProofBoard::default(),
         standing: Standing::default(),
     };

@@ -10,12 +10,14 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::parting::part;
 use crate::accept::Workers;
 use crate::admin::{BlockReady, Doors, MayCome};
 use crate::cluster::writer::ClusterView;
 use crate::config::MeshConfig;
 use crate::holder::succession::{Succession, Turn};
 use crate::holder::{Heard, Orders, Taken, take_over};
+use crate::pod::api_server::Installation;
 use crate::pod::enroll;
 
 /// What a life is lived with.
@@ -28,6 +30,8 @@ pub(super) struct Life<'a> {
     /// Not ready, as long as this is there.
     pub(super) loading: BlockReady,
     pub(super) succession: Succession,
+    /// What this proxy is a part of, where that can be taken off the cluster.
+    pub(super) installation: Option<Installation>,
 }
 
 /// How a part of it has ended.
@@ -41,7 +45,7 @@ enum Ending {
 impl Life<'_> {
     /// Lives it to its end.
     pub(super) async fn live(self) -> anyhow::Result<()> {
-        let Self { config, view, workers, mut doors, orders, loading, succession } = self;
+        let Self { config, view, workers, mut doors, orders, loading, succession, installation } = self;
         let may_come = if config.hand_over.holder.is_some() { MayCome::Yes } else { MayCome::No };
         doors.open(&mut BTreeMap::new(), may_come)?;
         // Without a holder nothing is ever heard of other proxies.
@@ -70,7 +74,14 @@ impl Life<'_> {
         }
         drop(loading);
         tracing::info!(node = %config.node, socket = %config.socket.display(), "enrolling pods");
-        match serve(&succession, listener, &mut heard).await? {
+        let parting = async {
+            told_to_stop().await?;
+            if let Some(installation) = &installation {
+                part(&succession.registry, installation, &config.state_dir).await;
+            }
+            anyhow::Ok(())
+        };
+        match serve(&succession, (listener, parting), &mut heard).await? {
             Ending::Told => return Ok(()),
             Ending::Superseded => drop(doors),
         }
@@ -83,7 +94,7 @@ impl Life<'_> {
 
 async fn serve(
     succession: &Succession,
-    listener: UnixListener,
+    (listener, parting): (UnixListener, impl Future<Output = anyhow::Result<()>>),
     heard: &mut mpsc::UnboundedReceiver<Heard>,
 ) -> anyhow::Result<Ending> {
     let registry = &succession.registry;
@@ -93,7 +104,7 @@ async fn serve(
     };
     tokio::select! {
         () = enrolling => Ok(Ending::Told),
-        told = told_to_stop() => told.map(|()| Ending::Told),
+        parted = parting => parted.map(|()| Ending::Told),
         turn = succession.follow(heard) => match turn {
             Turn::Superseded => Ok(Ending::Superseded),
             Turn::Lost => anyhow::bail!("the holder went away while everything was taken over"),

@@ -1,6 +1,7 @@
 //! Wiring only: one function per mode. Nothing is decided here, but for how a proxy's life goes on (`life`).
 
 mod life;
+mod parting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -24,7 +25,9 @@ use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
 use crate::holder::succession::Succession;
 use crate::holder::{HeldPod, Keeper, serve};
-use crate::pod::known::{DirectoryMarks, KnownPods};
+use crate::pod::backing::Backing;
+use crate::pod::host::Host;
+use crate::pod::known::KnownPods;
 use crate::pod::netns::remember_home;
 use crate::pod::registry::{Patience, PodRegistry, RegistryParts};
 use crate::pod::troubles::{Trouble, Troubles};
@@ -108,7 +111,9 @@ async fn serve_mesh(
         drain,
     });
     let workers = Workers::start(&mesh, config.data_path.workers).context("cannot start the data path")?;
-    let troubles = Arc::new(Troubles::new(Arc::clone(&metrics)));
+    let known = KnownPods::new(view.clone(), trust_domain, config.node.clone());
+    let backing = Backing::of_directory(known, config.objects.clone());
+    let troubles = Arc::new(Troubles::new(Arc::clone(&metrics), Arc::clone(&backing.herald)));
     let admin = Admin {
         metrics: Arc::clone(&metrics),
         certificates: certificates(&certs),
@@ -119,18 +124,7 @@ async fn serve_mesh(
     };
     let doors = Doors::new(Arc::new(admin), [config.admin_listen, config.health_listen]);
     let (events, joining) = mpsc::channel(POD_EVENTS);
-    let EnrolmentConfig { inspection, lag, release } = config.enrolment;
-    let registry = Arc::new(PodRegistry::new(RegistryParts {
-        facts: Arc::new(KnownPods::new(view.clone(), trust_domain, config.node.clone())),
-        generations: view.generations(),
-        marks: Arc::new(DirectoryMarks::new(config.objects.clone())),
-        events: events.clone(),
-        patience: Patience { inspection, lag, release, ..Patience::default() },
-        state_dir: Some(config.state_dir.clone()),
-        host_root: config.host_root.clone(),
-        troubles,
-        metrics: Arc::clone(&metrics),
-    }));
+    let registry = open_registry(&config, &view, (&backing, &troubles, &metrics), events.clone())?;
     let told = has_holder.then(|| keeper.clone());
     let life = Life {
         config: &config,
@@ -140,6 +134,7 @@ async fn serve_mesh(
         orders,
         loading,
         succession: Succession { registry: Arc::clone(&registry), certs, events, keeper, drainer },
+        installation: backing.installation,
     };
     let outcome = tokio::select! {
         ended = writer.run() => Err(source_ended(ended)),
@@ -148,6 +143,29 @@ async fn serve_mesh(
     };
     registry.shutdown().await;
     outcome
+}
+
+/// The pods of this node.
+fn open_registry(
+    config: &MeshConfig,
+    view: &ClusterView,
+    (backing, troubles, metrics): (&Backing, &Arc<Troubles>, &Arc<Metrics>),
+    events: mpsc::Sender<PodEvent>,
+) -> anyhow::Result<Arc<PodRegistry>> {
+    let EnrolmentConfig { inspection, lag, release } = config.enrolment;
+    let Backing { facts, marks, herald, .. } = backing.clone();
+    Ok(Arc::new(PodRegistry::new(RegistryParts {
+        facts,
+        generations: view.generations(),
+        marks,
+        events,
+        patience: Patience { inspection, lag, release, ..Patience::default() },
+        state_dir: Some(config.state_dir.clone()),
+        host: Arc::new(Host::open(&config.host_root)?),
+        herald,
+        troubles: Arc::clone(troubles),
+        metrics: Arc::clone(metrics),
+    })))
 }
 
 /// The leaves, from the CA.
@@ -213,7 +231,10 @@ fn status_dump(view: &ClusterView, attachments: Arc<RwLock<Attachments>>, troubl
         let attachments = attachments.read().unwrap_or_else(PoisonError::into_inner);
         let pods: BTreeMap<String, Trouble> =
             troubles.list().into_iter().map(|(pod, trouble)| (pod.to_string(), trouble)).collect();
-        serde_json::json!({ "routes": &*attachments, "problems": problems, "pods": pods })
+        let host_network: Vec<String> = troubles.left_alone().iter().map(ToString::to_string).collect();
+        serde_json::json!({
+            "routes": &*attachments, "problems": problems, "pods": pods, "hostNetworkIgnored": host_network,
+        })
     })
 }
 

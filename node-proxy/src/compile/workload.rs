@@ -138,6 +138,8 @@ pub struct Membership {
     pub identity: SpiffeId,
     /// Whether its namespace and labels put it into the mesh.
     pub is_enrolled: bool,
+    /// Whether they would, and it stays outside because it shares its node's network.
+    pub is_left_alone: bool,
 }
 
 /// Whether a pod is to be in the mesh; `None` as long as it or its namespace is not known.
@@ -148,8 +150,10 @@ pub fn find_membership(objects: &Objects, key: &ObjectKey, trust_domain: &TrustD
     let policy = compile_namespace(namespace);
     let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, service_account(pod)).ok()?;
     let workload = compile_pod(key, pod, Some(&policy), identity);
-    let is_enrolled = workload.enrolment != Enrolment::None && !pod.is_on_host_network;
-    Some(Membership { identity: workload.identity, is_enrolled })
+    let is_meant = workload.enrolment != Enrolment::None;
+    let (is_enrolled, is_left_alone) =
+        (is_meant && !pod.is_on_host_network, is_meant && pod.is_on_host_network);
+    Some(Membership { identity: workload.identity, is_enrolled, is_left_alone })
 }
 
 fn service_account(pod: &Pod) -> &str {

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::accept::JoinedPod;
-use crate::pod::node_socket::is_socket_of_this_node;
 use crate::snapshot::Snapshot;
 use crate::snapshot::workload::{Enrolment, MtlsMode};
 use crate::telemetry::{Peer, PlaintextReason};
@@ -43,7 +42,7 @@ pub(super) fn find_terms(
             }
             Some(_) => (ServerFirst::Hold, PlaintextReason::StalePeer),
             // A node often has an address of its own in its pods' range: the gateway.
-            None if snapshot.is_pod_address(client.ip()) && !is_node_process(client, destination) => {
+            None if snapshot.is_pod_address(client.ip()) && !is_node_process(pod, client, destination) => {
                 (ServerFirst::Hold, PlaintextReason::StalePeer)
             }
             None => (ServerFirst::Pass, PlaintextReason::SourceNotEnrolled),
@@ -58,14 +57,14 @@ pub(super) fn find_terms(
     }
     // The kubelet calls from an address of the node, often one that no object names: a bridge's or a tunnel's. So
     // does a client that was masqueraded to it. Only the kubelet's connection is a socket of the node itself.
-    if snapshot.find_workload(client.ip()).is_none() && is_node_process(client, destination) {
+    if snapshot.find_workload(client.ip()).is_none() && is_node_process(pod, client, destination) {
         return Terms::Both(ServerFirst::Pass, PlaintextReason::NodeProcess);
     }
     Terms::MtlsOnly
 }
 
-fn is_node_process(client: SocketAddr, destination: SocketAddr) -> bool {
-    is_socket_of_this_node(client, destination).unwrap_or_else(|error| {
+fn is_node_process(pod: &JoinedPod, client: SocketAddr, destination: SocketAddr) -> bool {
+    pod.pod.host.has_opened(client, destination).unwrap_or_else(|error| {
         tracing::warn!(%error, %client, "cannot tell whether a caller is a process of the node; it is refused");
         false
     })

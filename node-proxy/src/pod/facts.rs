@@ -1,5 +1,6 @@
 //! What enrolment asks of the rest of the proxy: what the cluster says of a pod, and where marks are written.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,14 +33,42 @@ pub struct AwaitedPod {
     pub rival: Option<ObjectKey>,
 }
 
+/// What came of asking for a pod directly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// This is what the cluster says at this moment.
+    Fact(PodFact),
+    /// There is no such pod.
+    NoSuchPod,
+    /// What is watched is all there is: there is nobody to ask.
+    Nobody,
+    /// No answer came, or none that helps; in words.
+    Silence(String),
+}
+
 /// What the cluster says, as of now. Asked again after each generation.
 pub trait PodFacts: Send + Sync {
     /// What is known of a pod: `None` until its Pod, with the uid that the runtime names, and its Namespace have
     /// been seen. A static pod is known by the uid that its mirror carries in `kubernetes.io/config.mirror`.
     fn find(&self, pod: &PodName) -> Option<PodFact>;
 
+    /// What is known of a pod by asking, once, who keeps the cluster's objects. Called on a thread that may block.
+    fn ask(&self, _pod: &PodName) -> Asked {
+        Asked::Nobody
+    }
+
     /// The pods of this node that are to be in the mesh and have their addresses.
     fn awaited(&self) -> Vec<AwaitedPod>;
+
+    /// The pods of this node that share its network, and would be in the mesh if they did not.
+    fn left_alone(&self) -> BTreeSet<ObjectKey> {
+        BTreeSet::new()
+    }
+
+    /// The pods of this node that have a mark of theirs and have not finished, each with its uid.
+    fn marked(&self) -> Vec<(ObjectKey, Arc<str>)> {
+        Vec::new()
+    }
 
     /// Addresses of Services, for the proof of capture; the first of each family is used.
     fn service_addresses(&self) -> Vec<SocketAddr>;
@@ -53,7 +82,7 @@ pub trait MarkWriter: Send + Sync {
     /// Marks a pod as enrolled.
     ///
     /// # Errors
-    /// When the mark is not written.
+    /// When the mark is not written, or it is not known whether it is; `NotFound` when there is no such pod.
     fn write(&self, pod: &ObjectKey, mark: &Mark) -> io::Result<()>;
 
     /// Takes the mark of a pod away, if there is one and it is of the pod with this uid: another of the same name may

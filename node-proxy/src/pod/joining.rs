@@ -4,7 +4,6 @@
 //! data path, rules, proof, mark, so that nothing is refused in between. Each step is taken only when the one before
 //! holds.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,13 +12,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::EnrolError;
+use super::marking::MarkState;
 use super::netns::NetnsCookie;
 use super::proof::prove;
-use super::registry::{PodRegistry, blocking, lock};
+use super::registry::{PodRegistry, blocking};
 use super::standing::Stand;
 use super::{EnrolledPod, PodEvent, PodListener, redirect, sockets};
-use crate::cluster::objects::{Mark, ObjectKey};
-
 /// How long the data path may take to let go of a pod that has left.
 const LET_GO: Duration = Duration::from_secs(1);
 
@@ -29,7 +27,11 @@ pub(super) struct Enrolment {
     pub(super) listening: Vec<SocketAddr>,
     pub(super) pod: Arc<EnrolledPod>,
     pub(super) phase: Phase,
-    pub(super) is_marked: bool,
+    pub(super) mark: MarkState,
+    /// Whether it was told of that the pod is in the mesh.
+    pub(super) is_announced: bool,
+    /// Until when the cluster's view, which says otherwise, may be older than what was asked directly.
+    pub(super) vouched: Option<Instant>,
     /// When it is looked at next.
     pub(super) due: Instant,
     /// How often in a row it was not as it should be.
@@ -71,7 +73,7 @@ pub(super) enum Arrival {
 }
 
 impl PodRegistry {
-    /// Takes in a new pod, completely or not at all.
+    /// Takes in a new pod, completely or not at all, but for a mark that may come later.
     pub(super) async fn join_new(
         &self,
         pod: EnrolledPod,
@@ -83,7 +85,9 @@ impl PodRegistry {
             listening: Vec::new(),
             pod: pod.clone(),
             phase: Phase::Joined { settles: None },
-            is_marked: false,
+            mark: MarkState::Absent,
+            is_announced: false,
+            vouched: None,
             due: Instant::now() + self.parts.patience.inspection,
             failures: 0,
         };
@@ -97,8 +101,17 @@ impl PodRegistry {
         };
         match joining.await {
             Ok(()) => {
+                self.parts.troubles.solve(&pod.pod);
                 self.say_settled(&pod).await;
                 tracing::info!(pod = %pod.pod, uid = %pod.uid, "a pod has joined the mesh");
+                Ok(enrolment)
+            }
+            Err(pending) if pending.is_pending_mark() => {
+                self.parts.troubles.note(&pod.pod, &pending);
+                enrolment.failures = 1;
+                enrolment.due = Instant::now() + self.parts.patience.retry;
+                self.say_settled(&pod).await;
+                tracing::info!(pod = %pod.pod, uid = %pod.uid, "a pod has joined the mesh, and waits for its mark");
                 Ok(enrolment)
             }
             Err(error) => {
@@ -124,7 +137,13 @@ impl PodRegistry {
         self.announce(&pod, listeners).await?;
         self.say_settled(&pod).await;
         let phase = Phase::Joined { settles };
-        Ok(Enrolment { cookie, listening, pod, phase, is_marked: false, due: now, failures: 0 })
+        // What was captured has the mark that a proxy before this one wrote, or was about to write.
+        let (mark, is_announced) = match arrival {
+            Arrival::Outside => (MarkState::Absent, false),
+            Arrival::Captured => (MarkState::Unsure, true),
+        };
+        let (failures, vouched) = (0, None);
+        Ok(Enrolment { cookie, listening, pod, phase, mark, is_announced, vouched, due: now, failures })
     }
 
     async fn announce(&self, pod: &Arc<EnrolledPod>, listeners: Vec<PodListener>) -> Result<(), EnrolError> {
@@ -143,41 +162,6 @@ impl PodRegistry {
         prove(pod, &services, self.parts.patience.proof).await.map_err(failed)
     }
 
-    pub(super) async fn mark(
-        &self,
-        enrolment: &mut Enrolment,
-        proven: Vec<IpAddr>,
-    ) -> Result<(), EnrolError> {
-        let pod = &enrolment.pod;
-        let (marks, key) = (self.parts.marks.clone(), pod.pod.clone());
-        let mark = Mark { uid: pod.uid.to_string(), addresses: proven };
-        // It may come to be written after all, also when that takes too long.
-        enrolment.is_marked = true;
-        let written = blocking(move || marks.write(&key, &mark));
-        let written = match tokio::time::timeout(self.parts.patience.mark, written).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        written.map_err(|source| EnrolError::Mark { pod: enrolment.pod.pod.clone(), source })?;
-        self.count_marked(|marked| marked.insert(enrolment.pod.pod.clone()));
-        Ok(())
-    }
-
-    fn count_marked(&self, change: impl FnOnce(&mut HashSet<ObjectKey>) -> bool) {
-        let mut marked = lock(&self.marked);
-        change(&mut marked);
-        self.parts.metrics.set_pods_enrolled(marked.len());
-    }
-
-    /// Takes a pod's mark away.
-    pub(super) async fn unmark(&self, pod: &EnrolledPod) {
-        self.count_marked(|marked| marked.remove(&pod.pod));
-        let (marks, key, uid) = (self.parts.marks.clone(), pod.pod.clone(), pod.uid.clone());
-        if let Err(error) = blocking(move || marks.remove(&key, &uid)).await {
-            tracing::warn!(pod = %pod.pod, %error, "a mark that should go may still be there");
-        }
-    }
-
     /// Takes back what [`Self::join_new`] may have done of a pod that goes on without the mesh.
     async fn undo(&self, enrolment: &Enrolment) {
         self.leave(enrolment).await;
@@ -187,7 +171,9 @@ impl PodRegistry {
     /// The mark goes first, so that no peer sends mTLS to a pod without listeners; rules go with the namespace.
     pub(super) async fn leave(&self, enrolment: &Enrolment) {
         let pod = &enrolment.pod;
-        self.unmark(pod).await;
+        if enrolment.mark != MarkState::Absent {
+            self.unmark_leaving(pod).await;
+        }
         if self.parts.events.send(PodEvent::Left { uid: pod.uid.clone() }).await.is_err() {
             tracing::debug!(pod = %pod.pod, "the data path has ended before a pod that leaves");
         }

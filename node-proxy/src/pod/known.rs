@@ -1,21 +1,24 @@
-//! What enrolment knows of pods when the cluster is a watched view, and marks that are files beside the objects.
+//! What enrolment knows of pods: a watched view of the cluster, and, where there is one, an API server that can be asked.
+//! And marks that are files beside the objects.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use gammarus_ca::TrustDomain;
 use gammarus_cni::PodName;
 use gammarus_cni::state::NamespaceStates;
 
-use super::facts::{AwaitedPod, MarkWriter, PodFact, PodFacts};
+use super::api_server::ApiServer;
+use super::facts::{Asked, AwaitedPod, MarkWriter, PodFact, PodFacts};
 use super::registry::key_of;
 use crate::cluster::directory::{remove_mark, write_mark};
-use crate::cluster::objects::{Mark, ObjectKey};
+use crate::cluster::objects::{Mark, ObjectKey, Objects};
 use crate::cluster::trimmed::{MIRROR_ANNOTATION, Pod};
 use crate::cluster::writer::ClusterView;
-use crate::compile::workload::find_membership;
+use crate::compile::workload::{Membership, find_membership};
 
 /// Pods as the cluster's view has them.
 #[derive(Clone, Debug)]
@@ -23,43 +26,89 @@ pub struct KnownPods {
     view: ClusterView,
     trust_domain: TrustDomain,
     node: String,
+    server: Option<ApiServer>,
 }
 
 impl KnownPods {
     /// Looks pods up in `view`; their identities are of `trust_domain`, and those of `node` are awaited here.
     #[must_use]
     pub const fn new(view: ClusterView, trust_domain: TrustDomain, node: String) -> Self {
-        Self { view, trust_domain, node }
+        Self { view, trust_domain, node, server: None }
     }
+
+    /// Asks this server for pods that the view has not seen, or not as it should be.
+    #[must_use]
+    pub fn asking(self, server: ApiServer) -> Self {
+        Self { server: Some(server), ..self }
+    }
+
+    /// What `objects` say of a pod.
+    fn find_in(&self, objects: &Objects, name: &PodName) -> Option<PodFact> {
+        let key = key_of(name);
+        let uid = find_pod(objects, &key, name)?.uid.as_deref()?.into();
+        let Membership { identity, is_enrolled, .. } = find_membership(objects, &key, &self.trust_domain)?;
+        Some(PodFact { uid, identity, is_enrolled })
+    }
+
+    /// The pods of this node that have not finished.
+    fn local<'a>(&self, objects: &'a Objects) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Pod>)> {
+        let is_local = |pod: &Pod| pod.node.as_deref() == Some(&*self.node) && !pod.is_finished;
+        objects.pods.iter().filter(move |(_, pod)| is_local(pod))
+    }
+}
+
+/// The Pod of a name, if it is the one that the runtime means.
+fn find_pod<'a>(objects: &'a Objects, key: &ObjectKey, name: &PodName) -> Option<&'a Arc<Pod>> {
+    let pod = objects.pods.get(key)?;
+    let mirrored = pod.annotations.find(MIRROR_ANNOTATION);
+    let is_meant = |asked: &str| pod.uid.as_deref() == Some(asked) || mirrored == Some(asked);
+    // Runtimes before CNI 1.0's arguments pass no uid: then the name has to do.
+    name.uid().is_none_or(is_meant).then_some(pod)
 }
 
 impl PodFacts for KnownPods {
     fn find(&self, name: &PodName) -> Option<PodFact> {
-        let objects = self.view.objects();
+        self.find_in(&self.view.objects(), name)
+    }
+
+    fn ask(&self, name: &PodName) -> Asked {
+        let Some(server) = &self.server else { return Asked::Nobody };
         let key = key_of(name);
-        let pod = objects.pods.get(&key)?;
-        let uid = pod.uid.as_ref()?;
-        let mirrored = pod.annotations.find(MIRROR_ANNOTATION);
-        // Runtimes before CNI 1.0's arguments pass no uid: then the name has to do.
-        if let Some(asked) = name.uid()
-            && **uid != *asked
-            && mirrored.is_none_or(|uid| uid != asked)
-        {
-            return None;
+        let known = find_pod(&self.view.objects(), &key, name).cloned();
+        match server.look_up(&key, known) {
+            Ok(objects) => self.find_in(&objects, name).map_or(Asked::NoSuchPod, Asked::Fact),
+            Err(error) => Asked::Silence(error),
         }
-        let membership = find_membership(&objects, &key, &self.trust_domain)?;
-        let uid = uid.as_ref().into();
-        Some(PodFact { uid, identity: membership.identity, is_enrolled: membership.is_enrolled })
+    }
+
+    fn left_alone(&self) -> BTreeSet<ObjectKey> {
+        let objects = self.view.objects();
+        let is_left_alone = |key: &ObjectKey| {
+            find_membership(&objects, key, &self.trust_domain)
+                .is_some_and(|membership| membership.is_left_alone)
+        };
+        let shares = self.local(&objects).filter(|(_, pod)| pod.is_on_host_network);
+        shares.map(|(key, _)| key).filter(|key| is_left_alone(key)).cloned().collect()
+    }
+
+    fn marked(&self) -> Vec<(ObjectKey, Arc<str>)> {
+        let objects = self.view.objects();
+        let marked = self.local(&objects).filter_map(|(key, pod)| {
+            let uid = pod
+                .uid
+                .clone()
+                .filter(|uid| objects.marks.get(key).is_some_and(|mark| *mark.uid == **uid))?;
+            Some((key.clone(), uid))
+        });
+        marked.collect()
     }
 
     fn awaited(&self) -> Vec<AwaitedPod> {
         let objects = self.view.objects();
         // The address of a pod that has finished, or is about to, may be another one's by now.
-        let runs = |pod: &Pod| !pod.is_on_host_network && !pod.is_finished && !pod.is_leaving;
-        let local =
-            objects.pods.iter().filter(|(_, pod)| pod.node.as_deref() == Some(&*self.node) && runs(pod));
+        let runs = |pod: &Pod| !pod.is_on_host_network && !pod.is_leaving;
+        let local: Vec<_> = self.local(&objects).filter(|(_, pod)| runs(pod)).collect();
         let mut owners: HashMap<IpAddr, Vec<&ObjectKey>> = HashMap::new();
-        let local: Vec<_> = local.collect();
         for (key, pod) in &local {
             pod.addresses.iter().for_each(|address| owners.entry(*address).or_default().push(key));
         }

@@ -7,13 +7,20 @@
 //! a [`search`]. Nothing here reads what connections
 //! carry, and no thread stays in a pod's namespace ([`netns`]).
 
+pub mod api_server;
+pub mod backing;
+mod bare_proc;
 pub mod enroll;
 pub mod error;
 pub mod facts;
+pub mod host;
 mod joining;
 pub mod known;
+mod learning;
+mod marking;
 mod netlink;
 pub mod netns;
+pub mod news;
 mod nft;
 pub mod node_socket;
 mod older;
@@ -29,6 +36,7 @@ pub mod standing;
 mod sysctl;
 pub mod tending;
 pub mod troubles;
+mod uninstall;
 
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -39,6 +47,7 @@ use gammarus_cni::state::Record;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::objects::ObjectKey;
+use host::Host;
 use netns::NetnsFd;
 use proof::ProofBoard;
 use standing::Standing;
@@ -68,6 +77,8 @@ pub struct EnrolledPod {
     pub record: Record,
     /// Its network namespace.
     pub netns: NetnsFd,
+    /// Its node.
+    pub host: Arc<Host>,
     /// What the accept loop asks about each connection: one that it claims is closed at once.
     pub proofs: ProofBoard,
     /// How it stands to the mesh.

@@ -1,7 +1,8 @@
 //! Whether a connection was opened by a process of this node: the kubelet, which strict mode lets through.
 //!
 //! A NodePort client whose address was masqueraded comes from the node's address, too; but no socket of the
-//! node has its four-tuple. Asked of `sock_diag`, in the namespace of the calling thread: the proxy's own.
+//! node has its four-tuple. Asked of `sock_diag`, in the namespace of the calling thread: the caller sees to
+//! it that this is the node's ([`super::host`]).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

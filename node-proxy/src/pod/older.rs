@@ -1,5 +1,6 @@
-//! Pods that are older than the plugin: no ADD has told of them, so that their namespaces are searched for. Once found
-//! they are written down, and are then as all others.
+//! Pods of which no ADD has told: those that are older than the plugin, whose namespaces are searched for; those of the
+//! node's own network, which are left alone; and marks that nobody stands for. Pods that are found are written down, and
+//! are then as all others.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use super::facts::AwaitedPod;
 use super::records::read;
 use super::registry::{PodRegistry, blocking, key_of, lock};
 use super::search::{self, Namespace};
+use crate::cluster::objects::ObjectKey;
 
 /// Between two looks at which pods are missing: the cluster's view may change more often.
 const LOOKS_APART: Duration = Duration::from_secs(1);
@@ -25,12 +27,16 @@ impl PodRegistry {
         let (mut tried, mut due) = (Vec::new(), Instant::now());
         loop {
             generations.mark_unchanged();
+            self.parts.troubles.leave_alone(self.parts.facts.left_alone());
             let missing = self.missing();
             if missing.iter().any(|pod| !tried.contains(pod) || Instant::now() >= due) {
                 self.search(&missing).await;
                 due = Instant::now() + self.parts.patience.inspection;
             }
-            let is_done = missing.is_empty();
+            let is_done = self.take_forgotten_marks().await && missing.is_empty();
+            if Instant::now() >= due {
+                due = Instant::now() + self.parts.patience.inspection;
+            }
             tried = missing;
             tokio::time::sleep(LOOKS_APART).await;
             tokio::select! {
@@ -46,18 +52,46 @@ impl PodRegistry {
         if awaited.is_empty() {
             return awaited;
         }
-        let mut known: HashSet<_> = lock(&self.owners).values().map(|owner| owner.pod.clone()).collect();
-        if let Some(state_dir) = &self.parts.state_dir {
-            known
-                .extend(read(state_dir, state::list_unseen).iter().map(|attachment| key_of(&attachment.pod)));
-        }
+        let known = self.known_pods();
         awaited.retain(|pod| !known.contains(&key_of(&pod.name)));
         awaited
     }
 
+    /// The pods that an ADD or a record has told of.
+    fn known_pods(&self) -> HashSet<ObjectKey> {
+        let mut known: HashSet<_> = lock(&self.owners).values().map(|owner| owner.pod.clone()).collect();
+        if let Some(state_dir) = &self.parts.state_dir {
+            let unseen = read(state_dir, state::list_unseen);
+            known.extend(unseen.iter().map(|attachment| key_of(&attachment.pod)));
+        }
+        known
+    }
+
+    /// Takes away the marks of pods that nobody here knows: of a mesh that was taken off this node without being able to.
+    /// Returns whether there are none left.
+    async fn take_forgotten_marks(&self) -> bool {
+        let mut marked = self.parts.facts.marked();
+        if marked.is_empty() {
+            return true;
+        }
+        let known = self.known_pods();
+        marked.retain(|(pod, _)| !known.contains(pod));
+        let mut is_done = true;
+        for (pod, uid) in marked {
+            match self.remove_mark(&pod, &uid).await {
+                Ok(()) => tracing::info!(%pod, "took away a mark that nobody stands for"),
+                Err(error) => {
+                    is_done = false;
+                    tracing::warn!(%pod, %error, "a mark that nobody stands for cannot be taken away yet");
+                }
+            }
+        }
+        is_done
+    }
+
     async fn search(self: &Arc<Self>, missing: &[AwaitedPod]) {
-        let root = self.parts.host_root.clone();
-        let mut namespaces = blocking(move || search::namespaces(&root)).await;
+        let host = self.parts.host.clone();
+        let mut namespaces = blocking(move || search::namespaces(host.root())).await;
         let known = self.known_namespaces().await;
         namespaces.retain(|namespace| !known.contains(&namespace.cookie.0));
         for pod in missing {

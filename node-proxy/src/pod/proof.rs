@@ -201,7 +201,8 @@ async fn prove_inbound(pod: &EnrolledPod, address: IpAddr, allowed: Duration) ->
     let listener =
         tokio::net::TcpListener::from_std(listener).map_err(failed(SocketAddr::new(address, 0)))?;
     let target = listener.local_addr().map_err(failed(SocketAddr::new(address, 0)))?;
-    let (socket, client) = source_towards(target).and_then(bound).map_err(failed(target))?;
+    let from_node = || source_towards(target).and_then(bound);
+    let (socket, client) = pod.host.run(from_node).map_err(failed(target))?;
     let mut expected = pod.proofs.expect(direction, client);
     start(&socket, target).map_err(failed(target))?;
     tokio::select! {

@@ -3,13 +3,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gammarus_cni::state::{self, NamespaceStates, Record, StateError};
 use gammarus_cni::{Attachment, AttachmentId};
 
-use super::netns::NetnsFd;
 use super::registry::{PodRegistry, blocking, key_of, lock};
-use super::tending::open;
 use crate::cluster::objects::ObjectKey;
 
 impl PodRegistry {
@@ -26,7 +25,7 @@ impl PodRegistry {
             if lock(&self.owners).contains_key(id) {
                 continue;
             }
-            match open(&record) {
+            match self.parts.host.open_recorded(&record) {
                 Ok(Some(_)) => self.look_after_record(record).await,
                 Ok(None) => self.forget_gone(&record).await,
                 Err(error) => tracing::warn!(attachment = %id, %error, "cannot open the namespace of a pod"),
@@ -86,7 +85,7 @@ impl PodRegistry {
     async fn look_after_unseen(self: &Arc<Self>, attachment: Attachment) {
         let Some(fact) = self.parts.facts.find(&attachment.pod) else { return };
         let id = attachment.id.clone();
-        match NetnsFd::open(&attachment.netns).and_then(|netns| netns.id()) {
+        match self.parts.host.open_netns(&attachment.netns).and_then(|netns| netns.id()) {
             Ok(cookie) => {
                 let record = Record::new(attachment, cookie.0, fact.uid.to_string());
                 self.write_down(&record).await;
@@ -120,6 +119,9 @@ impl PodRegistry {
     /// Puts a record on the disk. A pod is not kept from starting by a disk that is full.
     pub(super) async fn write_down(&self, record: &Record) {
         let Some(state_dir) = self.parts.state_dir.clone() else { return };
+        if self.is_ending.load(Ordering::Acquire) {
+            return;
+        }
         let (own, pod) = (record.clone(), &record.attachment.pod);
         if let Err(error) = blocking(move || state::write_record(&state_dir, &own)).await {
             let error = &error as &dyn std::error::Error;

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +21,11 @@ use tokio::time::Instant;
 
 use super::error::EnrolError;
 use super::facts::{MarkWriter, PodFact, PodFacts};
+use super::host::Host;
 use super::joining::{Arrival, Enrolment, Phase};
+use super::learning::Learnt;
 use super::netns::NetnsFd;
+use super::news::Herald;
 use super::repair::differences;
 use super::troubles::Troubles;
 use super::{EnrolledPod, PodEvent};
@@ -85,8 +89,10 @@ pub struct RegistryParts {
     pub patience: Patience,
     /// Where `namespaces.json` and the records of pods are, if anywhere.
     pub state_dir: Option<PathBuf>,
-    /// The host's root, below which the namespaces of pods are that no plugin has told of.
-    pub host_root: PathBuf,
+    /// The node: below its root are the namespaces of pods that no plugin has told of.
+    pub host: Arc<Host>,
+    /// Who tells people of their pods.
+    pub herald: Arc<dyn Herald>,
     /// The pods that are not in the mesh as they should be.
     pub troubles: Arc<Troubles>,
     /// What is counted.
@@ -143,13 +149,16 @@ pub struct PodRegistry {
     pub(super) owners: Mutex<HashMap<AttachmentId, Owner>>,
     /// The pods that have their mark.
     pub(super) marked: Mutex<HashSet<ObjectKey>>,
+    /// The mesh is taken off this node: nobody joins any more.
+    pub(super) is_ending: AtomicBool,
 }
 
 impl PodRegistry {
     /// A registry without pods.
     #[must_use]
     pub fn new(parts: RegistryParts) -> Self {
-        Self { parts, slots: Mutex::default(), owners: Mutex::default(), marked: Mutex::default() }
+        let (slots, owners, marked) = Default::default();
+        Self { parts, slots, owners, marked, is_ending: AtomicBool::new(false) }
     }
 
     /// Takes a new pod into the mesh, if it is to be there; asking again is no error.
@@ -157,10 +166,7 @@ impl PodRegistry {
         let (id, key) = (attachment.id.clone(), key_of(&attachment.pod));
         self.own(&attachment);
         let outcome = match self.try_enrol(attachment, netns).await {
-            Ok(outcome) => {
-                self.parts.troubles.solve(&key);
-                outcome
-            }
+            Ok(outcome) => outcome,
             Err(error) => {
                 tracing::warn!(attachment = %id, error = &error as &dyn std::error::Error, "a pod cannot be enrolled");
                 self.parts.troubles.note(&key, &error);
@@ -177,13 +183,18 @@ impl PodRegistry {
         attachment: Attachment,
         netns: NetnsFd,
     ) -> Result<Outcome, EnrolError> {
-        let fact = self.wait_for_fact(&attachment.pod).await?;
         let key = key_of(&attachment.pod);
+        let Some(Learnt { fact, vouched }) = self.learn(&attachment.pod).await? else {
+            return self.let_pass(&attachment).await;
+        };
         let cookie = netns.id().map_err(|source| EnrolError::Namespace { pod: key.clone(), source })?;
         let slot = self.slot(&key);
         let mut state = slot.state.lock().await;
         if !lock(&self.owners).contains_key(&attachment.id) {
             return Err(EnrolError::Withdrawn { pod: key });
+        }
+        if self.is_ending.load(Ordering::Acquire) {
+            return Ok(Outcome::NotEnrolled);
         }
         // Before the mark: whoever finds the one finds the other.
         let record = Record::new(attachment, cookie.0, fact.uid.to_string());
@@ -194,11 +205,12 @@ impl PodRegistry {
                 if let Some(replaced) = state.enrolment.take() {
                     self.leave(&replaced).await;
                 }
-                let pod = enrolled_pod(&record, fact, netns);
-                state.enrolment = Some(self.join_new(pod, cookie).await?);
+                let pod = self.enrolled_pod(&record, fact, netns);
+                state.enrolment = Some(Enrolment { vouched, ..self.join_new(pod, cookie).await? });
             }
             Outcome::Enrolled
         } else {
+            self.parts.troubles.solve(&key);
             Outcome::NotEnrolled
         };
         state.remember(record);
@@ -217,7 +229,7 @@ impl PodRegistry {
         netns: NetnsFd,
         listeners: Vec<super::PodListener>,
     ) -> Result<(), EnrolError> {
-        let fact = self.wait_for_fact(&record.attachment.pod).await?;
+        let fact = self.wait_for_fact(&record.attachment.pod, self.parts.patience.facts).await?;
         let key = key_of(&record.attachment.pod);
         let other = || std::io::Error::new(std::io::ErrorKind::NotFound, "another namespace is in its place");
         let cookie = netns
@@ -230,7 +242,7 @@ impl PodRegistry {
         if let Some(replaced) = state.enrolment.take() {
             self.leave(&replaced).await;
         }
-        let pod = enrolled_pod(&record, fact, netns);
+        let pod = self.enrolled_pod(&record, fact, netns);
         let mut enrolment = self.take_in(pod, cookie, (listeners, Arrival::Captured)).await?;
         // The process that had it may accept for a moment longer, and would meet the connections of a proof.
         enrolment.due = Instant::now() + self.parts.patience.proof;
@@ -361,20 +373,18 @@ impl PodRegistry {
         }
     }
 
-    async fn wait_for_fact(&self, pod: &PodName) -> Result<PodFact, EnrolError> {
-        let waited = self.parts.patience.facts;
-        let unseen = || EnrolError::Unseen { pod: pod.to_string(), waited };
-        let mut generations = self.parts.generations.clone();
-        let known = async {
-            loop {
-                generations.mark_unchanged();
-                if let Some(fact) = self.parts.facts.find(pod) {
-                    return Ok(fact);
-                }
-                generations.changed().await.map_err(|_| unseen())?;
-            }
-        };
-        tokio::time::timeout(waited, known).await.map_err(|_| unseen())?
+    pub(super) fn enrolled_pod(&self, record: &Record, fact: PodFact, netns: NetnsFd) -> EnrolledPod {
+        EnrolledPod {
+            uid: fact.uid,
+            pod: key_of(&record.attachment.pod),
+            identity: fact.identity,
+            addresses: record.attachment.addresses.clone(),
+            record: record.clone(),
+            netns,
+            host: self.parts.host.clone(),
+            proofs: super::proof::ProofBoard::default(),
+            standing: super::standing::Standing::default(),
+        }
     }
 
     pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
@@ -390,19 +400,6 @@ impl PodRegistry {
         lock(&self.slots).retain(|_, slot| {
             Arc::strong_count(slot) > 1 || slot.state.try_lock().is_ok_and(|state| !state.is_empty())
         });
-    }
-}
-
-pub(super) fn enrolled_pod(record: &Record, fact: PodFact, netns: NetnsFd) -> EnrolledPod {
-    EnrolledPod {
-        uid: fact.uid,
-        pod: key_of(&record.attachment.pod),
-        identity: fact.identity,
-        addresses: record.attachment.addresses.clone(),
-        record: record.clone(),
-        netns,
-        proofs: super::proof::ProofBoard::default(),
-        standing: super::standing::Standing::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::error::EnrolError;
 use super::joining::{Enrolment, addresses, install};
+use super::news::News;
 use super::redirect::{self, Deviation, RedirectError};
 use super::registry::{PodRegistry, blocking};
 use super::{EnrolledPod, PodEvent, sockets};
@@ -21,7 +22,7 @@ pub(super) enum Difference {
 
 impl Difference {
     /// The label of `gammarus_repairs_total`.
-    const fn what(&self) -> &'static str {
+    pub(super) const fn what(&self) -> &'static str {
         match self {
             Self::Redirect(deviation) => deviation.what(),
             Self::Listener(_) => "listeners",
@@ -74,6 +75,7 @@ impl PodRegistry {
                 self.parts.metrics.repaired(difference.what());
             }
         }
+        self.parts.herald.tell(&pod.pod, News::of_repair(found));
     }
 
     async fn listen_again(&self, enrolment: &mut Enrolment, found: &[Difference]) -> Result<(), EnrolError> {

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bare_proc;
 use super::redirect::RedirectError;
 
 /// A setting and its value.
@@ -70,11 +71,11 @@ fn family_exists(path: &str) -> bool {
     !path.starts_with("/proc/sys/net/ipv6") || Path::new("/proc/sys/net/ipv6").exists()
 }
 
-/// Writes only what differs: `/proc/sys` may be read-only where everything is right already.
+/// Writes only what differs.
 fn set((path, value): Setting) -> Result<(), RedirectError> {
     let failed = |source| RedirectError::Setting { path: path.into(), source };
     if fs::read_to_string(path).map_err(failed)?.trim() == value {
         return Ok(());
     }
-    fs::write(path, value).map_err(failed)
+    bare_proc::write(Path::new(path), value).map_err(failed)
 }

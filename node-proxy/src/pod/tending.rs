@@ -5,6 +5,7 @@
 //! view, the time of the next step, or that somebody else has done something to the pod.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gammarus_cni::state::Record;
@@ -13,9 +14,11 @@ use tokio::time::Instant;
 use super::error::EnrolError;
 use super::facts::PodFact;
 use super::joining::{Arrival, Enrolment, Phase, install, listen, remove};
+use super::marking::MarkState;
 use super::netns::{NetnsCookie, NetnsFd};
+use super::news::News;
 use super::redirect;
-use super::registry::{PodRegistry, PodState, Slot, blocking, enrolled_pod, key_of, lock};
+use super::registry::{PodRegistry, PodState, Slot, blocking, key_of, lock};
 use super::standing::Stand;
 use crate::cluster::objects::ObjectKey;
 
@@ -26,7 +29,7 @@ const UNSTEADY: u32 = 3;
 const LINGER_STEP: Duration = Duration::from_secs(1);
 /// For how long the listeners of a pod that is being released accept after its rules have gone: what was redirected
 /// a moment before may still be on its way to them.
-const BACKLOG: Duration = Duration::from_secs(3);
+pub(super) const BACKLOG: Duration = Duration::from_secs(3);
 
 impl PodRegistry {
     /// Sees to it that somebody looks after a pod. The caller holds its state.
@@ -44,6 +47,9 @@ impl PodRegistry {
         let mut generations = self.parts.generations.clone();
         loop {
             generations.mark_unchanged();
+            if self.is_ending.load(Ordering::Acquire) {
+                return;
+            }
             let next = {
                 let mut state = slot.state.lock().await;
                 self.step(pod, slot, &mut state).await;
@@ -77,7 +83,7 @@ impl PodRegistry {
                     self.forget_if_gone(state).await;
                 }
             }
-            (Some(_), Some(enrolment)) if is_enrolled => {
+            (Some(_), Some(enrolment)) if is_enrolled || enrolment.is_vouched() => {
                 self.take_back(enrolment);
                 if Instant::now() >= enrolment.due {
                     self.keep(enrolment, slot).await;
@@ -87,6 +93,7 @@ impl PodRegistry {
                 self.parts.troubles.solve(pod);
                 if self.go_on_releasing(enrolment).await {
                     tracing::info!(%pod, "a pod has been released from the mesh");
+                    self.parts.herald.tell(pod, News::Released);
                     state.enrolment = None;
                 }
             }
@@ -96,7 +103,7 @@ impl PodRegistry {
     /// A pod that has nothing in the mesh: is it to be there, or has it rules that a proxy before this one left?
     async fn consider(&self, record: &Record, fact: PodFact, state: &mut PodState) {
         let pod = key_of(&record.attachment.pod);
-        let outcome = match open(record) {
+        let outcome = match self.parts.host.open_recorded(record) {
             Ok(Some(netns)) => {
                 let own = match netns.try_clone() {
                     Ok(own) => own,
@@ -126,7 +133,7 @@ impl PodRegistry {
         fact: PodFact,
         (netns, arrival): (NetnsFd, Arrival),
     ) -> Result<Enrolment, EnrolError> {
-        let pod = enrolled_pod(record, fact, netns);
+        let pod = self.enrolled_pod(record, fact, netns);
         let listeners = listen(&pod).await?;
         tracing::info!(pod = %pod.pod, uid = %pod.uid, "a running pod joins the mesh");
         let mut enrolment = self.take_in(pod, NetnsCookie(record.cookie), (listeners, arrival)).await?;
@@ -156,10 +163,12 @@ impl PodRegistry {
                 enrolment.failures += 1;
                 enrolment.due = now + self.pause(enrolment.failures);
                 let is_unsteady = matches!(error, EnrolError::Unsteady { .. });
-                if !enrolment.is_marked || !is_unsteady || enrolment.failures >= UNSTEADY {
+                let is_marked = enrolment.mark != MarkState::Absent;
+                if !is_marked || !is_unsteady || enrolment.failures >= UNSTEADY {
                     self.parts.troubles.note(&pod.pod, &error);
-                    if std::mem::take(&mut enrolment.is_marked) {
-                        self.unmark(&pod).await;
+                    if !error.is_pending_mark() {
+                        // What fails is tried again with the next look, whatever comes of that.
+                        let _ = self.unmark(enrolment).await;
                     }
                 }
             }
@@ -178,7 +187,7 @@ impl PodRegistry {
         let proving = async {
             match self.prove(&pod).await {
                 // One lost packet is no reason to take a mark away.
-                Err(_) if enrolment.is_marked => self.prove(&pod).await,
+                Err(_) if enrolment.mark != MarkState::Absent => self.prove(&pod).await,
                 outcome => outcome,
             }
         };
@@ -187,12 +196,10 @@ impl PodRegistry {
             // Nothing is known but that somebody waits: the next step comes when that is done.
             () = slot.hurry.notified() => return Err(EnrolError::Withdrawn { pod: pod.pod.clone() }),
         };
-        if enrolment.is_marked {
+        if enrolment.mark == MarkState::Written {
             return Ok(());
         }
-        self.mark(enrolment, proven).await?;
-        tracing::info!(pod = %pod.pod, uid = %pod.uid, "a pod is marked as in the mesh");
-        Ok(())
+        self.mark(enrolment, proven).await
     }
 
     /// A pod is through with its way in once others know of its label.
@@ -244,13 +251,19 @@ impl PodRegistry {
                 enrolment.phase = Phase::Leaving { since: now };
                 enrolment.due = now + patience.dial;
             }
-            Phase::Leaving { since } if now >= since + patience.dial => {
-                self.unmark(&pod).await;
-                enrolment.is_marked = false;
-                enrolment.phase = Phase::Unmarked { since: now };
-                pod.standing.unused_since();
-                enrolment.due = now + patience.release;
-            }
+            Phase::Leaving { since } if now >= since + patience.dial => match self.unmark(enrolment).await {
+                Ok(()) => {
+                    enrolment.failures = 0;
+                    enrolment.phase = Phase::Unmarked { since: now };
+                    pod.standing.unused_since();
+                    enrolment.due = now + patience.release;
+                }
+                // Other nodes speak mTLS to it as long as its mark is there.
+                Err(_) => {
+                    enrolment.failures += 1;
+                    enrolment.due = now + self.pause(enrolment.failures);
+                }
+            },
             Phase::Unmarked { since } => {
                 let unused = since.max(pod.standing.unused_since());
                 enrolment.due = unused + patience.release;
@@ -292,7 +305,7 @@ impl PodRegistry {
 
     /// Forgets attachments whose namespace has gone, of a pod that the cluster does not know: their DEL was missed.
     async fn forget_if_gone(&self, state: &mut PodState) {
-        let gone = |record: &Record| matches!(open(record), Ok(None));
+        let gone = |record: &Record| matches!(self.parts.host.open_recorded(record), Ok(None));
         let (missed, there): (Vec<_>, Vec<_>) =
             std::mem::take(&mut state.records).into_iter().partition(gone);
         state.records = there;
@@ -307,23 +320,5 @@ impl PodRegistry {
         {
             self.leave(&enrolment).await;
         }
-    }
-}
-
-/// Opens a record's namespace; `None` if it is not there any more.
-///
-/// # Errors
-/// When that cannot be told.
-pub fn open(record: &Record) -> std::io::Result<Option<NetnsFd>> {
-    let netns = match NetnsFd::open(&record.attachment.netns) {
-        Ok(netns) => netns,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    // What is no namespace has taken the place of one: `ip netns` leaves an empty file for a moment.
-    match netns.id() {
-        Ok(cookie) => Ok((cookie.0 == record.cookie).then_some(netns)),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(None),
-        Err(error) => Err(error),
     }
 }

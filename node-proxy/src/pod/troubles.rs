@@ -1,11 +1,13 @@
-//! The pods that should be in the mesh and are not, each with the reason: for `/status`, the metrics and the log.
+//! The pods that should be in the mesh and are not, each with the reason: for `/status`, the metrics, the log and Events.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Serialize;
 
 use super::error::EnrolError;
+use super::news::{Herald, News};
+use super::registry::lock;
 use crate::cluster::objects::ObjectKey;
 use crate::error::with_causes;
 use crate::telemetry::Metrics;
@@ -23,14 +25,33 @@ pub struct Trouble {
 #[derive(Debug)]
 pub struct Troubles {
     pods: Mutex<BTreeMap<ObjectKey, Trouble>>,
+    /// Pods of enrolled namespaces that share the node's network.
+    left_alone: Mutex<BTreeSet<ObjectKey>>,
     metrics: Arc<Metrics>,
+    herald: Arc<dyn Herald>,
 }
 
 impl Troubles {
-    /// No troubles; what there will be is counted in `metrics`.
+    /// No troubles; what there will be is counted in `metrics`, and told by `herald`.
     #[must_use]
-    pub const fn new(metrics: Arc<Metrics>) -> Self {
-        Self { pods: Mutex::new(BTreeMap::new()), metrics }
+    pub fn new(metrics: Arc<Metrics>, herald: Arc<dyn Herald>) -> Self {
+        let (pods, left_alone) = (Mutex::new(BTreeMap::new()), Mutex::new(BTreeSet::new()));
+        Self { pods, left_alone, metrics, herald }
+    }
+
+    /// The pods of enrolled namespaces that share the node's network and are left alone.
+    #[must_use]
+    pub fn left_alone(&self) -> BTreeSet<ObjectKey> {
+        lock(&self.left_alone).clone()
+    }
+
+    /// Notes which pods are left alone. Each is told of once.
+    pub(super) fn leave_alone(&self, pods: BTreeSet<ObjectKey>) {
+        let before = std::mem::replace(&mut *lock(&self.left_alone), pods.clone());
+        for pod in pods.difference(&before) {
+            tracing::info!(%pod, "a pod of an enrolled namespace shares the node's network and is left alone");
+            self.herald.tell(pod, News::HostNetworkIgnored);
+        }
     }
 
     /// All of them, by pod.
@@ -46,6 +67,7 @@ impl Troubles {
         let before = pods.insert(pod.clone(), trouble.clone());
         if before.is_none_or(|before| before.reason != trouble.reason) {
             tracing::warn!(%pod, reason = trouble.reason, error = trouble.message, "a pod is not in the mesh");
+            self.herald.tell(pod, News::of_failure(error));
         }
         self.count(&pods);
     }
@@ -75,6 +97,6 @@ impl Troubles {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Trouble>> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pods)
     }
 }

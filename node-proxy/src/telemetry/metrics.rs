@@ -138,6 +138,7 @@ struct ControlMetrics {
     pods_enrolled: IntGauge,
     pods_unenrolled: IntGaugeVec,
     repairs: IntCounterVec,
+    events_dropped: IntCounter,
     snapshot_build: Histogram,
     snapshot_generation: IntGauge,
     snapshot_age: Gauge,
@@ -178,6 +179,13 @@ impl ControlMetrics {
             pods_enrolled: gauge("gammarus_pods_enrolled", "Pods of this node in the mesh.")?,
             pods_unenrolled: register(registry, IntGaugeVec::new(unenrolled, &["reason"])?)?,
             repairs: register(registry, IntCounterVec::new(repairs, &["what"])?)?,
+            events_dropped: register(
+                registry,
+                IntCounter::new(
+                    "gammarus_events_dropped_total",
+                    "Events of pods that were not written because the API server was away or behind.",
+                )?,
+            )?,
             snapshot_build: register(registry, Histogram::with_opts(build.buckets(BUILD_BUCKETS.to_vec()))?)?,
             snapshot_generation: gauge(
                 "gammarus_snapshot_generation",
@@ -298,6 +306,11 @@ impl Metrics {
     /// Something was put back in a pod's namespace: `rules`, `routing`, `settings` or `listeners`.
     pub fn repaired(&self, what: &'static str) {
         self.control.repairs.with_label_values(&[what]).inc();
+    }
+
+    /// An Event was not written.
+    pub fn event_dropped(&self) {
+        self.control.events_dropped.inc();
     }
 
     /// A snapshot was published.
