@@ -134,15 +134,24 @@ impl Host {
 
     /// Where a path of the runtime's may be: as it is, by the other name of its folder, and below the node's root.
     fn places(&self, path: &Path) -> Vec<PathBuf> {
-        let renamed = [(RUN[0], RUN[1]), (RUN[1], RUN[0])]
-            .into_iter()
-            .find_map(|(from, to)| path.strip_prefix(from).ok().map(|rest| Path::new(to).join(rest)));
-        let mut places: Vec<PathBuf> = [path.to_owned()].into_iter().chain(renamed).collect();
-        let below: Vec<PathBuf> =
-            places.iter().map(|place| self.root.join(place.strip_prefix("/").unwrap_or(place))).collect();
-        places.extend(below.into_iter().filter(|_| self.root != Path::new("/")));
+        let mut places = names(path);
+        if self.root != Path::new("/") {
+            places.extend(places_below(&self.root, path));
+        }
         places
     }
+}
+
+/// Where a path of the runtime's may be below a root.
+pub(super) fn places_below(root: &Path, path: &Path) -> Vec<PathBuf> {
+    names(path).iter().map(|name| root.join(name.strip_prefix("/").unwrap_or(name))).collect()
+}
+
+/// A path, and the same by the other name of its folder.
+fn names(path: &Path) -> Vec<PathBuf> {
+    let renamed = |(from, to): (&str, &str)| Some(Path::new(to).join(path.strip_prefix(from).ok()?));
+    let other = [(RUN[0], RUN[1]), (RUN[1], RUN[0])].into_iter().find_map(renamed);
+    [path.to_owned()].into_iter().chain(other).collect()
 }
 
 fn is_missing<T>(outcome: &io::Result<T>) -> bool {

@@ -16,6 +16,7 @@ use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 
 use super::facts::AwaitedPod;
+use super::host::places_below;
 use super::netns::{NetnsCookie, NetnsFd};
 use super::registry::key_of;
 use crate::cluster::objects::ObjectKey;
@@ -166,8 +167,9 @@ fn places(root: &Path) -> impl Iterator<Item = (PathBuf, Option<KnownAs>)> {
     let cached = list(&root.join(RESULTS)).into_iter().filter_map(|path| {
         // Whatever else lies there is not for us to judge.
         let result: CachedResult = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        let netns = result.netns()?;
-        Some((root.join(netns.strip_prefix("/").unwrap_or(netns)), Some(result.known_as())))
+        let places = places_below(root, result.netns()?);
+        let there = places.iter().find(|place| place.exists()).or_else(|| places.first())?;
+        Some((there.clone(), Some(result.known_as())))
     });
     let named = NAMES.iter().flat_map(|names| list(&root.join(names)));
     let of_processes = processes(&root.join(PROCESSES));
@@ -340,6 +342,7 @@ mod tests {
         for (file, place) in [
             ("a", r#""netns":"/run/netns/x""#),
             ("b", r#""result":{"interfaces":[{"name":"h"},{"sandbox":"/run/netns/x"}]}"#),
+            ("c", r#""netns":"/var/run/netns/x""#),
         ] {
             let text = format!(
                 r#"{{"kind":"cniCacheV1","containerId":"c-{file}","ifName":"eth0","networkName":"podnet","config":"e30=",
@@ -347,9 +350,13 @@ mod tests {
             );
             fs::write(results.join(file), text).unwrap();
         }
-        let read: Vec<_> = places(root.path()).collect();
-        assert_eq!(read.len(), 2);
-        for ((path, known_as), container) in read.into_iter().zip(["c-a", "c-b"]) {
+        // A folder by only one of its two names, as where a container has it mounted.
+        fs::create_dir_all(root.path().join("run/netns")).unwrap();
+        fs::write(root.path().join("run/netns/x"), "").unwrap();
+        let mut read: Vec<_> = places(root.path()).collect();
+        read.retain(|(_, known_as)| known_as.is_some());
+        assert_eq!(read.len(), 3);
+        for ((path, known_as), container) in read.into_iter().zip(["c-a", "c-b", "c-c"]) {
             let known_as = known_as.unwrap();
             assert_eq!(path, root.path().join("run/netns/x"));
             assert_eq!(
