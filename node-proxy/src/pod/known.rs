@@ -163,3 +163,88 @@ impl MarkWriter for DirectoryMarks {
         remove_mark(&self.root, pod, uid).map_err(io::Error::other)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Namespace;
+
+    use super::*;
+    use crate::cluster::objects::{Change, Object};
+    use crate::cluster::source::{ClusterError, ObjectSource, Update};
+    use crate::cluster::trimmed::Texts;
+    use crate::cluster::writer::Writer;
+    use crate::snapshot::Snapshot;
+
+    struct Once(Option<Vec<Change>>);
+
+    impl ObjectSource for Once {
+        async fn next(&mut self) -> Result<Update, ClusterError> {
+            match self.0.take() {
+                Some(changes) => Ok(Update { changes, reports: Vec::new() }),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn namespace(name: &str, mesh: &str) -> Change {
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(name.to_owned());
+        let label = ("gammarus.io/mesh".to_owned(), mesh.to_owned());
+        namespace.metadata.labels.get_or_insert_default().extend([label]);
+        Change::Applied(ObjectKey::new("", name), Object::Namespace(Arc::new(namespace)))
+    }
+
+    /// A pod of the namespace `shop` on the node `here`, with its own name as uid.
+    fn pod(name: &str) -> Pod {
+        Pod { uid: Some(name.into()), node: Some("here".into()), ..Pod::default() }
+    }
+
+    fn applied(namespace: &str, name: &str, object: Object) -> Change {
+        Change::Applied(ObjectKey::new(namespace, name), object)
+    }
+
+    /// What is known on the node `here` once this has been said.
+    async fn known(changes: Vec<Change>) -> KnownPods {
+        let (writer, view) = Writer::new(Once(Some(changes)), |_: &_, _: &_| Snapshot::default());
+        tokio::spawn(writer.run());
+        view.ready().await.unwrap();
+        KnownPods::new(view, TrustDomain::new("cluster.local").unwrap(), "here".to_owned())
+    }
+
+    #[tokio::test]
+    async fn of_enrolled_namespaces_those_of_this_nodes_network_are_left_alone() {
+        let on_host = |pod: Pod| Pod { is_on_host_network: true, ..pod };
+        let label = [("gammarus.io/mesh".to_owned(), "disabled".to_owned())];
+        let disabled: Texts = label.iter().map(|(name, text)| (name, text)).collect();
+        let is = |namespace, name, pod| applied(namespace, name, Object::Pod(Arc::new(pod)));
+        let known = known(vec![
+            namespace("shop", "enabled"),
+            namespace("outside", "off"),
+            is("shop", "own", pod("own")),
+            is("shop", "host", on_host(pod("host"))),
+            is("shop", "finished", Pod { is_finished: true, ..on_host(pod("finished")) }),
+            is("shop", "elsewhere", Pod { node: Some("there".into()), ..on_host(pod("elsewhere")) }),
+            is("shop", "unwilling", Pod { labels: disabled, ..on_host(pod("unwilling")) }),
+            is("outside", "host", on_host(pod("host"))),
+        ])
+        .await;
+        assert_eq!(known.left_alone(), BTreeSet::from([ObjectKey::new("shop", "host")]));
+    }
+
+    #[tokio::test]
+    async fn a_mark_is_of_the_pod_whose_uid_it_names() {
+        let mut changes = vec![namespace("shop", "enabled")];
+        for (name, pod, uid) in [
+            ("own", pod("own"), "own"),
+            ("replaced", pod("replaced"), "another"),
+            ("finished", Pod { is_finished: true, ..pod("finished") }, "finished"),
+            ("elsewhere", Pod { node: None, ..pod("elsewhere") }, "elsewhere"),
+        ] {
+            let mark = Mark { uid: uid.to_owned(), addresses: Vec::new() };
+            changes.push(applied("shop", name, Object::Pod(Arc::new(pod))));
+            changes.push(applied("shop", name, Object::Mark(Box::new(mark))));
+        }
+        let marked = known(changes).await.marked();
+        assert_eq!(marked, [(ObjectKey::new("shop", "own"), Arc::from("own"))]);
+    }
+}
