@@ -2,6 +2,7 @@
 
 mod args;
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,12 +68,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         limit: RateLimit::new(Rate { burst: per_second * BURST_SECONDS, per_second }),
         metrics: Arc::new(Metrics::new()?),
     });
-    let listener =
-        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener = listen_on(args.listen).await?;
     tracing::info!(address = %listener.local_addr()?, trust_domain = %args.trust_domain, "serving");
     if let Some(address) = args.metrics_listen {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let listener = listen_on(address).await?;
         tracing::info!(address = %listener.local_addr()?, "metrics");
         tokio::spawn(metrics::serve(listener, Arc::clone(&ca.metrics), Arc::clone(&ca.keeper)));
     }
@@ -83,6 +82,17 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Listens. Where there is no IPv6, `[::]` is everybody's address all the same: that of IPv4.
+async fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = match TcpListener::bind(address).await {
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED && TcpListener::bind("[::1]:0").await.is_err() => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    listener.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// What signs, for whom, and under which names.
