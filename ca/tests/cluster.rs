@@ -80,3 +80,11 @@ async fn without_the_api_server_nothing_is_signed_and_the_bundle_is_still_given_
         assert!(matches!(error, ClientError::Refused { status, .. } if status == 503), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_pod_it_takes_what_is_mounted_there() {
+    let world = World::new(ApiServer::shared(), "mounted");
+    let replica = world.spawn_in_pod().serving();
+    let client = world.client(&replica, &world.token("agent-a"), &world.given_out());
+    sign(&client, &world.identity("web")).await.unwrap();
+}

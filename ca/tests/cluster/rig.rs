@@ -1,4 +1,4 @@
-//! A cluster's objects around the CA, and its replicas as processes with the rights of `role.yaml` and no others.
+//! A cluster's objects around the CA, and its replicas as processes with the rights of its manifest and no others.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -11,6 +11,7 @@ use gammarus_ca::bundle::TrustBundle;
 use gammarus_ca::{CaClient, ClientError, SignedIdentity, SpiffeId, WorkloadKey};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use serde_json::Value;
 
 use crate::api_server::{ApiServer, TokenFor};
 
@@ -54,6 +55,19 @@ pub(crate) fn is_under(signed: &SignedIdentity, roots: &[CertificateDer<'static>
     leaf.verify_for_usage(algorithms, &anchors, &signed.chain[1..], now, usage, None, None).is_ok()
 }
 
+/// What the manifest allows to the CA, in another namespace than there.
+fn rights(namespace: &str) -> Vec<Value> {
+    let manifest = include_str!("../../../manifests/install/ca.yaml").replace("gammarus-system", namespace);
+    let mut objects = serde_saphyr::from_multiple::<Value>(&manifest).unwrap();
+    objects.retain(|object| object["apiVersion"] == "rbac.authorization.k8s.io/v1");
+    assert_eq!(objects.len(), 4, "a role and its binding, in the namespace and in the cluster");
+    for object in objects.iter_mut().filter(|object| object["kind"] == "ClusterRoleBinding") {
+        // Every world has its own.
+        object["metadata"]["name"] = format!("gammarus-ca-{namespace}").into();
+    }
+    objects
+}
+
 /// A namespace with the CA's service account and its rights, and what the CA is asked about.
 pub(crate) struct World {
     pub(crate) server: Arc<ApiServer>,
@@ -71,7 +85,9 @@ impl World {
         for account in ["gammarus-ca", "gammarus-node"] {
             server.service_account(namespace, account);
         }
-        server.apply(&include_str!("role.yaml").replace("NAMESPACE", namespace));
+        for rights in rights(namespace) {
+            server.apply(&rights.to_string());
+        }
         let kubeconfig = server.kubeconfig_of(namespace, "gammarus-ca");
         let dir = tempfile::tempdir().unwrap();
         let world = Self { server, namespace: namespace.to_owned(), dir, kubeconfig };
@@ -157,25 +173,32 @@ impl World {
 
     /// Starts a replica; it need not come to serve.
     pub(crate) fn spawn(&self, flags: &[&str]) -> Starting {
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_gammarus-ca")])
-            .args(["--listen", "127.0.0.1:0", "--namespace", &self.namespace, "--kubeconfig"])
-            .arg(&self.kubeconfig)
-            .args(flags)
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let said = Arc::new(Mutex::new(String::new()));
-        let (log, copy) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&said));
-        std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
-                let mut said = copy.lock().unwrap();
-                said.push_str(&line);
-                said.push('\n');
-            }
-        });
-        Starting { child: Some(child), said }
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_gammarus-ca")]);
+        command.args(["--namespace", &self.namespace, "--kubeconfig"]).arg(&self.kubeconfig);
+        Starting::spawn(command.args(flags))
+    }
+
+    /// Starts a replica with what a pod of its service account finds, and no flag.
+    pub(crate) fn spawn_in_pod(&self) -> Starting {
+        let mounted = self.dir.path().join("mounted");
+        fs::create_dir(&mounted).unwrap();
+        let account =
+            TokenFor { namespace: &self.namespace, service_account: "gammarus-ca", ..TokenFor::default() };
+        fs::write(mounted.join("token"), self.server.token(account)).unwrap();
+        fs::write(mounted.join("namespace"), &self.namespace).unwrap();
+        fs::copy(self.server.authority(), mounted.join("ca.crt")).unwrap();
+        let place = "/var/run/secrets/kubernetes.io/serviceaccount";
+        let script = format!(
+            "mount -t tmpfs none /run && mkdir -p {place} && cp {}/* {place} && exec setpriv --pdeathsig KILL -- \"$@\"",
+            mounted.display()
+        );
+        let (_, port) = self.server.url().rsplit_once(':').unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", &script, "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_gammarus-ca")).env_remove("KUBECONFIG").env("HOME", self.dir.path());
+        command.envs([("KUBERNETES_SERVICE_HOST", "127.0.0.1"), ("KUBERNETES_SERVICE_PORT", port)]);
+        Starting::spawn(&mut command)
     }
 
     /// Starts a replica and waits until it serves.
@@ -192,6 +215,21 @@ pub(crate) struct Starting {
 }
 
 impl Starting {
+    fn spawn(command: &mut Command) -> Self {
+        let command = command.args(["--listen", "127.0.0.1:0"]).env("NO_COLOR", "1").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let (log, copy) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&said));
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                let mut said = copy.lock().unwrap();
+                said.push_str(&line);
+                said.push('\n');
+            }
+        });
+        Self { child: Some(child), said }
+    }
+
     /// Waits until it serves.
     #[track_caller]
     pub(crate) fn serving(mut self) -> Replica {
