@@ -8,6 +8,7 @@ mod churn;
 mod follower;
 mod manifests;
 mod marks;
+mod process;
 mod relay;
 mod server;
 mod source;

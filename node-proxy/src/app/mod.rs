@@ -2,6 +2,7 @@
 
 mod life;
 mod parting;
+mod source;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -15,7 +16,6 @@ use tokio::sync::{mpsc, watch};
 use crate::accept::{Drainer, JoinedPod, Mesh, Workers};
 use crate::admin::{Admin, Certificates, Doors, Dump, Ready};
 use crate::attach::Attachments;
-use crate::cluster::directory::Directory;
 use crate::cluster::objects::{Changed, Objects};
 use crate::cluster::source::ClusterError;
 use crate::cluster::writer::{ClusterView, Writer};
@@ -38,6 +38,7 @@ use crate::tls::CertStore;
 use crate::tls::store::Fetched;
 use crate::turns::Memory;
 use life::Life;
+use source::Cluster;
 
 /// How many pods may join or leave before the data path has taken notice of the first.
 const POD_EVENTS: usize = 64;
@@ -97,7 +98,8 @@ async fn serve_mesh(
     let loading = ready.block("objects");
     let trust_domain = TrustDomain::new(&config.trust_domain)?;
     let attachments = Arc::default();
-    let source = Directory::open(&config.objects)?;
+    let cluster = Cluster::of(&config.objects).await?;
+    let source = cluster.follow(&config.state_dir, (&ready, &metrics))?;
     let (writer, view) = Writer::new(source, builder(&config.node, &trust_domain, (&attachments, &metrics)));
     let has_holder = config.hand_over.holder.is_some();
     let (keeper, fetched, orders) = Keeper::new();
@@ -112,7 +114,7 @@ async fn serve_mesh(
     });
     let workers = Workers::start(&mesh, config.data_path.workers).context("cannot start the data path")?;
     let known = KnownPods::new(view.clone(), trust_domain, config.node.clone());
-    let backing = Backing::of_directory(known, config.objects.clone());
+    let backing = cluster.back(known, (&config.node, &view, &metrics));
     let troubles = Arc::new(Troubles::new(Arc::clone(&metrics), Arc::clone(&backing.herald)));
     let admin = Admin {
         metrics: Arc::clone(&metrics),

@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::{
-    directory, host, host_port, log_filter, log_format, loopback, node_name, number, path, socket_address,
-    trust_domain,
+    directory, file, host, host_port, log_filter, log_format, loopback, node_name, number, path,
+    socket_address, trust_domain,
 };
-use super::{ConfigErrors, Reading};
+use super::{ConfigErrors, FlagError, Reading};
 use crate::accept::PodLimits;
 use crate::telemetry::{AccessOutput, LogFormat};
 
@@ -22,9 +22,12 @@ pub(super) struct RawMesh {
     /// The name of this node, as in the Node object
     #[arg(long, env = "GAMMARUS_NODE", value_name = "NAME")]
     node: Option<String>,
-    /// The directory of YAML files that says what the cluster holds
+    /// A directory of YAML files that says what the cluster holds, in place of the API server
     #[arg(long, env = "GAMMARUS_OBJECTS", value_name = "DIR")]
     objects: Option<String>,
+    /// How the API server is reached [default: the file that KUBECONFIG names, or as a pod of the cluster does]
+    #[arg(long, env = "GAMMARUS_KUBECONFIG", value_name = "PATH")]
+    kubeconfig: Option<String>,
     /// The socket on which the CNI plugin enrols pods
     #[arg(long, env = "GAMMARUS_SOCKET", value_name = "PATH", default_value = "/run/gammarus/enrol.sock")]
     socket: String,
@@ -169,13 +172,25 @@ pub struct HandOverConfig {
     pub drain: Duration,
 }
 
+/// Where the cluster's objects are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectsConfig {
+    /// From the API server.
+    ApiServer {
+        /// How it is reached; without it, as `KUBECONFIG` says, or as a pod of the cluster does.
+        kubeconfig: Option<PathBuf>,
+    },
+    /// From a directory of YAML files.
+    Directory(PathBuf),
+}
+
 /// The `mesh` mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshConfig {
     /// The name of this node.
     pub node: String,
-    /// The directory of YAML files.
-    pub objects: PathBuf,
+    /// Where the cluster's objects are read.
+    pub objects: ObjectsConfig,
     /// The socket of enrolment.
     pub socket: PathBuf,
     /// Where enrolled pods are remembered.
@@ -205,7 +220,7 @@ pub(super) fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
     let reader = &mut reading;
     // All are read before any is asked for: no error hides another.
     let node = reader.required("--node", raw.node.as_ref(), node_name);
-    let objects = reader.required("--objects", raw.objects.as_ref(), directory);
+    let objects = read_objects(reader, raw);
     let socket = reader.read("--socket", &raw.socket, path);
     let state_dir = reader.read("--state-dir", &raw.state_dir, path);
     let host_root = reader.read("--host-root", &raw.host_root, directory);
@@ -235,6 +250,22 @@ pub(super) fn read_mesh(raw: &RawMesh) -> Result<MeshConfig, ConfigErrors> {
         })
     })();
     reading.finish(config)
+}
+
+fn read_objects(reading: &mut Reading, raw: &RawMesh) -> Option<ObjectsConfig> {
+    match (&raw.objects, &raw.kubeconfig) {
+        (Some(value), None) => reading.read("--objects", value, directory).map(ObjectsConfig::Directory),
+        (None, Some(value)) => {
+            let kubeconfig = reading.read("--kubeconfig", value, file)?;
+            Some(ObjectsConfig::ApiServer { kubeconfig: Some(kubeconfig) })
+        }
+        (None, None) => Some(ObjectsConfig::ApiServer { kubeconfig: None }),
+        (Some(_), Some(value)) => {
+            let problem = "cannot be given with --objects, which takes the place of the API server";
+            reading.errors.push(FlagError::Wrong { flag: "--kubeconfig", value: value.clone(), problem });
+            None
+        }
+    }
 }
 
 fn read_hand_over(reading: &mut Reading, raw: &RawMesh) -> Option<HandOverConfig> {

@@ -21,7 +21,8 @@ use mesh::{RawMesh, read_mesh};
 use values::{directory, log_filter, log_format, path};
 
 pub use mesh::{
-    CaConfig, DataPathConfig, EnrolmentConfig, HandOverConfig, HostPort, MeshConfig, TelemetryConfig,
+    CaConfig, DataPathConfig, EnrolmentConfig, HandOverConfig, HostPort, MeshConfig, ObjectsConfig,
+    TelemetryConfig,
 };
 
 /// The command line and environment, as typed.

@@ -170,6 +170,23 @@ fn all_mistakes_are_reported_at_once() {
 }
 
 #[test]
+fn objects_come_from_the_api_server_unless_a_directory_is_given() {
+    let needed = ["mesh", "--node=a", "--ca-address=a:1", "--ca-bundle=b", "--token-file=c"];
+    let objects = |more: &[&str]| match parse(&[&needed, more].concat())? {
+        Config::Mesh(config) => Ok(config.objects),
+        other => panic!("not the mesh: {other:?}"),
+    };
+    assert_eq!(objects(&[]), Ok(ObjectsConfig::ApiServer { kubeconfig: None }));
+    let given = ObjectsConfig::ApiServer { kubeconfig: Some("/proc/version".into()) };
+    assert_eq!(objects(&["--kubeconfig=/proc/version"]), Ok(given));
+    assert_eq!(objects(&["--objects=/"]), Ok(ObjectsConfig::Directory("/".into())));
+    let wrong = |more: &[&str]| objects(more).unwrap_err().0[0].to_string();
+    assert_eq!(wrong(&["--kubeconfig=/nowhere"]), "--kubeconfig \"/nowhere\": is not a file");
+    let both = "--kubeconfig \"/proc/version\": cannot be given with --objects, which takes the place of the API server";
+    assert_eq!(wrong(&["--objects=/", "--kubeconfig=/proc/version"]), both);
+}
+
+#[test]
 fn the_demo_keeps_its_nodes_only_when_asked() {
     let removed = Programme { afterwards: Afterwards::Remove, manifests: None };
     assert_eq!(parse(&["demo"]), Ok(Config::Demo(removed)));
@@ -190,7 +207,7 @@ fn every_flag_is_also_read_from_the_environment_under_its_own_name() {
         assert_eq!(argument.get_env().unwrap().to_str(), Some(variable(&flag).as_str()));
         seen += 1;
     }
-    assert_eq!(seen, 24);
+    assert_eq!(seen, 25);
 }
 
 #[test]

@@ -29,6 +29,10 @@ pub(super) fn directory(value: &str) -> Result<PathBuf, &'static str> {
     if Path::new(value).is_dir() { Ok(value.into()) } else { Err("is not a directory") }
 }
 
+pub(super) fn file(value: &str) -> Result<PathBuf, &'static str> {
+    if Path::new(value).is_file() { Ok(value.into()) } else { Err("is not a file") }
+}
+
 /// Every Node's name is a subdomain, as other objects' names are.
 pub(super) fn node_name(value: &str) -> Result<String, &'static str> {
     if is_subdomain(value) {

@@ -1,0 +1,134 @@
+//! The proxy itself at a real API server: what it says of itself while it has the cluster's objects, and while it has not.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::api_server::ApiServer;
+use crate::follower::PATIENCE;
+use crate::relay::Relay;
+use crate::source::{apply, http_route, server, service};
+
+/// A proxy that runs until it is dropped.
+struct Proxy {
+    process: Child,
+    admin: u16,
+}
+
+impl Proxy {
+    fn start(server: &ApiServer, kubeconfig: &Path, folder: &Path) -> Self {
+        let [admin, health] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [admin, health] = [admin, health].map(|listener| listener.local_addr().unwrap().port());
+        let process = command()
+            .args(["--node=node-a", "--ca-address=127.0.0.1:1", "--access-log=off", "--workers=1"])
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--ca-bundle={}", server.authority().display()))
+            .arg(format!("--token-file={}", folder.join("token").display()))
+            .arg(format!("--socket={}", folder.join("enrol.sock").display()))
+            .arg(format!("--state-dir={}", folder.join("state").display()))
+            .arg(format!("--admin-listen=127.0.0.1:{admin}"))
+            .arg(format!("--health-listen=127.0.0.1:{health}"))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process, admin }
+    }
+
+    /// An answer of its admin server, empty while there is none.
+    fn get(&self, path: &str) -> String {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        };
+        ask().unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, path: &str, says: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        loop {
+            let answer = self.get(path);
+            if says(&answer) {
+                return answer;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{path}: {answer}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Tells it to stop, and waits until it has.
+    #[track_caller]
+    fn stop(mut self) {
+        Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().unwrap();
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _has_ended_before = self.process.kill();
+        let _its_status = self.process.wait();
+    }
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_node-proxy"));
+    command.arg("mesh").env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST");
+    command
+}
+
+#[test]
+fn a_proxy_says_whether_its_objects_are_of_now() {
+    let server = server();
+    let folder = TempDir::new().unwrap();
+    let relay = Relay::to(&server);
+    let kubeconfig = relay.kubeconfig(&server, folder.path());
+    apply(&server, &[service("my-unlikely-name", None), http_route("a", "my-unlikely-name", "1")]);
+    let proxy = Proxy::start(&server, &kubeconfig, folder.path());
+    let ready = proxy.wait_for("/readyz", |answer| answer.starts_with("HTTP/1.1 200 "));
+    assert!(ready.ends_with("\r\n\r\nready\n"), "{ready}");
+    let snapshot = proxy.get("/snapshot");
+    assert!(snapshot.contains("my-unlikely-name"), "{snapshot}");
+    let metrics = proxy.get("/metrics");
+    assert!(metrics.contains("gammarus_cluster_silence_seconds{kind=\"HTTPRoute\"}"), "{metrics}");
+    proxy.stop();
+    assert!(fs::read_to_string(folder.path().join("state/cluster.jsonl")).unwrap().contains("HTTPRoute"));
+
+    relay.cut();
+    let proxy = Proxy::start(&server, &kubeconfig, folder.path());
+    let ready = proxy.wait_for("/readyz", |answer| answer.starts_with("HTTP/1.1 200 "));
+    assert!(ready.contains("\r\n\r\nready\nwith the objects of 20"), "{ready}");
+    let status = proxy.get("/status");
+    assert!(status.contains("objects are those of 20"), "{status}");
+    let snapshot = proxy.get("/snapshot");
+    assert!(snapshot.contains("my-unlikely-name"), "{snapshot}");
+    relay.mend();
+    proxy.wait_for("/readyz", |answer| answer.ends_with("\r\n\r\nready\n"));
+    proxy.stop();
+}
+
+#[test]
+fn a_proxy_that_is_not_told_where_the_objects_are_says_what_is_missing() {
+    let wrong = |more: &[&str]| {
+        let needed = ["--node=a", "--ca-address=127.0.0.1:1", "--ca-bundle=/b", "--token-file=/c"];
+        let folder = TempDir::new().unwrap();
+        let state = format!("--state-dir={}", folder.path().display());
+        let ended = command().args(needed).arg(state).args(more).output().unwrap();
+        assert!(!ended.status.success(), "{ended:?}");
+        String::from_utf8(ended.stderr).unwrap()
+    };
+    let said = wrong(&[]);
+    let missing = "neither --objects nor --kubeconfig is given, KUBECONFIG is not set, and this is no pod of a cluster: ";
+    assert!(said.contains(missing), "{said}");
+    let said = wrong(&["--kubeconfig=/proc/version"]);
+    assert!(said.contains("the kubeconfig /proc/version cannot be used: "), "{said}");
+}
