@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use node_proxy::cluster::kubernetes::connect;
-use node_proxy::cluster::objects::Objects;
 use node_proxy::snapshot::service::ServicePortKey;
 use serde_json::{Value, json};
 
@@ -34,92 +33,108 @@ impl Editor {
 
 const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes";
 
+fn name(index: usize) -> String {
+    format!("route-{index:04}")
+}
+
+fn route(index: usize, version: &str) -> Value {
+    http_route(&name(index), &format!("web-{}", index % 10), version)
+}
+
+impl Editor {
+    fn create(&self, index: usize, version: &str) {
+        self.send("POST", ROUTES, "application/json", &route(index, version));
+    }
+
+    fn change(&self, index: usize, version: &str) {
+        let spec = json!({"spec": route(index, version)["spec"]});
+        self.send("PATCH", &format!("{ROUTES}/{}", name(index)), "application/merge-patch+json", &spec);
+    }
+
+    fn delete(&self, index: usize) {
+        self.send("DELETE", &format!("{ROUTES}/{}", name(index)), "application/json", &json!({}));
+    }
+
+    /// Edits, deletions and additions at many places, as fast as the server takes them; gives what each route wants then.
+    fn churn(&self) -> Vec<Option<String>> {
+        let mut expected: Vec<Option<String>> = vec![Some("first".to_owned()); 1000];
+        let mut place = 1;
+        for edit in 0..500 {
+            place = place * 389 % 1009;
+            let index = place % 1000;
+            let version = format!("edit-{edit}");
+            match (&expected[index], edit % 3) {
+                (Some(_), 0) => {
+                    self.delete(index);
+                    expected[index] = None;
+                    continue;
+                }
+                (Some(_), _) => self.change(index, &version),
+                (None, _) => self.create(index, &version),
+            }
+            expected[index] = Some(version);
+        }
+        expected
+    }
+
+    /// From the answer to an edit until it is in the snapshot.
+    fn time_change(&self, follower: &Follower, index: usize, version: &str) -> Duration {
+        let mut generations = follower.view.generations();
+        self.change(index, version);
+        let begun = Instant::now();
+        let wait = async {
+            loop {
+                generations.borrow_and_update();
+                if wanted_version(&follower.view.objects(), &name(index)).as_deref() == Some(version) {
+                    return;
+                }
+                generations.changed().await.unwrap();
+            }
+        };
+        self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), wait).await.unwrap() });
+        begun.elapsed()
+    }
+}
+
+/// The snapshot has of each Service what its routes say, and nothing of what they once said.
+#[track_caller]
+fn check_snapshot(follower: &Follower, expected: &[Option<String>]) {
+    for service in 0..10 {
+        let snapshot = follower.view.snapshot().load_full();
+        let port = ServicePortKey { service: key("shop", &format!("web-{service}")), port: 80 };
+        let table = format!("{:?}", snapshot.find_service_port(&port).unwrap().producer);
+        for route in (service..1000).step_by(10) {
+            let (name, wanted) = (name(route), &expected[route]);
+            assert_eq!(table.contains(&name), wanted.is_some(), "{name} of web-{service}");
+            assert!(wanted.iter().all(|version| table.contains(version.as_str())), "{name}");
+        }
+    }
+}
+
 #[test]
 fn a_thousand_routes_under_churn_are_right_in_the_snapshot() {
     let server = server();
     let services: Vec<Value> = (0..10).map(|index| service(&format!("web-{index}"), None)).collect();
     apply(&server, &services);
     let editor = Editor::new(&server.kubeconfig());
-    let name = |index: usize| format!("route-{index:04}");
-    let of = |index: usize, version: &str| http_route(&name(index), &format!("web-{}", index % 10), version);
-    for index in 0..1000 {
-        editor.send("POST", ROUTES, "application/json", &of(index, "first"));
-    }
+    (0..1000).for_each(|index| editor.create(index, "first"));
     let follower = Follower::ready(&server.kubeconfig(), None);
     assert_eq!(follower.view.objects().http_routes.len(), 1000);
-    let patch = |index: usize, version: &str| {
-        let spec = json!({"spec": of(index, version)["spec"]});
-        editor.send("PATCH", &format!("{ROUTES}/{}", name(index)), "application/merge-patch+json", &spec);
-    };
-    // Edits, deletions and additions at random places, as fast as the server takes them.
-    let mut expected: Vec<Option<String>> = vec![Some("first".to_owned()); 1000];
-    let mut place = 1;
-    for edit in 0..500 {
-        place = place * 389 % 1009;
-        let index = place % 1000;
-        let version = format!("edit-{edit}");
-        match (&expected[index], edit % 3) {
-            (Some(_), 0) => {
-                editor.send("DELETE", &format!("{ROUTES}/{}", name(index)), "application/json", &json!({}));
-                expected[index] = None;
-            }
-            (Some(_), _) => {
-                patch(index, &version);
-                expected[index] = Some(version);
-            }
-            (None, _) => {
-                editor.send("POST", ROUTES, "application/json", &of(index, &version));
-                expected[index] = Some(version);
-            }
-        }
-    }
+    let expected = editor.churn();
     let begun = Instant::now();
-    let as_expected =
-        |objects: &Objects| (0..1000).all(|index| wanted_version(objects, &name(index)) == expected[index]);
-    follower.see("every route as it was last edited", as_expected);
+    follower.see("every route as it was last edited", |objects| {
+        (0..1000).all(|index| wanted_version(objects, &name(index)) == expected[index])
+    });
     let settled = begun.elapsed();
     assert!(settled < Duration::from_secs(5), "right only after {settled:?}");
-    // The snapshot has of each Service what its routes say, and nothing of what they once said.
-    for index in 0..10 {
-        let snapshot = follower.view.snapshot().load_full();
-        let port = ServicePortKey { service: key("shop", &format!("web-{index}")), port: 80 };
-        let table = format!("{:?}", snapshot.find_service_port(&port).unwrap().producer);
-        for route in (index..1000).step_by(10) {
-            let has = table.contains(&name(route));
-            assert_eq!(has, expected[route].is_some(), "{} of web-{index}", name(route));
-            assert!(
-                expected[route].iter().all(|version| table.contains(version.as_str())),
-                "{}",
-                name(route)
-            );
-        }
-    }
-    // One at a time: from the answer to the edit until the snapshot has it.
-    let mut delays: Vec<Duration> = (0..50)
-        .map(|turn| {
-            let index = (0..1000).filter(|index| expected[*index].is_some()).nth(turn * 7).unwrap();
-            let version = format!("alone-{turn}");
-            let mut generations = follower.view.generations();
-            patch(index, &version);
-            let begun = Instant::now();
-            let wait = async {
-                loop {
-                    generations.borrow_and_update();
-                    if wanted_version(&follower.view.objects(), &name(index)).as_deref() == Some(&version) {
-                        return;
-                    }
-                    generations.changed().await.unwrap();
-                }
-            };
-            editor
-                .runtime
-                .block_on(async { tokio::time::timeout(Duration::from_secs(5), wait).await.unwrap() });
-            begun.elapsed()
-        })
-        .collect();
+    check_snapshot(&follower, &expected);
+    let there = (0..1000).filter(|index| expected[*index].is_some()).step_by(7);
+    let times = there.take(50).enumerate();
+    let mut delays: Vec<Duration> =
+        times.map(|(turn, index)| editor.time_change(&follower, index, &format!("alone-{turn}"))).collect();
     delays.sort();
+    let (median, most) = (delays[25], delays[48]);
     eprintln!(
-        "1,000 routes: 500 edits right after {settled:?}; one edit after {:?} (p50), {:?} (p98)",
-        delays[25], delays[48]
+        "1,000 routes: 500 edits right after {settled:?}; one edit after {median:?} (p50), {most:?} (p98)"
     );
 }

@@ -2,6 +2,7 @@
 //! server is left alone.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,18 +70,8 @@ pub(crate) fn wanted_version(objects: &Objects, route: &str) -> Option<String> {
     Some(matches.first()?.headers.as_ref()?.first()?.value.clone())
 }
 
-#[test]
-fn everything_is_read_once_and_changes_are_seen_as_they_come() {
-    let server = server();
-    server.node("node-a");
-    server.pod("shop", "web-1", "default", "node-a");
-    let status = json!({"status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}});
-    let patch_status = |patch: Value, pod: &str| {
-        let patch = patch.to_string();
-        let what = ["patch", "pod", pod, "--namespace", "shop", "--subresource", "status"];
-        server.kubectl(&[&what[..], &["--type", "strategic", "--patch", &patch]].concat()).output();
-    };
-    patch_status(status, "web-1");
+/// A Service and a route of every kind, called `r`.
+fn apply_one_of_each(server: &ApiServer) {
     let route = json!({"name": "r", "namespace": "shop"});
     let parents = json!([{"group": "", "kind": "Service", "name": "web", "port": 80}]);
     let backends = json!([{"name": "web", "port": 80}]);
@@ -92,7 +83,7 @@ fn everything_is_read_once_and_changes_are_seen_as_they_come() {
         "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop"}], "to": [{"group": "", "kind": "Service"}]},
     });
     apply(
-        &server,
+        server,
         &[
             service("web", Some("web-1")),
             http_route("r", "web", "one"),
@@ -102,30 +93,88 @@ fn everything_is_read_once_and_changes_are_seen_as_they_come() {
             grant,
         ],
     );
+}
+
+/// Changes the status of the pod `web-1`, as its kubelet and the agent of its node do.
+fn patch_status(server: &ApiServer, patch: &Value) {
+    let patch = patch.to_string();
+    let what = ["patch", "pod", "web-1", "--namespace", "shop", "--subresource", "status"];
+    server.kubectl(&[&what[..], &["--type", "strategic", "--patch", &patch]].concat()).output();
+}
+
+#[test]
+fn everything_is_read_once_and_changes_are_seen_as_they_come() {
+    let server = server();
+    server.node("node-a");
+    server.pod("shop", "web-1", "default", "node-a");
+    let address =
+        json!({"status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}});
+    patch_status(&server, &address);
+    apply_one_of_each(&server);
     let folder = TempDir::new().unwrap();
     let follower = Follower::ready(&server.kubeconfig(), Some(folder.path()));
-    {
-        // What was there is there at once when anything is.
-        let objects = follower.view.objects();
-        assert!(
-            objects.namespaces.contains_key(&key("", "shop"))
-                && objects.nodes.contains_key(&key("", "node-a"))
-        );
-        assert!(objects.services.contains_key(&key("shop", "web")));
-        assert_eq!(objects.pods[&key("shop", "web-1")].addresses.len(), 1);
-        let routes = [
-            objects.grpc_routes.len(),
-            objects.tcp_routes.len(),
-            objects.tls_routes.len(),
-            objects.reference_grants.len(),
-        ];
-        assert_eq!((routes, wanted_version(&objects, "r").as_deref()), ([1; 4], Some("one")));
-        assert!(objects.secrets.is_empty() && objects.config_maps.is_empty(), "what is nobody's business");
-    }
+    // What was there is there at once when anything is.
+    check_one_of_each(&follower.view.objects());
     assert_eq!(follower.reports(), Vec::<String>::new());
     assert_eq!(follower.ages(), [None]);
 
-    // A Service without a selector, and a slice that somebody wrote by hand.
+    let before = follower.metric("gammarus_cluster_change_delay_seconds_count", "");
+    apply(&server, &[http_route("r", "web", "two")]);
+    follower.see("the new version", |objects| wanted_version(objects, "r").as_deref() == Some("two"));
+    follower.wait_until("a delay", |follower| {
+        follower.metric("gammarus_cluster_change_delay_seconds_count", "") > before
+    });
+    check_mark(&server, &follower);
+    delete(&server, &["httproute/r", "service/web"]);
+    delete(&server, &["pod/web-1", "--force"]);
+    follower.see("nothing", |objects| {
+        let gone = !objects.services.contains_key(&key("shop", "web"));
+        objects.http_routes.is_empty() && objects.pods.is_empty() && gone
+    });
+    for kind in ["Pod", "HTTPRoute", "ReferenceGrant"] {
+        let silence = follower.metric("gammarus_cluster_silence_seconds", &format!("\"{kind}\""));
+        assert!((0.0..120.0).contains(&silence), "{kind}: {silence}");
+    }
+    assert!(follower.metric("gammarus_cluster_read_bytes_total", "\"Pod\"") > 500.0);
+}
+
+fn check_one_of_each(objects: &Objects) {
+    assert!(
+        objects.namespaces.contains_key(&key("", "shop")) && objects.nodes.contains_key(&key("", "node-a"))
+    );
+    assert!(objects.services.contains_key(&key("shop", "web")));
+    assert_eq!(objects.pods[&key("shop", "web-1")].addresses.len(), 1);
+    let routes = [
+        objects.grpc_routes.len(),
+        objects.tcp_routes.len(),
+        objects.tls_routes.len(),
+        objects.reference_grants.len(),
+    ];
+    assert_eq!((routes, wanted_version(objects, "r").as_deref()), ([1; 4], Some("one")));
+    assert!(objects.secrets.is_empty() && objects.config_maps.is_empty(), "what is nobody's business");
+}
+
+/// A mark is of the pod that has its uid and address: with it the pod is in the mesh for others.
+fn check_mark(server: &ApiServer, follower: &Follower) {
+    let uid = follower.view.objects().pods[&key("shop", "web-1")].uid.clone().unwrap();
+    let mark = json!({"uid": &*uid, "addresses": ["10.0.0.1"]}).to_string();
+    patch_status(server, &json!({"metadata": {"annotations": {"gammarus.io/enrolled": mark}}}));
+    follower.see("the mark", |objects| {
+        objects.marks.get(&key("shop", "web-1")).is_some_and(|mark| mark.uid == *uid)
+    });
+    patch_status(server, &json!({"metadata": {"annotations": {"gammarus.io/enrolled": "{"}}}));
+    let broken = "Pod shop/web-1: metadata.annotations[gammarus.io/enrolled]: EOF";
+    follower.wait_until("a report", |follower| follower.has_report(broken));
+    assert!(follower.view.objects().marks.contains_key(&key("shop", "web-1")), "the last good one stays");
+    patch_status(server, &json!({"metadata": {"annotations": {"gammarus.io/enrolled": null}}}));
+    follower.see("no mark", |objects| objects.marks.is_empty());
+    assert_eq!(follower.reports(), Vec::<String>::new());
+}
+
+#[test]
+fn slices_that_are_written_by_hand_and_services_without_a_selector_count() {
+    let server = server();
+    let follower = Follower::ready(&server.kubeconfig(), None);
     apply(&server, &[service("by-hand", None), slice("by-hand-1", "by-hand", "10.9.9.9")]);
     let by_hand = ServicePortKey { service: key("shop", "by-hand"), port: 80 };
     let endpoints = |follower: &Follower| {
@@ -136,39 +185,8 @@ fn everything_is_read_once_and_changes_are_seen_as_they_come() {
     follower.wait_until("an endpoint by hand", |follower| endpoints(follower).contains("10.9.9.9"));
     apply(&server, &[slice("by-hand-1", "by-hand", "10.9.9.8")]);
     follower.wait_until("another one", |follower| endpoints(follower).contains("10.9.9.8"));
-
-    let before = follower.metric("gammarus_cluster_change_delay_seconds_count", "");
-    apply(&server, &[http_route("r", "web", "two")]);
-    follower.see("the new version", |objects| wanted_version(objects, "r").as_deref() == Some("two"));
-    follower.wait_until("a delay", |follower| {
-        follower.metric("gammarus_cluster_change_delay_seconds_count", "") > before
-    });
-    // A mark is of the pod that has its uid and address: with it the pod is in the mesh for others.
-    let uid = follower.view.objects().pods[&key("shop", "web-1")].uid.clone().unwrap();
-    let mark = json!({"uid": &*uid, "addresses": ["10.0.0.1"]}).to_string();
-    patch_status(json!({"metadata": {"annotations": {"gammarus.io/enrolled": mark}}}), "web-1");
-    follower.see("the mark", |objects| {
-        objects.marks.get(&key("shop", "web-1")).is_some_and(|mark| mark.uid == *uid)
-    });
-    patch_status(json!({"metadata": {"annotations": {"gammarus.io/enrolled": "{"}}}), "web-1");
-    let broken = "Pod shop/web-1: metadata.annotations[gammarus.io/enrolled]: EOF";
-    follower.wait_until("a report", |follower| follower.has_report(broken));
-    assert!(follower.view.objects().marks.contains_key(&key("shop", "web-1")), "the last good one stays");
-    patch_status(json!({"metadata": {"annotations": {"gammarus.io/enrolled": null}}}), "web-1");
-    follower.see("no mark", |objects| objects.marks.is_empty());
-    assert_eq!(follower.reports(), Vec::<String>::new());
-
-    delete(&server, &["httproute/r", "service/by-hand"]);
-    delete(&server, &["pod/web-1", "--force"]);
-    follower.see("nothing", |objects| {
-        let gone = !objects.services.contains_key(&key("shop", "by-hand"));
-        objects.http_routes.is_empty() && objects.pods.is_empty() && gone
-    });
-    for kind in ["Pod", "HTTPRoute", "ReferenceGrant"] {
-        let silence = follower.metric("gammarus_cluster_silence_seconds", &format!("\"{kind}\""));
-        assert!((0.0..120.0).contains(&silence), "{kind}: {silence}");
-    }
-    assert!(follower.metric("gammarus_cluster_read_bytes_total", "\"Pod\"") > 500.0);
+    delete(&server, &["endpointslice/by-hand-1"]);
+    follower.wait_until("none", |follower| !endpoints(follower).contains("10.9.9"));
 }
 
 #[test]
@@ -282,6 +300,33 @@ fn a_bad_object_is_named_and_its_neighbours_are_taken() {
     follower.see("the new one", |objects| wanted_version(objects, "turns").as_deref() == Some("3"));
 }
 
+/// Without a state there is nothing to serve from, and nothing is made up.
+fn check_blind(relay: &Relay, (kubeconfig, state): (&Path, &Path)) -> Follower {
+    let blind = Follower::start(kubeconfig, Some(state));
+    let tries = relay.tries();
+    blind.wait_until("tried again", |_| relay.tries() > tries + 20);
+    assert!(!blind.is_ready() && blind.ages().is_empty());
+    blind
+}
+
+/// A state on the disk: what there was before its last change, and its text.
+fn write_state(server: &ApiServer, relay: &Relay, files: (&Path, &Path)) -> (Objects, String) {
+    let file = files.1.join("cluster.jsonl");
+    relay.cut();
+    let blind = check_blind(relay, files);
+    relay.mend();
+    blind.wait_until("ready", Follower::is_ready);
+    let whole = blind.view.objects().clone();
+    // It is on the disk soon, and what came last at the end.
+    blind.wait_until("on the disk", |_| file.exists());
+    apply(server, &[http_route("c", "web", "1")]);
+    blind.see("c", |objects| objects.http_routes.len() == 3);
+    drop(blind);
+    let written = fs::read_to_string(file).unwrap();
+    assert!(written.contains("[\"HTTPRoute\",\"shop\",\"c\","), "{written}");
+    (whole, written)
+}
+
 #[test]
 fn a_proxy_that_starts_while_the_server_is_away_has_the_state_of_the_disk() {
     let server = server();
@@ -301,22 +346,7 @@ fn a_proxy_that_starts_while_the_server_is_away_has_the_state_of_the_disk() {
         ],
     );
 
-    // Without a state there is nothing to serve from, and nothing is made up.
-    relay.cut();
-    let blind = Follower::start(&kubeconfig, Some(&state));
-    let tries = relay.tries();
-    blind.wait_until("tried again", |_| relay.tries() > tries + 20);
-    assert!(!blind.is_ready() && blind.ages().is_empty());
-    relay.mend();
-    blind.wait_until("ready", Follower::is_ready);
-    let whole = blind.view.objects().clone();
-    // It is on the disk soon, and what came last at the end.
-    blind.wait_until("on the disk", |_| state.join("cluster.jsonl").exists());
-    apply(&server, &[http_route("c", "web", "1")]);
-    blind.see("c", |objects| objects.http_routes.len() == 3);
-    drop(blind);
-    let written = fs::read_to_string(state.join("cluster.jsonl")).unwrap();
-    assert!(written.contains("[\"HTTPRoute\",\"shop\",\"c\","), "{written}");
+    let (whole, written) = write_state(&server, &relay, (&kubeconfig, &state));
 
     relay.cut();
     let begun = Instant::now();
@@ -358,10 +388,7 @@ fn a_proxy_that_starts_while_the_server_is_away_has_the_state_of_the_disk() {
     // A state that is not whole is none.
     fs::write(state.join("cluster.jsonl"), &written[..written.len() / 2]).unwrap();
     relay.cut();
-    let blind = Follower::start(&kubeconfig, Some(&state));
-    let tries = relay.tries();
-    blind.wait_until("tried again", |_| relay.tries() > tries + 20);
-    assert!(!blind.is_ready());
+    check_blind(&relay, (&kubeconfig, &state));
 }
 
 #[test]

@@ -172,9 +172,11 @@ fn all_mistakes_are_reported_at_once() {
 #[test]
 fn objects_come_from_the_api_server_unless_a_directory_is_given() {
     let needed = ["mesh", "--node=a", "--ca-address=a:1", "--ca-bundle=b", "--token-file=c"];
-    let objects = |more: &[&str]| match parse(&[&needed, more].concat())? {
-        Config::Mesh(config) => Ok(config.objects),
-        other => panic!("not the mesh: {other:?}"),
+    let objects = |more: &[&str]| -> Result<ObjectsConfig, ConfigErrors> {
+        match parse(&[&needed, more].concat())? {
+            Config::Mesh(config) => Ok(config.objects),
+            other => panic!("not the mesh: {other:?}"),
+        }
     };
     assert_eq!(objects(&[]), Ok(ObjectsConfig::ApiServer { kubeconfig: None }));
     let given = ObjectsConfig::ApiServer { kubeconfig: Some("/proc/version".into()) };

@@ -1,8 +1,8 @@
 //! Objects from the API server, watched.
 //!
-//! Each kind has a watch of its own ([`watch`]), whose objects are trimmed as they are read ([`decode`]). What they say
-//! comes together here, is compared with what is known ([`known`]) and told as differences. Nothing is told before
-//! every kind has been listed once; if the API server is away until then, the last state on the disk is ([`state`]).
+//! Each kind has a watch of its own (`watch`), whose objects are trimmed as they are read (`decode`). What they say
+//! comes together here, is compared with what is known (`known`) and told as differences. Nothing is told before
+//! every kind has been listed once; if the API server is away until then, the last state on the disk is (`state`).
 //! A kind that the server does not have holds nobody up: that is said, and it is looked for again.
 
 mod backoff;
