@@ -23,6 +23,7 @@
 //! | [`attach`] | pure: which route holds where, and with which conditions |
 //! | [`compile`] | pure: objects and attachments → snapshot |
 //! | [`snapshot`] | what the data path reads |
+//! | [`controller`] | what is judged, written into the status of routes |
 //! | [`holder`] | what a node keeps from one proxy to the next |
 //! | [`admin`], [`telemetry`] | health, dump, metrics, the access log |
 //! | [`demo`] | two nodes of network namespaces, and the story played on them |
@@ -44,6 +45,7 @@ pub mod cluster;
 pub mod compile;
 pub mod config;
 pub mod connect;
+pub mod controller;
 pub mod demo;
 #[cfg(test)]
 mod dice;

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match config {
+        Config::Controller(config) => app::run_controller(&config),
         Config::Demo(programme) => app::run_demo(&programme),
         Config::Holder(config) => app::run_holder(&config),
         Config::DemoApp(args) => app::run_demo_app(&args),

@@ -12,3 +12,4 @@ mod process;
 mod relay;
 mod server;
 mod source;
+mod status;

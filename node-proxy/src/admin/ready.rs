@@ -4,12 +4,16 @@
 //! at which nothing blocks because nothing has begun.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 /// What is being waited for.
 #[derive(Clone, Debug, Default)]
 pub struct Ready {
     guards: Arc<Mutex<Guards>>,
+    reached: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +46,18 @@ impl Ready {
         self.lock().held.values().copied().collect()
     }
 
+    /// Waits until nothing blocks.
+    pub async fn wait(&self) {
+        loop {
+            let mut reached = pin!(self.reached.notified());
+            reached.as_mut().enable();
+            if self.blocking().is_empty() {
+                return;
+            }
+            reached.await;
+        }
+    }
+
     /// What is to be known of a proxy that is ready, if anything.
     #[must_use]
     pub fn remark(&self) -> Option<String> {
@@ -68,7 +84,11 @@ pub struct BlockReady {
 
 impl Drop for BlockReady {
     fn drop(&mut self) {
-        self.ready.lock().held.remove(&self.id);
+        let mut guards = self.ready.lock();
+        guards.held.remove(&self.id);
+        if guards.held.is_empty() {
+            self.ready.reached.notify_waiters();
+        }
     }
 }
 
@@ -89,6 +109,26 @@ mod tests {
         assert_eq!(ready.blocking(), ["first snapshot"]);
         drop(again);
         assert!(ready.blocking().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_when_nothing_blocks_any_more() {
+        let ready = Ready::new();
+        ready.wait().await;
+        let guards = [ready.block("one"), ready.block("other")];
+        let (waited, ()) = tokio::join!(
+            async {
+                ready.wait().await;
+                ready.blocking().len()
+            },
+            async {
+                for guard in guards {
+                    tokio::task::yield_now().await;
+                    drop(guard);
+                }
+            }
+        );
+        assert_eq!(waited, 0);
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn bind_enrolment(path: &Path, held: &mut BTreeMap<String, OwnedFd>) -> anyhow::
     bound.with_context(|| format!("cannot bind the enrolment socket {}", path.display()))
 }
 
-async fn told_to_stop() -> anyhow::Result<()> {
+pub(super) async fn told_to_stop() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {

@@ -1,5 +1,6 @@
 //! Wiring only: one function per mode. Nothing is decided here, but for how a proxy's life goes on (`life`).
 
+mod controller;
 mod life;
 mod parting;
 mod source;
@@ -39,6 +40,8 @@ use crate::tls::store::Fetched;
 use crate::turns::Memory;
 use life::Life;
 use source::Cluster;
+
+pub use controller::run_controller;
 
 /// How many pods may join or leave before the data path has taken notice of the first.
 const POD_EVENTS: usize = 64;

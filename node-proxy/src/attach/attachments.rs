@@ -33,6 +33,8 @@ pub struct Attachments {
 pub struct Rejudged {
     /// Where other routes may hold now, or the same otherwise.
     pub groups: BTreeSet<PortGroup>,
+    /// The routes that were judged again, those that are gone included.
+    pub routes: BTreeSet<RouteRef>,
     /// New or changed conditions and notices, and what is gone, for the caller to log.
     pub lines: Vec<String>,
 }
@@ -77,10 +79,10 @@ impl Attachments {
     pub fn update(&mut self, objects: &Objects, changed: &Changed) -> Rejudged {
         let mut lines = (Lines::new(), Lines::new());
         self.update_notices(objects, changed, &mut lines);
-        let groups = self.update_routes(objects, &self.find_dirty(objects, changed), &mut lines);
+        let (groups, routes) = self.update_routes(objects, &self.find_dirty(objects, changed), &mut lines);
         self.claims.settle();
         self.named.settle();
-        Rejudged { groups, lines: tell_changes(&lines.0, &lines.1) }
+        Rejudged { groups, routes, lines: tell_changes(&lines.0, &lines.1) }
     }
 
     /// Every route that names a Service as parent, in the order of kind, namespace and name.
@@ -160,7 +162,7 @@ impl Attachments {
         objects: &Objects,
         dirty: &BTreeSet<RouteRef>,
         lines: &mut (Lines, Lines),
-    ) -> BTreeSet<PortGroup> {
+    ) -> (BTreeSet<PortGroup>, BTreeSet<RouteRef>) {
         let mut pending: BTreeMap<RouteRef, Option<Pending>> = BTreeMap::new();
         let mut touched = Touched::default();
         for route in dirty {
@@ -183,10 +185,11 @@ impl Attachments {
                 }
             }
         }
+        let routes = pending.keys().cloned().collect();
         for (route, judged) in pending {
             self.conclude(route, judged, lines);
         }
-        touched.groups
+        (touched.groups, routes)
     }
 
     /// Enters what a route asks for now in place of what it asked for before.

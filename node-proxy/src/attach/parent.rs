@@ -1,7 +1,7 @@
 //! parentRef → the ports of a Service (GAMMA, GEP-1426). Pure; knows nothing of other parents of the route.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::address::cluster_addresses;
 use super::protocol::{find_declared_protocol, is_tcp};
@@ -12,7 +12,7 @@ use crate::route::RouteKind;
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// A parentRef as the route has it, to be repeated in its status.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentRef {
     /// The API group; the Gateway API's when absent.

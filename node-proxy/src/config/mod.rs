@@ -3,6 +3,7 @@
 //! Every mistake is reported at once, each with its flag and its value. Nothing is opened or contacted here, except
 //! that directories which must be there are looked for.
 
+mod controller;
 mod mesh;
 mod values;
 
@@ -17,9 +18,11 @@ use clap::{Args, Parser, Subcommand};
 use crate::demo::app::AppArgs;
 use crate::demo::{Afterwards, Programme};
 use crate::telemetry::LogFormat;
+use controller::{RawController, read_controller};
 use mesh::{RawMesh, read_mesh};
 use values::{directory, log_filter, log_format, path};
 
+pub use controller::{ControllerConfig, StartupTaint};
 pub use mesh::{
     CaConfig, DataPathConfig, EnrolmentConfig, HandOverConfig, HostPort, MeshConfig, ObjectsConfig,
     TelemetryConfig,
@@ -37,6 +40,8 @@ pub struct RawConfig {
 enum RawMode {
     /// The proxy of one node.
     Mesh(Box<RawMesh>),
+    /// What writes the status of routes.
+    Controller(RawController),
     /// What keeps a node's sockets and keys while its proxy is exchanged.
     Holder(RawHolder),
     /// Two nodes on this machine, and what the mesh does between them.
@@ -72,6 +77,8 @@ struct RawDemo {
 /// What to run, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Config {
+    /// The controller.
+    Controller(ControllerConfig),
     /// The demo.
     Demo(Programme),
     /// The application that answers in the demo's pods.
@@ -168,6 +175,19 @@ impl Reading {
         self.read(flag, value, parse)
     }
 
+    /// A flag that need not be there: `Some(None)` when it is not.
+    fn given<T>(
+        &mut self,
+        flag: &'static str,
+        value: Option<&String>,
+        parse: impl FnOnce(&str) -> Result<T, &'static str>,
+    ) -> Option<Option<T>> {
+        match value {
+            Some(value) => self.read(flag, value, parse).map(Some),
+            None => Some(None),
+        }
+    }
+
     /// What was read, unless something was wrong; every error came with a `None`, and the other way round.
     fn finish<T>(self, value: Option<T>) -> Result<T, ConfigErrors> {
         match value {
@@ -183,6 +203,7 @@ impl TryFrom<RawConfig> for Config {
     fn try_from(raw: RawConfig) -> Result<Self, ConfigErrors> {
         match raw.mode {
             RawMode::Mesh(raw) => read_mesh(&raw).map(|config| Self::Mesh(Box::new(config))),
+            RawMode::Controller(raw) => read_controller(&raw).map(Self::Controller),
             RawMode::Holder(raw) => read_holder(&raw).map(Self::Holder),
             RawMode::Demo(raw) => read_demo(&raw).map(Self::Demo),
             RawMode::DemoApp(args) => Ok(Self::DemoApp(args)),

@@ -226,3 +226,20 @@ fn the_holder_needs_nothing_and_knows_its_flags() {
     let errors: ConfigErrors = holder(&["--socket=", "--log-format=xml"]).unwrap_err();
     assert_eq!(errors.0.len(), 2, "{errors}");
 }
+
+#[test]
+fn the_controller_needs_nothing_and_knows_its_flags() {
+    let controller = |arguments: &[&str]| match parse(&[&["controller"], arguments].concat())? {
+        Config::Controller(config) => Ok(config),
+        other => panic!("not the controller: {other:?}"),
+    };
+    let config = controller(&[]).unwrap();
+    assert_eq!((config.kubeconfig, config.namespace, config.startup_taint), (None, None, StartupTaint::Left));
+    assert_eq!(config.health_listen.to_string(), "[::]:15021");
+    let config = controller(&["--kubeconfig=/proc/version", "--namespace=mesh", "--startup-taint"]).unwrap();
+    assert_eq!(config.kubeconfig.as_deref(), Some(Path::new("/proc/version")));
+    assert_eq!((config.namespace.as_deref(), config.startup_taint), (Some("mesh"), StartupTaint::Lifted));
+    let errors: ConfigErrors =
+        controller(&["--kubeconfig=/nowhere", "--namespace=a.b", "--admin-listen=1.2.3.4:5"]).unwrap_err();
+    assert_eq!(errors.0.len(), 3, "{errors}");
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
 use super::HostPort;
-use crate::cluster::name::is_subdomain;
+use crate::cluster::name::{is_label, is_subdomain};
 use crate::telemetry::LogFormat;
 use crate::telemetry::log::parse_filter;
 
@@ -39,6 +39,14 @@ pub(super) fn node_name(value: &str) -> Result<String, &'static str> {
         Ok(value.to_owned())
     } else {
         Err("is not the name of a node: lower case letters, digits, '-' and '.'")
+    }
+}
+
+pub(super) fn namespace(value: &str) -> Result<String, &'static str> {
+    if is_label(value) {
+        Ok(value.to_owned())
+    } else {
+        Err("is not the name of a namespace: lower case letters, digits and '-'")
     }
 }
 

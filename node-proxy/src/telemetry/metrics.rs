@@ -290,6 +290,14 @@ impl Metrics {
         Ok(text)
     }
 
+    /// Takes in the metrics of one mode alone.
+    ///
+    /// # Errors
+    /// If there is one of that name.
+    pub fn add<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, TelemetryError> {
+        register(&self.registry, metric)
+    }
+
     /// How many pods of this node are enrolled now.
     pub fn set_pods_enrolled(&self, count: usize) {
         self.control.pods_enrolled.set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -1,0 +1,168 @@
+//! Wiring of the controller: what it sees, who leads, and what is written.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::Context as _;
+use kube::Client;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::life::told_to_stop;
+use super::source_ended;
+use crate::admin::{Admin, Doors, Dump, MayCome, Ready};
+use crate::balance::random;
+use crate::cluster::kubernetes::{KubernetesSource, Scope, connect};
+use crate::cluster::objects::{Changed, Objects};
+use crate::cluster::writer::{ClusterView, Writer};
+use crate::config::{ControllerConfig, StartupTaint};
+use crate::controller::crds::{self, Table};
+use crate::controller::follow::Follower;
+use crate::controller::judged::Judged;
+use crate::controller::lease::{Candidate, Leadership};
+use crate::controller::live::{Statuses, WatchedMesh, WatchedRoute};
+use crate::controller::metrics::ControllerMetrics;
+use crate::controller::subject::{Subject, SubjectKind};
+use crate::controller::work::{self, Changes};
+use crate::controller::write::{StatusWriter, WriterParts};
+use crate::controller::{KINDS, NAME, taint};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{LogControl, Metrics, log, panics};
+use crate::tls::Expiries;
+
+/// Writes the status of routes, or stands by, until it is told to stop.
+///
+/// # Errors
+/// If the API server cannot be named, or an address is taken.
+pub fn run_controller(config: &ControllerConfig) -> anyhow::Result<()> {
+    let log = log::start(config.format, &config.filter)?;
+    let metrics = Arc::new(Metrics::new()?);
+    panics::count(&metrics);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(Box::pin(serve(config, log, metrics)))
+}
+
+/// What both who leads and who stands by keep up.
+struct Sight {
+    judged: Arc<RwLock<Judged>>,
+    statuses: Arc<Statuses>,
+    changes: Changes,
+    crds: watch::Receiver<Table>,
+}
+
+async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+    let client = connect(config.kubeconfig.as_deref()).await?;
+    let namespace = config.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let counts = ControllerMetrics::register(&metrics)?;
+    let (table, crds) = watch::channel(Table::default());
+    let (changes, arriving) = Changes::new();
+    let sight = Sight { judged: Arc::default(), statuses: Arc::default(), changes, crds };
+    let scope = Scope { kinds: &KINDS, state_dir: None, tell_age: Box::new(|_| {}) };
+    let source = KubernetesSource::start(&client, scope, &metrics);
+    let (writer, view) = Writer::new(source, judge(&sight));
+    let (mut candidate, leadership) = Candidate::new(client.clone(), &namespace, NAME, identity());
+    let parts = WriterParts {
+        leadership: leadership.clone(),
+        judged: Arc::clone(&sight.judged),
+        statuses: Arc::clone(&sight.statuses),
+        metrics: counts.clone(),
+    };
+    let statuses = Arc::new(StatusWriter::new(client.clone(), parts));
+    let ready = Ready::new();
+    let admin = Admin {
+        metrics,
+        certificates: Arc::new(Expiries::default),
+        ready: ready.clone(),
+        snapshot: leader_dump(candidate.identity().to_owned(), leadership.clone()),
+        status: status_dump(&view, &sight, &statuses),
+        log,
+    };
+    let mut doors = Doors::new(Arc::new(admin), [config.admin_listen, config.health_listen]);
+    doors.open(&mut BTreeMap::new(), MayCome::No)?;
+    let mut following = follow(&client, &sight, &ready);
+    following.spawn(crds::follow(client.clone(), counts, table));
+    if config.startup_taint == StartupTaint::Lifted {
+        following.spawn(taint::run(client, namespace, leadership.clone()));
+    }
+    let loading = ready.block("objects");
+    let working = async {
+        // Who has not seen everything would say of what is there that it is not, and is no candidate.
+        view.ready().await.context("the objects were never read")?;
+        drop(loading);
+        ready.wait().await;
+        tokio::select! {
+            never = candidate.run() => match never {},
+            never = work::run(&statuses, leadership, arriving) => match never {},
+        }
+    };
+    let outcome: anyhow::Result<()> = tokio::select! {
+        told = told_to_stop() => told,
+        ended = writer.run() => Err(source_ended(ended)),
+        ended = working => ended,
+        _ = following.join_next() => Err(anyhow::anyhow!("a task of the controller has ended")),
+    };
+    // Nothing is written any more: what did has been dropped with the others.
+    following.shutdown().await;
+    candidate.resign().await;
+    outcome
+}
+
+/// Who this is, told from every other process that was ever in its place.
+fn identity() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{:016x}", host.trim(), random())
+}
+
+/// Judges what has changed, and has the statuses of what was judged looked at.
+fn judge(sight: &Sight) -> impl FnMut(&Objects, &Changed) -> Snapshot + use<> {
+    let (judged, changes) = (Arc::clone(&sight.judged), sight.changes.clone());
+    move |objects, changed| {
+        let rejudged = judged.write().unwrap_or_else(PoisonError::into_inner).update(objects, changed);
+        for route in rejudged {
+            changes.tell(Subject::Route(route));
+        }
+        // Nobody here has traffic.
+        Snapshot::default()
+    }
+}
+
+fn follow(client: &Client, sight: &Sight, ready: &Ready) -> JoinSet<Infallible> {
+    let mut following = JoinSet::new();
+    for kind in SubjectKind::ALL {
+        let follower = Follower {
+            kind,
+            statuses: Arc::clone(&sight.statuses),
+            changes: sight.changes.clone(),
+            crds: sight.crds.clone(),
+            loading: Some(ready.block("statuses")),
+        };
+        match kind {
+            SubjectKind::Mesh => following.spawn(follower.run::<WatchedMesh>(client.clone())),
+            SubjectKind::Route(_) => following.spawn(follower.run::<WatchedRoute>(client.clone())),
+        };
+    }
+    following
+}
+
+/// Who leads.
+fn leader_dump(identity: String, leadership: Leadership) -> Dump {
+    Arc::new(move || serde_json::json!({ "identity": identity, "leading": leadership.is_held() }))
+}
+
+/// What was judged, what is wrong with the objects and with the CRDs, and what found no room.
+fn status_dump(view: &ClusterView, sight: &Sight, statuses: &Arc<StatusWriter>) -> Dump {
+    let (view, statuses) = (view.clone(), Arc::clone(statuses));
+    let (judged, crds) = (Arc::clone(&sight.judged), sight.crds.clone());
+    Arc::new(move || {
+        let problems: Vec<String> = view.reports().iter().map(ToString::to_string).collect();
+        let judged = judged.read().unwrap_or_else(PoisonError::into_inner);
+        serde_json::json!({
+            "routes": judged.attachments(),
+            "problems": problems,
+            "crds": crds.borrow().describe(),
+            "leftOut": statuses.left_out(),
+        })
+    })
+}

@@ -1,0 +1,86 @@
+//! The `controller` mode: its flags as typed, what they mean, and how the ones become the other.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::values::{file, log_filter, log_format, loopback, namespace, socket_address};
+use super::{ConfigErrors, Reading};
+use crate::telemetry::LogFormat;
+
+/// The flags of `controller`, as typed.
+#[derive(Debug, Args)]
+pub(super) struct RawController {
+    /// How the API server is reached [default: KUBECONFIG, else as a pod reaches it]
+    #[arg(long, env = "GAMMARUS_KUBECONFIG", value_name = "PATH")]
+    kubeconfig: Option<String>,
+    /// The namespace of the Lease and of the node proxies [default: this pod's, or that of the kubeconfig]
+    #[arg(long, env = "GAMMARUS_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
+    /// Take the taint gammarus.io/not-ready from nodes whose proxy is ready
+    #[arg(long, env = "GAMMARUS_STARTUP_TAINT")]
+    startup_taint: bool,
+    /// Where the admin server listens: loopback only
+    #[arg(long, env = "GAMMARUS_ADMIN_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
+    admin_listen: String,
+    /// Where metrics and health are served to the outside
+    #[arg(long, env = "GAMMARUS_HEALTH_LISTEN", value_name = "IP:PORT", default_value = "[::]:15021")]
+    health_listen: String,
+    /// How the log looks
+    #[arg(long, env = "GAMMARUS_LOG_FORMAT", value_name = "text|json", default_value = "text")]
+    log_format: String,
+    /// What is logged: a list of [target=]level
+    #[arg(long, env = "GAMMARUS_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    log_level: String,
+}
+
+/// What becomes of the start-up taint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartupTaint {
+    /// It is nobody's concern.
+    Left,
+    /// It is taken from nodes whose proxy is ready.
+    Lifted,
+}
+
+/// The `controller` mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerConfig {
+    /// How the API server is reached, if that is given.
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace of the Lease and of the node proxies, if that is given.
+    pub namespace: Option<String>,
+    /// The start-up taint.
+    pub startup_taint: StartupTaint,
+    /// The admin server: a loopback address.
+    pub admin_listen: SocketAddr,
+    /// Metrics and health for the outside.
+    pub health_listen: SocketAddr,
+    /// How lines look.
+    pub format: LogFormat,
+    /// What is logged; a valid filter.
+    pub filter: String,
+}
+
+pub(super) fn read_controller(raw: &RawController) -> Result<ControllerConfig, ConfigErrors> {
+    let mut reading = Reading::default();
+    let kubeconfig = reading.given("--kubeconfig", raw.kubeconfig.as_ref(), file);
+    let namespace = reading.given("--namespace", raw.namespace.as_ref(), namespace);
+    let admin_listen = reading.read("--admin-listen", &raw.admin_listen, loopback);
+    let health_listen = reading.read("--health-listen", &raw.health_listen, socket_address);
+    let format = reading.read("--log-format", &raw.log_format, log_format);
+    let filter = reading.read("--log-level", &raw.log_level, log_filter);
+    let config = (|| {
+        Some(ControllerConfig {
+            kubeconfig: kubeconfig?,
+            namespace: namespace?,
+            startup_taint: if raw.startup_taint { StartupTaint::Lifted } else { StartupTaint::Left },
+            admin_listen: admin_listen?,
+            health_listen: health_listen?,
+            format: format?,
+            filter: filter?,
+        })
+    })();
+    reading.finish(config)
+}

@@ -1,0 +1,316 @@
+//! What statuses say now: a watch of its own for each kind, of which only what concerns this controller is kept.
+//!
+//! The judgement is made of trimmed objects, which have no status. Asking for each object before it is written would cost
+//! one more request for every write, as many at every change of leaders as there are routes, and would never notice
+//! that somebody has changed our entries. Of other controllers' entries only their places are kept: they are never sent back.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kube::Resource;
+use kube::api::{ApiResource, ObjectMeta};
+use kube::core::{DynamicResourceScope, NotUsed, Object};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::subject::{Subject, SubjectKind};
+use crate::attach::{CONTROLLER_NAME, ParentRef};
+use crate::cluster::objects::ObjectKey;
+use crate::route::RouteRef;
+
+/// A condition, as a status has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveCondition {
+    /// Which condition.
+    #[serde(rename = "type")]
+    pub kind: Box<str>,
+    /// `True`, `False` or `Unknown`.
+    pub status: Box<str>,
+    /// Why, in one word.
+    #[serde(default)]
+    pub reason: Box<str>,
+    /// Why, for a person.
+    #[serde(default)]
+    pub message: Box<str>,
+    /// The generation that was judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// When `status` became what it is, in RFC 3339.
+    #[serde(default)]
+    pub last_transition_time: Box<str>,
+}
+
+/// An entry of a route's `status.parents`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LiveEntry {
+    /// Another controller's.
+    Foreign,
+    /// Ours: it has our controller's name.
+    Own {
+        /// The parentRef that it is about.
+        parent_ref: ParentRef,
+        /// Its conditions, others' included, in their order.
+        conditions: Vec<LiveCondition>,
+    },
+}
+
+/// What is said now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// By an XMesh.
+    Mesh {
+        /// `spec.controllerName` is ours.
+        is_own: bool,
+        /// It has a `spec.parametersRef`.
+        has_parameters: bool,
+        /// It has a `status`.
+        has_status: bool,
+        /// `status.conditions`, if they are there.
+        conditions: Option<Vec<LiveCondition>>,
+        /// The names in `status.supportedFeatures`, if that is there.
+        features: Option<Vec<String>>,
+    },
+    /// By a route: `status.parents`, if that is there.
+    Route(Option<Vec<LiveEntry>>),
+}
+
+/// An object, as far as its status is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`: whatever is written is written to this version.
+    pub version: String,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// What it says.
+    pub said: Said,
+}
+
+/// A route as it is watched.
+pub type WatchedRoute = Object<NotUsed, WatchedRouteStatus>;
+/// An XMesh as it is watched.
+pub type WatchedMesh = Object<WatchedMeshSpec, WatchedMeshStatus>;
+
+/// The `status` of a route.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct WatchedRouteStatus {
+    #[serde(default)]
+    parents: Option<Vec<WatchedParent>>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WatchedParent {
+    controller_name: String,
+    parent_ref: ParentRef,
+    #[serde(default)]
+    conditions: Vec<LiveCondition>,
+}
+
+/// The `spec` of an XMesh.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchedMeshSpec {
+    controller_name: String,
+    #[serde(default)]
+    parameters_ref: Option<NotUsed>,
+}
+
+/// The `status` of an XMesh.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchedMeshStatus {
+    #[serde(default)]
+    conditions: Option<Vec<LiveCondition>>,
+    #[serde(default)]
+    supported_features: Option<Vec<Feature>>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Feature {
+    name: String,
+}
+
+/// What is watched for its status.
+pub trait Watched:
+    Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>
+    + Clone
+    + fmt::Debug
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+    /// Which object this is, if it has a name.
+    fn subject(&self, kind: SubjectKind) -> Option<Subject>;
+    /// What of it is kept.
+    fn trim(self) -> Live;
+}
+
+impl Watched for WatchedRoute {
+    fn subject(&self, kind: SubjectKind) -> Option<Subject> {
+        let SubjectKind::Route(kind) = kind else { return None };
+        let ObjectMeta { name, namespace, .. } = &self.metadata;
+        let key = ObjectKey::new(namespace.as_deref()?, name.as_deref()?);
+        Some(Subject::Route(RouteRef { kind, key }))
+    }
+
+    fn trim(self) -> Live {
+        let parents = self.status.and_then(|status| status.parents);
+        let entries = parents.map(|parents| {
+            let entries = parents.into_iter().map(|parent| match parent {
+                WatchedParent { controller_name, parent_ref, conditions }
+                    if controller_name == CONTROLLER_NAME =>
+                {
+                    LiveEntry::Own { parent_ref, conditions }
+                }
+                _ => LiveEntry::Foreign,
+            });
+            entries.collect()
+        });
+        live(self.metadata, Said::Route(entries))
+    }
+}
+
+impl Watched for WatchedMesh {
+    fn subject(&self, kind: SubjectKind) -> Option<Subject> {
+        let name = self.metadata.name.as_deref()?;
+        (kind == SubjectKind::Mesh).then(|| Subject::Mesh(name.into()))
+    }
+
+    fn trim(self) -> Live {
+        let said = Said::Mesh {
+            is_own: self.spec.controller_name == CONTROLLER_NAME,
+            has_parameters: self.spec.parameters_ref.is_some(),
+            features: self.status.as_ref().and_then(|status| {
+                let features = status.supported_features.as_ref()?;
+                Some(features.iter().map(|feature| feature.name.clone()).collect())
+            }),
+            has_status: self.status.is_some(),
+            conditions: self.status.and_then(|status| status.conditions),
+        };
+        live(self.metadata, said)
+    }
+}
+
+fn live(metadata: ObjectMeta, said: Said) -> Live {
+    Live {
+        uid: metadata.uid.unwrap_or_default(),
+        version: metadata.resource_version.unwrap_or_default(),
+        generation: metadata.generation,
+        said,
+    }
+}
+
+/// All statuses, as they were last seen or written.
+#[derive(Debug, Default)]
+pub struct Statuses {
+    known: Mutex<HashMap<Subject, Live>>,
+}
+
+impl Statuses {
+    /// What an object says now, if it is there.
+    #[must_use]
+    pub fn find(&self, subject: &Subject) -> Option<Live> {
+        self.lock().get(subject).cloned()
+    }
+
+    /// Every object that is there.
+    #[must_use]
+    pub fn subjects(&self) -> Vec<Subject> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Takes what was seen or written, unless something newer is known: an answer to a write may overtake the watch.
+    /// Says whether it was taken.
+    pub fn put(&self, subject: Subject, live: Live) -> bool {
+        let mut known = self.lock();
+        let is_old = known.get(&subject).is_some_and(|there| is_older(&live.version, &there.version));
+        if !is_old {
+            known.insert(subject, live);
+        }
+        !is_old
+    }
+
+    /// Forgets an object that was deleted with this version.
+    pub fn remove(&self, subject: &Subject, version: &str) {
+        let mut known = self.lock();
+        if known.get(subject).is_some_and(|there| !is_older(version, &there.version)) {
+            known.remove(subject);
+        }
+    }
+
+    /// Forgets all of a kind but what `keep` says.
+    pub fn retain(&self, kind: SubjectKind, keep: impl Fn(&Subject) -> bool) {
+        let mut known = self.lock();
+        known.retain(|subject, _| subject.kind() != kind || keep(subject));
+        known.shrink_to_fit();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Subject, Live>> {
+        // Whole at every step: a panic elsewhere does not spoil it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether one version came before another. Versions that are no numbers have no order, and none is old.
+fn is_older(one: &str, other: &str) -> bool {
+    match (one.parse::<u64>(), other.parse::<u64>()) {
+        (Ok(one), Ok(other)) => one < other,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::RouteKind;
+    use serde_json::json;
+
+    fn route(version: &str) -> Live {
+        let object: WatchedRoute = serde_json::from_value(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"name": "web", "namespace": "shop", "resourceVersion": version, "generation": 4},
+            "spec": {"parentRefs": [{"name": "a"}]},
+            "status": {"parents": [
+                {"controllerName": "other.io/c", "parentRef": {"name": "gateway"}, "conditions": [], "new": 1},
+                {"controllerName": CONTROLLER_NAME, "parentRef": {"group": "", "kind": "Service", "name": "web", "port": 80},
+                 "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+                                 "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 4}]},
+            ]},
+        }))
+        .unwrap();
+        assert_eq!(
+            object.subject(SubjectKind::Route(RouteKind::Http)).unwrap().to_string(),
+            "HTTPRoute shop/web"
+        );
+        object.trim()
+    }
+
+    #[test]
+    fn of_others_entries_only_the_place_is_kept() {
+        let live = route("7");
+        assert_eq!((live.version.as_str(), live.generation), ("7", Some(4)));
+        let Said::Route(Some(entries)) = live.said else { panic!("a route with a status") };
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0], LiveEntry::Foreign);
+        let LiveEntry::Own { parent_ref, conditions } = &entries[1] else { panic!("the second one is ours") };
+        assert_eq!((parent_ref.port, &*conditions[0].kind), (Some(80), "Accepted"));
+    }
+
+    #[test]
+    fn what_is_older_than_what_is_known_is_not_taken() {
+        let statuses = Statuses::default();
+        let subject = Subject::Mesh("m".into());
+        assert!(statuses.put(subject.clone(), route("10")));
+        assert!(!statuses.put(subject.clone(), route("9")), "a number, not a text");
+        assert_eq!(statuses.find(&subject).unwrap().version, "10");
+        statuses.remove(&subject, "9");
+        assert!(statuses.find(&subject).is_some());
+        statuses.remove(&subject, "11");
+        assert!(statuses.find(&subject).is_none());
+    }
+}

@@ -1,0 +1,36 @@
+//! The controller: says in the status of routes what was judged, and leads nobody's traffic.
+//!
+//! Of several controllers one writes, the one that holds a Lease ([`lease`]); the others see the same and stand by. What should be
+//! said comes from the same judgement as the data path's ([`judged`]), what is said from watches of its own ([`follow`],
+//! [`live`]). Any change of either puts the object into a queue ([`work`]); what differs becomes a patch of our own entries
+//! alone ([`plan`], [`mod@write`]). Which CRDs there are is looked at and told of ([`crds`]), never changed.
+
+pub mod crds;
+pub mod features;
+pub mod follow;
+pub mod judged;
+pub mod lease;
+pub mod live;
+pub mod metrics;
+pub mod plan;
+mod queue;
+pub mod subject;
+pub mod taint;
+pub mod work;
+pub mod write;
+
+use crate::cluster::objects::Kind;
+
+/// The name of the Lease, of the Deployment and of the service account.
+pub const NAME: &str = "gammarus-controller";
+
+/// What is judged by: all that could be an input of the judgement. Endpoints and pods, of which there are most, are none.
+pub const KINDS: [Kind; 7] = [
+    Kind::Namespace,
+    Kind::Service,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TcpRoute,
+    Kind::TlsRoute,
+    Kind::ReferenceGrant,
+];

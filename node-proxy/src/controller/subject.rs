@@ -1,0 +1,121 @@
+//! What the controller writes the status of, and where the API server has it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kube::api::ApiResource;
+
+use crate::cluster::api::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute};
+use crate::route::{RouteKind, RouteRef};
+
+/// One object whose status is written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// An XMesh (cluster-scoped), by its name.
+    Mesh(Arc<str>),
+    /// A route.
+    Route(RouteRef),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mesh(name) => write!(f, "XMesh {name}"),
+            Self::Route(route) => route.fmt(f),
+        }
+    }
+}
+
+/// A kind of [`Subject`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SubjectKind {
+    /// XMesh.
+    Mesh,
+    /// A kind of route.
+    Route(RouteKind),
+}
+
+impl SubjectKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Route(RouteKind::Http),
+        Self::Route(RouteKind::Grpc),
+        Self::Route(RouteKind::Tls),
+        Self::Route(RouteKind::Tcp),
+        Self::Mesh,
+    ];
+
+    /// Where the API server has it.
+    #[must_use]
+    pub fn resource(self) -> ApiResource {
+        match self {
+            Self::Mesh => ApiResource {
+                group: "gateway.networking.x-k8s.io".to_owned(),
+                version: "v1alpha1".to_owned(),
+                api_version: "gateway.networking.x-k8s.io/v1alpha1".to_owned(),
+                kind: "XMesh".to_owned(),
+                plural: "xmeshes".to_owned(),
+            },
+            Self::Route(RouteKind::Grpc) => ApiResource::erase::<GrpcRoute>(&()),
+            Self::Route(RouteKind::Http) => ApiResource::erase::<HttpRoute>(&()),
+            Self::Route(RouteKind::Tcp) => ApiResource::erase::<TcpRoute>(&()),
+            Self::Route(RouteKind::Tls) => ApiResource::erase::<TlsRoute>(&()),
+        }
+    }
+
+    /// The name of its CRD.
+    #[must_use]
+    pub fn crd(self) -> String {
+        let resource = self.resource();
+        format!("{}.{}", resource.plural, resource.group)
+    }
+}
+
+impl Subject {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> SubjectKind {
+        match self {
+            Self::Mesh(_) => SubjectKind::Mesh,
+            Self::Route(route) => SubjectKind::Route(route.kind),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Mesh(name) => name,
+            Self::Route(route) => &route.key.name,
+        }
+    }
+
+    /// Its namespace, if it is in one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Mesh(_) => None,
+            Self::Route(route) => Some(&route.key.namespace),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_crd() {
+        let crds: Vec<_> = SubjectKind::ALL.into_iter().map(SubjectKind::crd).collect();
+        assert_eq!(
+            crds,
+            [
+                "httproutes.gateway.networking.k8s.io",
+                "grpcroutes.gateway.networking.k8s.io",
+                "tlsroutes.gateway.networking.k8s.io",
+                "tcproutes.gateway.networking.k8s.io",
+                "xmeshes.gateway.networking.x-k8s.io",
+            ]
+        );
+    }
+}

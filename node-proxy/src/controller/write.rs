@@ -1,0 +1,295 @@
+//! One status: what it should say, whether it does, and if not, the write.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::judged::Judged;
+use super::lease::Leadership;
+use super::live::{Live, Statuses, Watched, WatchedMesh, WatchedRoute};
+use super::metrics::{ControllerMetrics, WriteResult};
+use super::plan::{Plan, plan_mesh, plan_route};
+use super::subject::Subject;
+use crate::balance::random;
+
+/// Who it is that writes, in `metadata.managedFields`.
+const FIELD_MANAGER: &str = "gammarus-controller";
+/// A request that takes longer has failed.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// Tries in a row, when others write the same object all the time, before others have their turn.
+const MOST_CONFLICTS: u32 = 8;
+/// After a first failure; then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause after failures, and between two writes of the same to who does not leave it.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// What was written and has stayed for as long is not a quarrel any more.
+const PEACE: Duration = Duration::from_mins(5);
+/// A status that was changed back so often is told of.
+const QUARREL: u32 = 3;
+
+/// What the writer is made of.
+#[derive(Debug)]
+pub struct WriterParts {
+    /// Whether it may write.
+    pub leadership: Leadership,
+    /// What should be said.
+    pub judged: Arc<RwLock<Judged>>,
+    /// What is said.
+    pub statuses: Arc<Statuses>,
+    /// What is counted.
+    pub metrics: ControllerMetrics,
+}
+
+/// Writes statuses.
+pub struct StatusWriter {
+    client: Client,
+    parts: WriterParts,
+    past: Mutex<HashMap<Subject, Past>>,
+    left_out: Mutex<BTreeMap<Subject, usize>>,
+    hasher: RandomState,
+}
+
+/// What was done about a subject lately.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    /// A hash of what was written last.
+    wanted: u64,
+    /// How often in a row that was written.
+    times: u32,
+    /// How often in a row it failed.
+    failures: u32,
+    at: Instant,
+}
+
+impl StatusWriter {
+    /// A writer by this client.
+    #[must_use]
+    pub fn new(client: Client, parts: WriterParts) -> Self {
+        let (past, left_out) = (Mutex::default(), Mutex::default());
+        Self { client, parts, past, left_out, hasher: RandomState::new() }
+    }
+
+    /// Every subject that is there.
+    pub(super) fn subjects(&self) -> Vec<Subject> {
+        self.parts.statuses.subjects()
+    }
+
+    pub(super) fn leads(&self, leading: bool) {
+        self.parts.metrics.set_leading(leading);
+        if !leading {
+            self.parts.metrics.set_queued(0);
+        }
+    }
+
+    pub(super) fn queued(&self, count: usize) {
+        self.parts.metrics.set_queued(count);
+    }
+
+    /// How many entries found no room, by subject.
+    #[must_use]
+    pub fn left_out(&self) -> BTreeMap<String, usize> {
+        lock(&self.left_out).iter().map(|(subject, count)| (subject.to_string(), *count)).collect()
+    }
+
+    /// Has a status say what was judged, if it does not. Gives when it is to be tried again, if it is.
+    pub(super) async fn settle(&self, subject: &Subject, since: Instant) -> Option<Instant> {
+        for conflicts in 0..MOST_CONFLICTS {
+            let Some((patch, wanted)) = self.plan(subject) else {
+                if self.parts.statuses.find(subject).is_none() {
+                    lock(&self.past).remove(subject);
+                }
+                return None;
+            };
+            if let Some(later) = self.hold_back(subject, wanted) {
+                return Some(later);
+            }
+            if !self.parts.leadership.is_held() {
+                return None;
+            }
+            let Ok(written) = timeout(REQUEST_LIMIT, self.patch(subject, patch)).await else {
+                return Some(self.failed(subject, WriteResult::Failed, "no answer in time"));
+            };
+            match written {
+                Ok(live) => {
+                    self.parts.statuses.put(subject.clone(), live);
+                    self.written(subject, wanted, since);
+                    return None;
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 => return None,
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    self.parts.metrics.wrote(WriteResult::Conflict);
+                    self.look_again(subject, conflicts).await;
+                }
+                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 413 | 422) => {
+                    return Some(self.failed(subject, WriteResult::Refused, &status.message));
+                }
+                Err(error) => return Some(self.failed(subject, WriteResult::Failed, &error.to_string())),
+            }
+        }
+        Some(Instant::now() + jittered(FIRST_PAUSE))
+    }
+
+    /// What is to be written now, with a hash of what is wanted.
+    fn plan(&self, subject: &Subject) -> Option<(Vec<Value>, u64)> {
+        let live = self.parts.statuses.find(subject)?;
+        let now = now();
+        let (plan, wanted) = match subject {
+            Subject::Mesh(_) => (plan_mesh(&live, &now), self.hasher.hash_one((&live.uid, live.generation))),
+            Subject::Route(route) => {
+                let judged = self.parts.judged.read().unwrap_or_else(PoisonError::into_inner).find(route)?;
+                (plan_route(&live, &judged, &now), self.hasher.hash_one((&live.uid, format!("{judged:?}"))))
+            }
+        };
+        match plan {
+            Plan::Wait => None,
+            Plan::Right { left_out } => {
+                self.leave_out(subject, left_out);
+                None
+            }
+            Plan::Write { patch, left_out } => {
+                self.leave_out(subject, left_out);
+                Some((patch, wanted))
+            }
+        }
+    }
+
+    /// Who does not leave our entries as they were written is not answered at once each time: it may be answering us.
+    fn hold_back(&self, subject: &Subject, wanted: u64) -> Option<Instant> {
+        let past = *lock(&self.past).get(subject)?;
+        let again = past.times > 0 && past.wanted == wanted && past.at.elapsed() < PEACE;
+        let later = past.at + pause(past.times.saturating_sub(1));
+        (again && Instant::now() < later).then_some(later)
+    }
+
+    fn written(&self, subject: &Subject, wanted: u64, since: Instant) {
+        self.parts.metrics.wrote(WriteResult::Written);
+        self.parts.metrics.delayed(since.elapsed());
+        let mut all = lock(&self.past);
+        let now = Instant::now();
+        let past = all.entry(subject.clone()).or_insert(Past { wanted, times: 0, failures: 0, at: now });
+        let is_again = past.wanted == wanted && past.at.elapsed() < PEACE;
+        *past = Past { wanted, times: if is_again { past.times + 1 } else { 1 }, failures: 0, at: now };
+        if past.times == QUARREL {
+            tracing::warn!(%subject, "somebody keeps changing this controller's entries in the status: they are put back less and less often");
+        }
+    }
+
+    fn failed(&self, subject: &Subject, result: WriteResult, why: &str) -> Instant {
+        self.parts.metrics.wrote(result);
+        let mut all = lock(&self.past);
+        let now = Instant::now();
+        let past = all.entry(subject.clone()).or_insert(Past { wanted: 0, times: 0, failures: 0, at: now });
+        past.failures = past.failures.saturating_add(1);
+        if past.failures.is_power_of_two() {
+            tracing::warn!(%subject, failures = past.failures, error = %why, "the status cannot be written");
+        }
+        now + jittered(pause(past.failures - 1))
+    }
+
+    fn leave_out(&self, subject: &Subject, count: usize) {
+        let mut left_out = lock(&self.left_out);
+        let before = match count {
+            0 => left_out.remove(subject),
+            count => left_out.insert(subject.clone(), count),
+        };
+        if before.unwrap_or(0) != count {
+            if count > 0 {
+                tracing::warn!(%subject, count, "the status has no room for all entries: other controllers have filled it");
+            }
+            self.parts.metrics.set_left_out(left_out.values().sum());
+        }
+    }
+
+    async fn patch(&self, subject: &Subject, patch: Vec<Value>) -> kube::Result<Live> {
+        match subject {
+            Subject::Mesh(_) => self.patch_as::<WatchedMesh>(subject, patch).await,
+            Subject::Route(_) => self.patch_as::<WatchedRoute>(subject, patch).await,
+        }
+    }
+
+    async fn patch_as<W: Watched>(&self, subject: &Subject, patch: Vec<Value>) -> kube::Result<Live> {
+        let patch = serde_json::from_value(Value::Array(patch)).map_err(kube::Error::SerdeError)?;
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let api: Api<W> = self.api(subject);
+        Ok(api.patch_status(subject.name(), &params, &Patch::Json::<()>(patch)).await?.trim())
+    }
+
+    /// Sees how an object is now that somebody else has written.
+    async fn look_again(&self, subject: &Subject, conflicts: u32) {
+        if conflicts > 0 {
+            sleep(jittered(Duration::from_millis(5) * 2_u32.pow(conflicts))).await;
+        }
+        let found = match subject {
+            Subject::Mesh(_) => timeout(REQUEST_LIMIT, self.read_as::<WatchedMesh>(subject)).await,
+            Subject::Route(_) => timeout(REQUEST_LIMIT, self.read_as::<WatchedRoute>(subject)).await,
+        };
+        // Otherwise the watch will say that it has gone, or the next write what is wrong.
+        if let Ok(Ok(Some(live))) = found {
+            self.parts.statuses.put(subject.clone(), live);
+        }
+    }
+
+    async fn read_as<W: Watched>(&self, subject: &Subject) -> kube::Result<Option<Live>> {
+        let api: Api<W> = self.api(subject);
+        Ok(api.get_opt(subject.name()).await?.map(Watched::trim))
+    }
+
+    fn api<W: Watched>(&self, subject: &Subject) -> Api<W> {
+        let resource = subject.kind().resource();
+        match subject.namespace() {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+}
+
+/// The time, as statuses have it: in whole seconds.
+fn now() -> String {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
+/// How long to wait after so many times in a row.
+fn pause(times: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST_PAUSE)
+}
+
+/// A time between half and all of it.
+fn jittered(pause: Duration) -> Duration {
+    let half = pause / 2;
+    let spread = u64::try_from(half.as_millis()).unwrap_or(u64::MAX);
+    half + Duration::from_millis(random() % spread.max(1))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // These maps are whole at every step: a panic elsewhere does not spoil them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute() {
+        let pauses: Vec<_> = [0, 1, 2, 7, 8, 9, 31, u32::MAX].map(|times| pause(times).as_millis()).into();
+        assert_eq!(pauses, [250, 500, 1000, 32_000, 60_000, 60_000, 60_000, 60_000]);
+        for _ in 0..100 {
+            let pause = jittered(Duration::from_millis(100)).as_millis();
+            assert!((50..100).contains(&pause), "{pause}");
+        }
+    }
+
+    #[test]
+    fn times_are_in_whole_seconds() {
+        let now = now();
+        assert!(now.len() == "2026-11-22T09:00:00Z".len() && now.ends_with('Z'), "{now}");
+    }
+}
