@@ -1,0 +1,307 @@
+//! The stage of every test: namespaces that it makes and takes away, servers that say what they have seen, and pods
+//! to ask from.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use node_proxy::demo::command::until;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// How long anything may take on a machine that builds and runs a whole cluster.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// The nodes of the cluster.
+pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
+
+/// What a program has said, and whether it went well.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) ok: bool,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    /// What it wrote, if it went well.
+    #[track_caller]
+    pub(crate) fn checked(self) -> String {
+        assert!(self.ok, "{}{}", self.out, self.err);
+        self.out
+    }
+}
+
+/// Runs a program to its end, with a text to read.
+#[track_caller]
+pub(crate) fn run(program: &str, arguments: &[&str], input: &str) -> Said {
+    let mut child = Command::new("timeout")
+        .args(["120", program])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    // One that does not read to the end is none of this one's worry.
+    let writing = std::thread::spawn(move || stdin.write_all(input.as_bytes()).is_ok());
+    let output = child.wait_with_output().unwrap();
+    writing.join().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said { ok: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// Asks the API server as its administrator.
+#[track_caller]
+pub(crate) fn kubectl(arguments: &[&str]) -> Said {
+    assert!(
+        std::env::var_os("KUBECONFIG").is_some(),
+        "there is no KUBECONFIG: tests/run kubernetes brings a cluster up, or source the `env` of tests/cluster/up"
+    );
+    run("kubectl", arguments, "")
+}
+
+/// What a server of this stage has seen of a request.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Seen {
+    /// The server's pod.
+    pub(crate) pod: String,
+    /// Who asked, by address.
+    pub(crate) client: IpAddr,
+    pub(crate) target: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Seen {
+    /// The values of a header, joined as one.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let values: Vec<&str> =
+            self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect();
+        if values.is_empty() { None } else { Some(values.join(",")) }
+    }
+
+    /// The deployment or pod that it comes from, without what Kubernetes adds.
+    pub(crate) fn is_of(&self, workload: &str) -> bool {
+        self.pod == workload || self.pod.starts_with(&format!("{workload}-"))
+    }
+}
+
+/// A pod, as it is now.
+#[derive(Clone, Debug)]
+pub(crate) struct PodNow {
+    pub(crate) uid: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) restarts: i64,
+    /// The mark, if it has one.
+    pub(crate) mark: Option<Value>,
+}
+
+/// A namespace of a test.
+pub(crate) struct Space {
+    pub(crate) name: String,
+}
+
+impl Space {
+    /// A new namespace with labels.
+    #[track_caller]
+    pub(crate) fn with(purpose: &str, labels: &[(&str, &str)]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{purpose}-{}-{number}", std::process::id());
+        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let space = Self { name };
+        space.apply(&format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {}, labels: {{{}}}}}}}",
+            space.name,
+            labels.join(", ")
+        ));
+        space
+    }
+
+    /// A new namespace in the mesh.
+    #[track_caller]
+    pub(crate) fn enrolled(purpose: &str) -> Self {
+        Self::with(purpose, &[("gammarus.io/mesh", "enabled")])
+    }
+
+    /// `kubectl` in this namespace.
+    #[track_caller]
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Said {
+        kubectl(&[&["--namespace", &self.name], arguments].concat())
+    }
+
+    #[track_caller]
+    pub(crate) fn apply(&self, yaml: &str) {
+        let arguments = ["--namespace", &self.name, "apply", "-f", "-"];
+        let said = run("kubectl", &arguments, yaml);
+        assert!(said.ok, "{}\n{yaml}", said.err);
+    }
+
+    /// A pod to ask from, and waits until it runs.
+    #[track_caller]
+    pub(crate) fn client(&self, name: &str, node: &str) {
+        self.apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: {name}}}}},
+              spec: {{nodeName: {node}, terminationGracePeriodSeconds: 0, containers: [
+                {{name: curl, image: 'curlimages/curl:8.17.0', command: [sleep, infinity]}}]}}}}"
+        ));
+        self.kubectl(&["wait", "--for=condition=Ready", "--timeout=90s", &format!("pod/{name}")]).checked();
+    }
+
+    /// The script of the servers, to be mounted as `/app/server.py`.
+    #[track_caller]
+    pub(crate) fn script(&self) {
+        let script = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "server"},
+            "data": {"server.py": include_str!("server.py")},
+        });
+        self.apply(&script.to_string());
+    }
+
+    /// What goes below `spec:` of a pod that is a server on port 8080.
+    pub(crate) fn server_spec() -> &'static str {
+        "terminationGracePeriodSeconds: 0, volumes: [{name: app, configMap: {name: server}}], containers: [
+          {name: server, image: 'python:3', command: [python3, /app/server.py, '8080'],
+           env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}],
+           volumeMounts: [{name: app, mountPath: /app}],
+           readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]"
+    }
+
+    /// A Deployment of servers on a node and its Service, port 80 to 8080; waits until it is available.
+    #[track_caller]
+    pub(crate) fn server(&self, name: &str, node: &str, replicas: u32) {
+        self.script();
+        let spec = Self::server_spec();
+        self.apply(&format!(
+            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{replicas: {replicas},
+              selector: {{matchLabels: {{app: {name}}}}}, template: {{metadata: {{labels: {{app: {name}}}}},
+              spec: {{nodeName: {node}, {spec}}}}}}}}}"
+        ));
+        self.apply(&format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}},
+              ports: [{{name: http, port: 80, targetPort: 8080}}]}}}}"
+        ));
+        self.kubectl(&["rollout", "status", "--timeout=90s", &format!("deployment/{name}")]).checked();
+    }
+
+    /// Runs a program in a pod.
+    #[track_caller]
+    pub(crate) fn exec(&self, pod: &str, argv: &[&str]) -> Said {
+        self.kubectl(&[&["exec", pod, "--"], argv].concat())
+    }
+
+    /// Asks by curl from a pod, and prints the status code after the body.
+    #[track_caller]
+    pub(crate) fn curl(&self, pod: &str, arguments: &[&str]) -> Said {
+        let fixed = ["curl", "-sS", "--max-time", "10", "-w", "\n%{http_code}"];
+        self.exec(pod, &[&fixed, arguments].concat())
+    }
+
+    /// Asks until a server answers, and returns what it has seen.
+    #[track_caller]
+    pub(crate) fn ask(&self, pod: &str, arguments: &[&str]) -> Seen {
+        let (mut seen, mut last) = (None, String::new());
+        let answered = until(PATIENCE, || {
+            let said = self.curl(pod, arguments);
+            seen = said.out.lines().next().and_then(|line| serde_json::from_str(line).ok());
+            last = format!("{}{}", said.out, said.err);
+            seen.is_some()
+        });
+        assert!(answered, "curl {arguments:?} from {pod}: {last}");
+        seen.unwrap()
+    }
+
+    /// Asks until a server's answer is as it is wanted.
+    #[track_caller]
+    pub(crate) fn ask_until(&self, pod: &str, arguments: &[&str], wanted: impl Fn(&Seen) -> bool) -> Seen {
+        let mut seen = self.ask(pod, arguments);
+        let comes = until(PATIENCE, || {
+            seen = self.ask(pod, arguments);
+            wanted(&seen)
+        });
+        assert!(comes, "curl {arguments:?} from {pod} still gives {seen:?}");
+        seen
+    }
+
+    /// The status code, once it is this one.
+    #[track_caller]
+    pub(crate) fn expect_status(&self, pod: &str, arguments: &[&str], code: &str) {
+        let mut last = String::new();
+        let comes = until(PATIENCE, || {
+            let said = self.curl(pod, arguments);
+            last = format!("{}{}", said.out, said.err);
+            said.out.lines().last() == Some(code)
+        });
+        assert!(comes, "curl {arguments:?} from {pod} still gives {last}");
+    }
+
+    /// An object as it is, by `kind/name`.
+    #[track_caller]
+    pub(crate) fn get(&self, object: &str) -> Value {
+        serde_json::from_str(&self.kubectl(&["get", object, "-o", "json"]).checked()).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn pod(&self, name: &str) -> PodNow {
+        read_pod(&self.get(&format!("pod/{name}")))
+    }
+
+    /// The pods with a label `app`.
+    #[track_caller]
+    pub(crate) fn pods_of(&self, app: &str) -> Vec<PodNow> {
+        let list = self.kubectl(&["get", "pods", "-l", &format!("app={app}"), "-o", "json"]).checked();
+        let list: Value = serde_json::from_str(&list).unwrap();
+        list["items"].as_array().unwrap().iter().map(read_pod).collect()
+    }
+
+    /// Waits until a pod has its mark, with its own uid.
+    #[track_caller]
+    pub(crate) fn wait_for_mark(&self, pod: &str) {
+        let has_mark = || {
+            let now = self.pod(pod);
+            now.mark.as_ref().is_some_and(|mark| mark["uid"] == Value::from(now.uid.as_str()))
+        };
+        assert!(until(PATIENCE, has_mark), "{:?}", self.pod(pod));
+    }
+
+    /// The condition of a route on its first parent that is ours, as `Status Reason`.
+    pub(crate) fn condition(&self, route: &str, kind: &str) -> String {
+        let route = self.get(route);
+        let parents = route["status"]["parents"].as_array().cloned().unwrap_or_default();
+        let ours = parents.iter().find(|parent| parent["controllerName"] == "gammarus.io/mesh-controller");
+        let conditions = ours.and_then(|parent| parent["conditions"].as_array().cloned()).unwrap_or_default();
+        conditions.iter().find(|condition| condition["type"] == kind).map_or_else(String::new, |condition| {
+            let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+            format!("{} {}", text("status"), text("reason"))
+        })
+    }
+
+    /// Waits until the controller has said something of a route.
+    #[track_caller]
+    pub(crate) fn wait_for_condition(&self, route: &str, kind: &str, wanted: &str) {
+        let said = || self.condition(route, kind);
+        assert!(until(PATIENCE, || said() == wanted), "{route}: {kind} is {}, not {wanted}", said());
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        let _nothing_more_to_do =
+            run("kubectl", &["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"], "");
+    }
+}
+
+fn read_pod(pod: &Value) -> PodNow {
+    let addresses = pod["status"]["podIPs"].as_array().into_iter().flatten();
+    let containers = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+    let mark = pod["metadata"]["annotations"]["gammarus.io/enrolled"].as_str();
+    PodNow {
+        uid: pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
+        addresses: addresses.filter_map(|entry| entry["ip"].as_str()?.parse().ok()).collect(),
+        restarts: containers.filter_map(|container| container["restartCount"].as_i64()).sum(),
+        mark: mark.and_then(|text| serde_json::from_str(text).ok()),
+    }
+}
