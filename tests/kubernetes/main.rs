@@ -9,5 +9,6 @@
 mod enrolment;
 mod routes;
 mod stage;
+mod walk_through;
 mod wire;
 mod workloads;
