@@ -367,3 +367,57 @@ fn somebody_who_keeps_undoing_it_is_answered_more_and_more_seldom() {
     assert!(until(PATIENCE, || host.has_entry("10-podnet.conflist")), "{}", installer.log());
     installer.assert_ready(true, "has the entry");
 }
+
+#[test]
+fn the_network_that_a_runtime_goes_by_gets_the_entry_wherever_it_stands() {
+    let host = Host::make();
+    fs::create_dir_all(host.root().join("etc/crio")).unwrap();
+    fs::write(host.root().join("etc/crio/crio.conf"), "[crio.network]\ncni_default_network = 'podnet'\n")
+        .unwrap();
+    let other = LIST.replace("podnet", "storage");
+    host.write("00-storage.conflist", &other);
+    let installer = host.install(&[]);
+    installer.assert_ready(false, "waiting for a network configuration of podnet");
+    host.write("10-podnet.conflist", LIST);
+    assert!(until(PROMPT, || host.has_entry("10-podnet.conflist")), "{}", installer.log());
+    assert_eq!(host.text("00-storage.conflist"), other);
+}
+
+#[test]
+fn a_list_that_cannot_follow_its_single_plugin_any_more_goes() {
+    let host = Host::make();
+    let single = "{\"type\":\"loopback\",\"name\":\"podnet\",\"cniVersion\":\"1.0.0\"}";
+    host.write("05-podnet.conf", single);
+    let installer = host.install(&[]);
+    installer.assert_ready(true, "05-podnet-gammarus.conflist");
+    host.write("05-podnet.conf", &single.replace("1.0.0", "0.2.0"));
+    installer.assert_ready(false, "05-podnet.conf has cniVersion \"0.2.0\"");
+    assert_eq!(host.files(), ["05-podnet.conf"], "the runtime has what its network wants");
+}
+
+#[test]
+fn a_folder_that_is_removed_below_its_mount_ends_the_installer() {
+    let host = Host::make();
+    let real = host.root().join("real-net.d");
+    fs::create_dir(&real).unwrap();
+    fs::write(real.join("10-podnet.conflist"), LIST).unwrap();
+    let mut installer = host.install_mounted(&real, &host.conf_dir());
+    installer.assert_ready(true, "10-podnet.conflist has the entry");
+    fs::remove_dir_all(&real).unwrap();
+    assert!(
+        !installer.ended().success(),
+        "a container that is started again has the folder that is there then"
+    );
+    installer.assert_says("net.d has been removed from the node");
+}
+
+#[test]
+fn callers_that_say_nothing_do_not_keep_the_kubelet_waiting() {
+    let host = Host::make();
+    let installer = host.install(&[]);
+    let silent: Vec<_> = (0..8).map(|_| installer.connect()).collect();
+    let start = Instant::now();
+    installer.assert_ready(false, "waiting");
+    assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+    drop(silent);
+}

@@ -3,8 +3,9 @@
 //! A node is ready for the mesh while a runtime that starts a pod would call the plugin.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,10 +14,12 @@ use nix::errno::Errno;
 
 /// An installer that has not looked around for so long hangs.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long a caller may take; there is one at a time.
+/// How long a caller may take for its request.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// More than a kubelet's request.
-const LARGEST_REQUEST: u64 = 16 * 1024;
+const LARGEST_REQUEST: usize = 16 * 1024;
+/// As many are answered at once; those beyond find the connection closed.
+const MOST_CALLERS: usize = 32;
 
 /// What was put back, each with its count in the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,14 +51,9 @@ impl Health {
             State { ready: false, why: "starting".to_owned(), looked: Instant::now(), repairs: [0; 2] };
         let health = Self(Arc::new(Mutex::new(state)));
         let served = health.clone();
-        thread::Builder::new().name("health".to_owned()).spawn(move || {
-            for stream in listener.incoming() {
-                // One that breaks off is the caller's loss; the pause is for descriptors that have run out.
-                if stream.and_then(|stream| served.answer(&stream)).is_err() {
-                    thread::sleep(Duration::from_millis(10));
-                }
-            }
-        })?;
+        let callers = Arc::new(AtomicUsize::new(0));
+        let accept = move || listener.incoming().for_each(|stream| served.take(stream, &callers));
+        thread::Builder::new().name("health".to_owned()).spawn(accept)?;
         Ok((health, address))
     }
 
@@ -73,17 +71,31 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).repairs[repair as usize] += 1;
     }
 
-    fn answer(&self, mut stream: &TcpStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut request = BufReader::new(stream.take(LARGEST_REQUEST));
-        let (mut first, mut line) = (String::new(), String::new());
-        request.read_line(&mut first)?;
-        // To the end of the head: an answer to what was not read would be reset.
-        while request.read_line(&mut line)? > 2 {
-            line.clear();
+    /// Answers a caller on a thread of its own: one that is slow is nobody else's loss.
+    fn take(&self, stream: io::Result<TcpStream>, callers: &Arc<AtomicUsize>) {
+        let Ok(stream) = stream else {
+            // Descriptors may have run out.
+            return thread::sleep(Duration::from_millis(10));
+        };
+        if callers.load(Ordering::Relaxed) >= MOST_CALLERS {
+            return;
         }
-        let (status, body) = self.respond(first.split(' ').nth(1).unwrap_or_default());
+        callers.fetch_add(1, Ordering::Relaxed);
+        let (health, left) = (self.clone(), Arc::clone(callers));
+        let caller = thread::Builder::new().name("caller".to_owned()).spawn(move || {
+            // One that breaks off is the caller's loss.
+            let _ = health.answer(stream);
+            left.fetch_sub(1, Ordering::Relaxed);
+        });
+        if caller.is_err() {
+            callers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let head = read_head(&mut stream)?;
+        let (status, body) = self.respond(head.split(' ').nth(1).unwrap_or_default());
         let head = format!(
             "HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {}\r\n\
              connection: close\r\n\r\n",
@@ -105,6 +117,23 @@ impl Health {
             _ => ("404 Not Found", "there are /readyz, /livez and /metrics\n".to_owned()),
         }
     }
+}
+
+/// A request to the end of its head: an answer to what was not read would be reset.
+fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+    let (start, mut head, mut part) = (Instant::now(), Vec::new(), [0; 1024]);
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let left = PATIENCE.saturating_sub(start.elapsed());
+        if left.is_zero() || head.len() > LARGEST_REQUEST {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut part)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => head.extend_from_slice(&part[..count]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
 fn metrics(state: &State) -> String {

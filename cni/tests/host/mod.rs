@@ -27,6 +27,8 @@ pub(crate) const LIST: &str = "{\n  \"name\": \"podnet\",\n  \"cniVersion\": \"1
 
 /// Runs after a folder has been put over the one that libcni keeps results in.
 const WITH_CACHE: &str = "mkdir -p /var/lib/cni && mount --bind \"$0\" /var/lib/cni && exec \"$@\"";
+/// Runs where a folder is mounted, as in a pod.
+const MOUNTED: &str = "mount --bind \"$0\" \"$1\" && shift && exec \"$@\"";
 /// Runs where a folder cannot be written.
 const READ_ONLY: &str = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"";
 
@@ -150,6 +152,15 @@ impl Host {
         Installer::start(&self.command("install", more))
     }
 
+    /// Starts an installer for which the folder `on` is what lies at `folder`.
+    pub(crate) fn install_mounted(&self, folder: &Path, on: &Path) -> Installer {
+        let mut argv: Vec<_> =
+            ["unshare", "-m", "--propagation", "private", "sh", "-c", MOUNTED].map(ToOwned::to_owned).into();
+        argv.extend([folder, on].map(|path| path.to_str().unwrap().to_owned()));
+        argv.extend(self.command("install", &[]));
+        Installer::start(&argv)
+    }
+
     /// Starts an installer for which a folder of this node is read-only.
     pub(crate) fn install_read_only(&self, folder: &Path) -> Installer {
         let mut argv = vec!["unshare", "-m", "--propagation", "private", "sh", "-c", READ_ONLY];
@@ -238,8 +249,8 @@ impl Installer {
         assert!(until(PATIENCE, || self.log().contains(text)), "{text:?} is not in {}", self.log());
     }
 
-    /// Asks it over HTTP, as a kubelet does: the status and the body.
-    pub(crate) fn ask(&self, path: &str) -> (u16, String) {
+    /// A connection to where it answers.
+    pub(crate) fn connect(&self) -> TcpStream {
         let mut address = None;
         until(PATIENCE, || {
             let log = self.log();
@@ -250,7 +261,12 @@ impl Installer {
                 .map(str::to_owned);
             address.is_some()
         });
-        let mut stream = TcpStream::connect(address.expect("it says where it answers")).unwrap();
+        TcpStream::connect(address.expect("it says where it answers")).unwrap()
+    }
+
+    /// Asks it over HTTP, as a kubelet does: the status and the body.
+    pub(crate) fn ask(&self, path: &str) -> (u16, String) {
+        let mut stream = self.connect();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: node\r\naccept: */*\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
