@@ -4,7 +4,7 @@
 //! Needs a cluster in which Gammarus is installed: `tests/run kubernetes` brings one up with `tests/cluster/up` and
 //! `tests/cluster/install`, and ends it. Every test has namespaces of its own ([`stage`]).
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod enrolment;
 mod routes;

@@ -262,7 +262,7 @@ impl Space {
     pub(crate) fn wait_for_mark(&self, pod: &str) {
         let has_mark = || {
             let now = self.pod(pod);
-            now.mark.as_ref().is_some_and(|mark| mark["uid"] == Value::from(now.uid.as_str()))
+            now.mark.as_ref().is_some_and(|mark| mark["uid"] == *now.uid)
         };
         assert!(until(PATIENCE, has_mark), "{:?}", self.pod(pod));
     }

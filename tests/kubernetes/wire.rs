@@ -118,7 +118,8 @@ fn segments(file: &[u8]) -> impl Iterator<Item = Segment<'_>> {
         Some(frame)
     });
     frames.filter_map(|frame| {
-        let packet = frame.get(12..14).filter(|kind| *kind == [0x08, 0x00]).and(frame.get(14..))?;
+        let is_ipv4 = frame.get(12..14)? == [0x08, 0x00];
+        let packet = frame.get(14..).filter(|_| is_ipv4)?;
         let header = usize::from(packet.first()? & 0x0f) * 4;
         let destination: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
         let tcp = packet.get(header..).filter(|_| packet.get(9) == Some(&6))?;
