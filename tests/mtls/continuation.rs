@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 use node_proxy::hop::Proof;
 use node_proxy::hop::frame::Kind;
@@ -15,7 +16,8 @@ use super::expiry::{ending, held, left};
 use super::load::Load;
 use super::peer::{HOP, dial, good_leaf, serve};
 use super::rig::{
-    End, OWN_APP, accept, accepted, address, expect_bytes, listen_in, logged, read_to_end, stage, staged,
+    End, OWN_APP, PATIENCE, accept, accepted, address, expect_bytes, listen_in, logged, read_to_end, stage,
+    staged,
 };
 
 /// Says a word on a connection, both ways.
@@ -59,7 +61,7 @@ fn a_held_connection_outlives_its_leaves_and_ends_with_the_last_ones_that_the_ca
     assert!(lived < end + 1.5, "it has lived for {lived} s, and its last leaves for {end} s");
     assert!(lived > end - 2.0, "it was ended after {lived} s, before its last leaves ({end} s)");
     let told = |node: &str| world.access_log(node).unwrap().contains("reason=certificate_expired");
-    assert!(told("node-a") || told("node-b"), "no log gives the reason");
+    assert!(until(PATIENCE, || told("node-a") || told("node-b")), "no log gives the reason");
 }
 
 #[test]
