@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::cluster::core_kinds::Pod;
 use crate::cluster::objects::{Change, Changed, Kind, Mark, Object, ObjectId, ObjectKey, Objects};
 
 /// The objects of a YAML text of several documents. Panics on a kind that it does not know.

@@ -6,16 +6,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::core_kinds::Admit;
+use super::core_kinds::{Admit, Pod};
 use super::name::{is_label, is_subdomain};
 use super::objects::{Kind, Mark, Object, ObjectId, ObjectKey};
 use super::report::{Report, Severity};
 use super::schema::{FieldError, Schemas};
+use super::typed;
 
 /// What one document of a file turned out to be.
 #[derive(Debug, PartialEq)]
@@ -249,7 +249,7 @@ impl Reader<'_> {
     /// An object of a core kind: its type decides about fields, then come the API server's checks.
     fn admit_core<T: DeserializeOwned + Admit>(&mut self, draft: Draft) -> Option<Arc<T>> {
         let label = draft.id.to_string();
-        let mut object: T = self.parse(draft)?;
+        let mut object: T = self.parse(draft, T::passes_over)?;
         object.apply_defaults();
         let mut errors = Vec::new();
         object.check(&mut errors);
@@ -275,7 +275,7 @@ impl Reader<'_> {
             fields.remove("apiVersion");
             fields.remove("kind");
         }
-        self.parse(draft).map(Arc::new)
+        self.parse(draft, |_| false).map(Arc::new)
     }
 
     fn accept(&mut self, label: &str, errors: Vec<FieldError>) -> bool {
@@ -286,27 +286,22 @@ impl Reader<'_> {
         good
     }
 
-    fn parse<T: DeserializeOwned>(&mut self, draft: Draft) -> Option<T> {
+    fn parse<T: DeserializeOwned>(&mut self, draft: Draft, passes_over: fn(&str) -> bool) -> Option<T> {
         let label = &draft.id.to_string();
         let mut unknown = Vec::new();
-        let mut track = serde_path_to_error::Track::new();
-        let mut note = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path));
-        let tracked = serde_path_to_error::Deserializer::new(draft.value, &mut track);
-        let parsed = T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note));
-        for field in unknown {
+        let parsed = typed::read(draft.value, &mut |field| unknown.push(field));
+        for field in unknown.into_iter().filter(|field| !passes_over(field)) {
             self.report(label, Severity::Warning, unknown_field(field));
         }
         match parsed {
             Ok(object) => Some(object),
             Err(error) => {
-                let field = track.path().to_string();
-                let field = if field == "." { String::new() } else { field };
                 let message = match draft.id.kind {
                     // The parser's message quotes what it found.
                     Kind::Secret => "has the wrong type or is no base64".to_owned(),
-                    _ => error.to_string(),
+                    _ => error.message,
                 };
-                self.report(label, Severity::Error, FieldError::new(field, message));
+                self.report(label, Severity::Error, FieldError { message, ..error });
                 None
             }
         }
@@ -369,21 +364,6 @@ fn fill_namespace(value: &mut Value, key: &ObjectKey) {
             metadata.remove("namespace");
         } else {
             metadata.insert("namespace".to_owned(), Value::String(key.namespace.to_string()));
-        }
-    }
-}
-
-pub(super) fn field_path(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path as Ignored;
-    match path {
-        Ignored::Root => String::new(),
-        Ignored::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
-        Ignored::Map { parent, key } => {
-            let parent = field_path(parent);
-            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
-        }
-        Ignored::Some { parent } | Ignored::NewtypeStruct { parent } | Ignored::NewtypeVariant { parent } => {
-            field_path(parent)
         }
     }
 }

@@ -5,7 +5,7 @@
 //! data path ever waits for anything in here.
 
 pub mod api;
-mod core_kinds;
+pub(crate) mod core_kinds;
 pub mod directory;
 mod document;
 pub mod kubernetes;
@@ -16,6 +16,7 @@ pub mod report;
 pub mod schema;
 pub mod source;
 pub mod trimmed;
+mod typed;
 pub mod writer;
 
 #[cfg(test)]

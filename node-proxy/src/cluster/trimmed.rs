@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use serde::{Deserialize, Serialize};
 
+use super::core_kinds;
 use super::objects::ObjectKey;
 
 /// The label that says whose slice it is.
@@ -113,13 +113,13 @@ impl<'a> FromIterator<(&'a String, &'a String)> for Texts {
     }
 }
 
-impl From<&core::Pod> for Pod {
-    fn from(pod: &core::Pod) -> Self {
+impl From<&core_kinds::Pod> for Pod {
+    fn from(pod: &core_kinds::Pod) -> Self {
         let (metadata, spec, status) = (&pod.metadata, pod.spec.as_ref(), pod.status.as_ref());
         let is_kept =
             |(name, _): &(&String, &String)| name.starts_with(OWN_PREFIX) || *name == MIRROR_ANNOTATION;
         let conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+        let mut ready = conditions.filter(|condition| condition.name == "Ready");
         let phase = status.and_then(|status| status.phase.as_deref());
         Self {
             uid: metadata.uid.as_deref().map(Into::into),
@@ -138,7 +138,7 @@ impl From<&core::Pod> for Pod {
     }
 }
 
-fn addresses(status: &core::PodStatus) -> Box<[IpAddr]> {
+fn addresses(status: &core_kinds::PodStatus) -> Box<[IpAddr]> {
     let several = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
     let mut addresses: Vec<IpAddr> = Vec::new();
     for address in several.chain(status.pod_ip.as_deref()).filter_map(|text| text.parse().ok()) {
@@ -149,10 +149,15 @@ fn addresses(status: &core::PodStatus) -> Box<[IpAddr]> {
     addresses.into()
 }
 
-fn named_ports(spec: &core::PodSpec) -> Box<[(Box<str>, i32)]> {
+fn named_ports(spec: &core_kinds::PodSpec) -> Box<[(Box<str>, i32)]> {
     let sidecars =
         spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let ports = spec
+        .containers
+        .iter()
+        .flatten()
+        .chain(sidecars)
+        .flat_map(|container| container.ports.iter().flatten());
     let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
     tcp.filter_map(|port| Some((port.name.as_deref()?.into(), port.container_port))).collect()
 }

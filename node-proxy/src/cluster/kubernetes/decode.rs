@@ -7,18 +7,17 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::super::core_kinds::Admit;
-use super::super::document::field_path;
+use super::super::core_kinds::{Admit, Pod};
 use super::super::objects::{Kind, MARK_ANNOTATION, Mark, Object, ObjectId, ObjectKey};
 use super::super::report::{Report, Severity};
 use super::super::schema::FieldError;
+use super::super::typed;
 
 /// Where `kubectl apply` keeps the whole object a second time.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -112,7 +111,7 @@ impl Item {
     /// done, and is told.
     fn custom<T: DeserializeOwned>(&mut self, kind: Kind, value: Value) -> Result<Arc<T>, FieldError> {
         let mut unknown = Vec::new();
-        let object = parse(value, |field| {
+        let object = typed::read(value, &mut |field| {
             if field.starts_with("spec.") {
                 unknown.push(field);
             }
@@ -137,19 +136,9 @@ impl Item {
 
 /// An object of a core kind, with what the API server of another version may have left out.
 fn core<T: DeserializeOwned + Admit>(value: Value) -> Result<Arc<T>, FieldError> {
-    let mut object: T = parse(value, |_| ())?;
+    let mut object: T = typed::read(value, &mut |_| ())?;
     object.apply_defaults();
     Ok(Arc::new(object))
-}
-
-fn parse<T: DeserializeOwned>(value: Value, mut unknown: impl FnMut(String)) -> Result<T, FieldError> {
-    let mut track = serde_path_to_error::Track::new();
-    let mut note = |path: serde_ignored::Path<'_>| unknown(field_path(&path));
-    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
-    T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note)).map_err(|error| {
-        let field = track.path().to_string();
-        FieldError::new(if field == "." { String::new() } else { field }, error.to_string())
-    })
 }
 
 /// Takes out what nobody here asks for, so that it is never held, and a change of nothing else is no change. Gives back

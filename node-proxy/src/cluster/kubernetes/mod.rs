@@ -5,6 +5,7 @@
 //! every kind has been listed once; if the API server is away until then, the last state on the disk is (`state`).
 //! A kind that the server does not have holds nobody up: that is said, and it is looked for again.
 
+mod ask;
 mod backoff;
 mod connect;
 mod decode;
@@ -37,6 +38,7 @@ use resource::Resource;
 use state::Keeper;
 use watch::{Novelty, Watcher, Word};
 
+pub use ask::{ask, read_answer};
 pub use connect::connect;
 pub use resource::MESH_KINDS;
 

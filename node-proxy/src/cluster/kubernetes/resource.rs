@@ -59,6 +59,15 @@ impl Resource {
             format!("/apis/{group}/{version}/{plural}")
         }
     }
+
+    /// The path of the collection in one namespace; of a kind that is in none, of all.
+    pub(super) fn path_in(&self, version: &str, namespace: &str) -> String {
+        let all = self.path(version);
+        match all.rsplit_once('/') {
+            Some((api, plural)) if !namespace.is_empty() => format!("{api}/namespaces/{namespace}/{plural}"),
+            _ => all,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +82,9 @@ mod tests {
         assert_eq!(path(Kind::EndpointSlice).unwrap(), "/apis/discovery.k8s.io/v1/endpointslices");
         assert_eq!(path(Kind::HttpRoute).unwrap(), "/apis/gateway.networking.k8s.io/v1/httproutes");
         assert_eq!(path(Kind::Mark), None);
+        let path_in = |kind, namespace| Resource::of(kind).unwrap().path_in("v1", namespace);
+        assert_eq!(path_in(Kind::Pod, "shop"), "/api/v1/namespaces/shop/pods");
+        assert_eq!(path_in(Kind::Namespace, ""), "/api/v1/namespaces");
     }
 
     #[test]

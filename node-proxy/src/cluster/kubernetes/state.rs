@@ -20,6 +20,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::objects::{Kind, Object, ObjectId, ObjectKey};
+use super::super::schema::FieldError;
+use super::super::typed;
 use super::resource::MESH_KINDS;
 
 /// The file's name in the state directory.
@@ -262,20 +264,21 @@ fn read_line(line: &str) -> Result<(ObjectId, Object), String> {
         serde_json::from_str(line).map_err(|error| error.to_string())?;
     let mut kinds = MESH_KINDS.into_iter().chain([Kind::Mark]);
     let kind = kinds.find(|kind| kind.as_label() == label).ok_or_else(|| format!("{label} is no kind"))?;
-    let object = read_object(kind, value).map_err(|error| error.to_string())?;
+    let object =
+        read_object(kind, value).map_err(|FieldError { field, message }| format!("{field}: {message}"))?;
     Ok((ObjectId { kind, key: ObjectKey::new(&namespace, &name) }, object))
 }
 
-fn read_object(kind: Kind, value: Value) -> serde_json::Result<Object> {
-    fn shared<T: DeserializeOwned>(value: Value) -> serde_json::Result<Arc<T>> {
-        serde_json::from_value(value).map(Arc::new)
+fn read_object(kind: Kind, value: Value) -> Result<Object, FieldError> {
+    fn shared<T: DeserializeOwned>(value: Value) -> Result<Arc<T>, FieldError> {
+        typed::read(value, &mut |_| ()).map(Arc::new)
     }
     Ok(match kind {
         Kind::ConfigMap => Object::ConfigMap(shared(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(shared(value)?),
         Kind::GrpcRoute => Object::GrpcRoute(shared(value)?),
         Kind::HttpRoute => Object::HttpRoute(shared(value)?),
-        Kind::Mark => Object::Mark(serde_json::from_value(value)?),
+        Kind::Mark => Object::Mark(Box::new(typed::read(value, &mut |_| ())?)),
         Kind::Namespace => Object::Namespace(shared(value)?),
         Kind::Node => Object::Node(shared(value)?),
         Kind::Pod => Object::Pod(shared(value)?),

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::Api;
-
 use super::{ApiServer, answer};
-use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::kubernetes::{ask, read_answer};
+use crate::cluster::objects::{Kind, Object, ObjectKey, Objects};
 use crate::cluster::trimmed;
 use crate::error::with_causes;
 
@@ -21,27 +19,25 @@ impl ApiServer {
         key: &ObjectKey,
         known: Option<Arc<trimmed::Pod>>,
     ) -> Result<Objects, String> {
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        let (namespace, pod) = self
-            .runtime
-            .block_on(async {
-                let pod = async {
-                    match known {
-                        Some(known) => Ok(Some(known)),
-                        None => {
-                            let found = answer(pods.get_opt(&key.name)).await?;
-                            Ok(found.map(|pod| Arc::new(trimmed::Pod::from(&pod))))
-                        }
-                    }
-                };
-                tokio::try_join!(answer(namespaces.get_opt(&key.namespace)), pod)
-            })
-            .map_err(|error| with_causes(&error))?;
+        let own_namespace = ObjectKey::new("", &key.namespace);
+        let namespace = answer(ask(&self.client, Kind::Namespace, &own_namespace));
+        let pod = async {
+            match known {
+                Some(_) => Ok(None),
+                None => answer(ask(&self.client, Kind::Pod, key)).await,
+            }
+        };
+        let both = self.runtime.block_on(async { tokio::try_join!(namespace, pod) });
+        let (namespace, pod) = both.map_err(|error| with_causes(&error))?;
+        let read = |kind, answer: Option<_>| answer.map_or(Ok(None), |answer| read_answer(kind, answer));
         let mut objects = Objects::default();
-        let namespace = namespace.map(|namespace| (ObjectKey::new("", &key.namespace), Arc::new(namespace)));
-        objects.namespaces.extend(namespace);
-        objects.pods.extend(pod.map(|pod| (key.clone(), pod)));
+        if let Some(Object::Namespace(namespace)) = read(Kind::Namespace, namespace)? {
+            objects.namespaces.insert(own_namespace, namespace);
+        }
+        if let Some(Object::Pod(pod)) = read(Kind::Pod, pod)? {
+            objects.pods.insert(key.clone(), pod);
+        }
+        objects.pods.extend(known.map(|pod| (key.clone(), pod)));
         Ok(objects)
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 
 use super::super::facts::MarkWriter;
@@ -36,7 +37,7 @@ impl PodMarks {
     fn patch(&self, pod: &ObjectKey, uid: &str, mark: &Value) -> io::Result<()> {
         let patch = json!({ "metadata": { "uid": uid, "annotations": { MARK_ANNOTATION: mark } } });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let pods: Api<Pod> = Api::namespaced(self.server.client.clone(), &pod.namespace);
+        let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(self.server.client.clone(), &pod.namespace);
         match self.server.wait(pods.patch_status(&pod.name, &params, &Patch::Merge(patch))) {
             Ok(_) => Ok(()),
             Err(error) if self.is_of_nobody(&pods, (pod, uid), &error) => {
@@ -47,7 +48,12 @@ impl PodMarks {
     }
 
     /// Whether the pod has gone, be there another one of its name or not.
-    fn is_of_nobody(&self, pods: &Api<Pod>, (pod, uid): (&ObjectKey, &str), error: &AskError) -> bool {
+    fn is_of_nobody(
+        &self,
+        pods: &Api<PartialObjectMeta<Pod>>,
+        (pod, uid): (&ObjectKey, &str),
+        error: &AskError,
+    ) -> bool {
         match error.code() {
             Some(NOT_FOUND) => true,
             // The server answers so for other reasons, too.

@@ -2,16 +2,20 @@
 //!
 //! Pure. Nothing here allocates: a Service without an address stays without one.
 
+mod pod;
+
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ClientIPConfig, ConfigMap, Namespace, Node, Pod, PodIP, Secret, Service, ServicePort, ServiceSpec,
+    ClientIPConfig, ConfigMap, Namespace, Node, Secret, Service, ServicePort, ServiceSpec,
     SessionAffinityConfig,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+pub(crate) use pod::{Pod, PodSpec, PodStatus};
 
 use super::schema::FieldError;
 
@@ -19,6 +23,10 @@ const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
 /// A core kind: what the API server would fill in, and what it would refuse.
 pub(super) trait Admit {
+    /// Whether a field that its type does not have is one of the kind all the same.
+    fn passes_over(_field: &str) -> bool {
+        false
+    }
     /// Fills in defaults.
     fn apply_defaults(&mut self) {}
     /// Adds what is wrong to `errors`.
@@ -64,53 +72,6 @@ impl Admit for Node {
         for (index, address) in addresses.enumerate() {
             if matches!(address.type_.as_str(), "InternalIP" | "ExternalIP") {
                 check_address(&address.address, format!("status.addresses[{index}].address"), errors);
-            }
-        }
-    }
-}
-
-impl Admit for Pod {
-    fn apply_defaults(&mut self) {
-        if let Some(spec) = &mut self.spec {
-            spec.service_account_name.get_or_insert_with(|| "default".to_owned());
-            let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
-            for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
-                port.protocol.get_or_insert_with(|| "TCP".to_owned());
-            }
-        }
-        if let Some(status) = &mut self.status {
-            let addresses = status.pod_ips.get_or_insert_default();
-            if let (true, Some(ip)) = (addresses.is_empty(), &status.pod_ip) {
-                addresses.push(PodIP { ip: ip.clone() });
-            }
-            if status.pod_ip.is_none() {
-                status.pod_ip = addresses.first().map(|address| address.ip.clone());
-            }
-        }
-    }
-
-    fn check(&self, errors: &mut Vec<FieldError>) {
-        if self.metadata.uid.as_deref().is_none_or(str::is_empty) {
-            errors.push(FieldError::new("metadata.uid", "is required: a pod is known by it"));
-        }
-        if let Some(spec) = &self.spec {
-            for (index, container) in spec.containers.iter().enumerate() {
-                for (place, port) in container.ports.iter().flatten().enumerate() {
-                    let field = format!("spec.containers[{index}].ports[{place}]");
-                    check_port(port.container_port, format!("{field}.containerPort"), errors);
-                    check_protocol(port.protocol.as_ref(), &field, errors);
-                }
-            }
-        }
-        if let Some(status) = &self.status {
-            for (index, address) in status.pod_ips.iter().flatten().enumerate() {
-                check_address(&address.ip, format!("status.podIPs[{index}].ip"), errors);
-            }
-            let addresses = status.pod_ips.iter().flatten();
-            if let Some(ip) = &status.pod_ip
-                && !addresses.clone().any(|address| address.ip == *ip)
-            {
-                errors.push(FieldError::new("status.podIP", format!("{ip} is not among status.podIPs")));
             }
         }
     }
