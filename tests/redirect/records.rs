@@ -157,7 +157,7 @@ async fn a_pod_that_is_gone_everywhere_needs_no_del() {
     assert_eq!(enrol(&node, &web, "web").await, Outcome::Enrolled);
     node.say_gone("web");
     // As long as its namespace is there, it may only be that the cluster's view has lost it.
-    tokio::time::sleep(crate::mesh::QUICK.inspection + crate::mesh::QUICK.proof).await;
+    tokio::time::sleep(QUICK.inspection + QUICK.proof).await;
     assert_eq!(node.marks(), ["shop/web"]);
     web.must_vanish_soon().await;
     assert!(node.marks().is_empty() && node.registry.pods().await.is_empty());

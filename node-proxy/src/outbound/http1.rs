@@ -67,7 +67,8 @@ pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer, 
     };
     loop {
         let next = match connection.read_head().await {
-            Ok(Some(())) => connection.serve_request().await,
+            // In a place of its own, so that a connection that waits for a request has no room for what one needs.
+            Ok(Some(())) => Box::pin(connection.serve_request()).await,
             Ok(None) => Next::Close,
             Err(error) => connection.refuse(error).await,
         };

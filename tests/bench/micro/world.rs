@@ -3,12 +3,9 @@
 //! Per Service there are two routes and ten endpoints, and a hundred Services share a namespace.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use node_proxy::cluster::objects::{Change, Object, ObjectKey};
-use serde::de::DeserializeOwned;
+use node_proxy::cluster::kubernetes::read_answer;
+use node_proxy::cluster::objects::{Change, Kind, ObjectKey};
 use serde_json::{Value, json};
 
 /// Endpoints of each Service.
@@ -52,19 +49,15 @@ impl World {
 pub(crate) fn applied(object: Value) -> Change {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let key = ObjectKey::new(&text("namespace"), &text("name"));
-    let object = match object["kind"].as_str().unwrap() {
-        "EndpointSlice" => Object::EndpointSlice(Arc::new((&parse::<EndpointSlice>(object)).into())),
-        "HTTPRoute" => Object::HttpRoute(Arc::new(parse(object))),
-        "Namespace" => Object::Namespace(Arc::new(parse(object))),
-        "Pod" => Object::Pod(Arc::new((&parse::<Pod>(object)).into())),
-        "Service" => Object::Service(Arc::new(parse(object))),
+    let kind = match object["kind"].as_str().unwrap() {
+        "EndpointSlice" => Kind::EndpointSlice,
+        "HTTPRoute" => Kind::HttpRoute,
+        "Namespace" => Kind::Namespace,
+        "Pod" => Kind::Pod,
+        "Service" => Kind::Service,
         other => panic!("nothing here makes a {other}"),
     };
-    Change::Applied(key, object)
-}
-
-fn parse<T: DeserializeOwned>(object: Value) -> T {
-    serde_json::from_value(object).unwrap()
+    Change::Applied(key, read_answer(kind, object).unwrap().unwrap())
 }
 
 fn home(service: usize) -> String {
