@@ -7,10 +7,9 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -22,6 +21,12 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+#[path = "ended.rs"]
+mod ended;
+
+pub(crate) use ended::Ended;
+use ended::run;
 
 /// How long the server may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -59,36 +64,6 @@ pub(crate) struct TokenFor<'a> {
     pub(crate) audience: Option<&'a str>,
     /// The pod that it is bound to. It then names the pod's node, too.
     pub(crate) pod: Option<&'a str>,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) success: bool,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { success: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
-    }
-}
-
-impl Ended {
-    /// What it printed; it has to have succeeded.
-    #[track_caller]
-    pub(crate) fn output(self) -> String {
-        assert!(self.success, "{self:?}");
-        self.stdout
-    }
-
-    /// It failed, and said this.
-    #[track_caller]
-    pub(crate) fn assert_refused(&self, saying: &str) {
-        assert!(!self.success && self.stderr.contains(saying), "{saying}: {self:?}");
-    }
 }
 
 impl ApiServer {
@@ -185,7 +160,7 @@ impl ApiServer {
                 &uid,
             ]);
         }
-        self.kubectl(&args).output().trim().to_owned()
+        self.kubectl(&args).output()
     }
 
     /// What the API server says of a token to somebody who is asked for one of these audiences: TokenReview's status.
@@ -196,7 +171,7 @@ impl ApiServer {
             "spec": { "token": token, "audiences": audiences },
         });
         let args = ["create", "--output", "json", "--filename", "-"];
-        let answer = run(self.command(&self.kubeconfig(), &args), Some(&review.to_string())).output();
+        let answer = run(self.command(&self.kubeconfig(), &args), &review.to_string()).output();
         serde_json::from_str::<Value>(&answer).unwrap()["status"].take()
     }
 
@@ -207,14 +182,14 @@ impl ApiServer {
 
     /// `kubectl` with a kubeconfig.
     pub(crate) fn kubectl_as(&self, kubeconfig: &Path, args: &[&str]) -> Ended {
-        run(self.command(kubeconfig, args), None)
+        run(self.command(kubeconfig, args), "")
     }
 
     /// Applies objects from YAML or JSON.
     #[track_caller]
     pub(crate) fn apply(&self, objects: &str) {
         let args = ["apply", "--server-side", "--filename", "-"];
-        run(self.command(&self.kubeconfig(), &args), Some(objects)).output();
+        run(self.command(&self.kubeconfig(), &args), objects).output();
     }
 
     /// Applies a file, or the files of a folder.
@@ -284,7 +259,7 @@ impl ApiServer {
     pub(crate) fn set_answering(&self, answering: bool) {
         let signal = if answering { "-CONT" } else { "-STOP" };
         for process in &self.servers.processes {
-            run(command("kill", &[signal, &process.to_string()]), None).output();
+            run(command("kill", &[signal, &process.to_string()]), "").output();
         }
     }
 
@@ -396,16 +371,6 @@ fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args);
     command
-}
-
-#[track_caller]
-fn run(mut command: Command, input: Option<&str>) -> Ended {
-    let input_kind = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut child = command.stdin(input_kind).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    if let Some(input) = input {
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    }
-    child.wait_with_output().unwrap().into()
 }
 
 /// A program that writes into `NAME.log` of a folder, and ends with the thread that starts it.

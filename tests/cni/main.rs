@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
 
 mod agent_away;
+#[path = "../cluster/ended.rs"]
+mod ended;
 mod life;
 mod older;
 mod rig;

@@ -4,12 +4,14 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 use serde_json::{Value, json};
+
+use super::ended::{self, Ended};
 
 /// The node that the pods are made on.
 pub(crate) const NODE: &str = "node-a";
@@ -40,36 +42,6 @@ pub(crate) struct Sandbox {
 pub(crate) enum InList {
     Yes,
     NotYet,
-}
-
-/// How a call ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) success: bool,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { success: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
-    }
-}
-
-impl Ended {
-    #[track_caller]
-    pub(crate) fn assert_success(self) -> Self {
-        assert!(self.success, "{self:?}");
-        self
-    }
-
-    /// It failed, and said each of these texts.
-    #[track_caller]
-    pub(crate) fn assert_failure(self, expected: &[&str]) {
-        let said = format!("{}{}", self.stdout, self.stderr);
-        assert!(!self.success && expected.iter().all(|text| said.contains(text)), "{expected:?}: {self:?}");
-    }
 }
 
 impl Bench {
@@ -182,34 +154,32 @@ impl Bench {
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}",
             sandbox.namespace, sandbox.name, sandbox.uid
         );
-        Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                node,
-                "unshare",
-                "-m",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                IN_PRIVATE,
-            ])
-            .arg(self.dir("cache"))
-            .args([self.cnitool.as_os_str(), command.as_ref(), "podnet".as_ref()])
-            .arg(Path::new("/run/netns").join(&sandbox.netns))
-            .env("CNI_PATH", &self.plugins)
-            .env("NETCONFPATH", self.dir("net.d"))
-            .env("CNI_ARGS", arguments)
-            .output()
-            .unwrap()
-            .into()
+        let mut call = Command::new("ip");
+        call.args([
+            "netns",
+            "exec",
+            node,
+            "unshare",
+            "-m",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            IN_PRIVATE,
+        ])
+        .arg(self.dir("cache"))
+        .args([self.cnitool.as_os_str(), command.as_ref(), "podnet".as_ref()])
+        .arg(Path::new("/run/netns").join(&sandbox.netns))
+        .env("CNI_PATH", &self.plugins)
+        .env("NETCONFPATH", self.dir("net.d"))
+        .env("CNI_ARGS", arguments);
+        ended::run(call, "")
     }
 
     /// Adds a pod, which must succeed, and gives it its addresses; returns them.
     #[track_caller]
     pub(crate) fn add(&mut self, sandbox: &Sandbox) -> Vec<String> {
-        let result = self.cnitool("add", sandbox).assert_success().stdout;
+        let result = self.cnitool("add", sandbox).output();
         let result: Value = serde_json::from_str(&result).unwrap();
         let address = |ip: &Value| ip["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
         let addresses: Vec<String> = result["ips"].as_array().unwrap().iter().map(address).collect();
@@ -221,7 +191,7 @@ impl Bench {
     /// The tables of nftables in a pod, one a line.
     #[track_caller]
     pub(crate) fn tables(&self, sandbox: &Sandbox) -> String {
-        run(&["ip", "netns", "exec", &sandbox.netns, "nft", "list", "tables"]).assert_success().stdout
+        run(&["ip", "netns", "exec", &sandbox.netns, "nft", "list", "tables"]).output()
     }
 
     /// The mark that tells other nodes to use the mesh's hop to a pod.
@@ -251,10 +221,13 @@ impl Bench {
         let address = text.lines().find_map(|line| line.trim().strip_prefix("clusterIP: ")).unwrap();
         let url = format!("http://{}{path}", address.trim_matches(['"', '\'']));
         let ended = run(&["ip", "netns", "exec", &sandbox.netns, "curl", "-sS", "--max-time", "3", &url]);
-        ended.stdout + &ended.stderr
+        ended.said()
     }
 }
 
+#[track_caller]
 pub(crate) fn run(argv: &[&str]) -> Ended {
-    Command::new(argv[0]).args(&argv[1..]).output().unwrap().into()
+    let mut command = Command::new(argv[0]);
+    command.args(&argv[1..]);
+    ended::run(command, "")
 }

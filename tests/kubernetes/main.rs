@@ -2,11 +2,14 @@
 //! suite looks at.
 //!
 //! Needs a cluster in which Gammarus is installed: `tests/run kubernetes` brings one up with `tests/cluster/up` and
-//! `tests/cluster/install`, and ends it. Every test has namespaces of its own ([`stage`]).
+//! `tests/cluster/install`, and ends it. Every test has namespaces of its own: [`rig`] makes them, as for all tests on a
+//! cluster, and [`stage`] says what there is in one.
 
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod enrolment;
+#[path = "../cluster/rig.rs"]
+mod rig;
 mod routes;
 mod stage;
 mod walk_through;

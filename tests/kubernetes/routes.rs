@@ -2,20 +2,20 @@
 
 use node_proxy::demo::command::until;
 
-use super::stage::{NODES, PATIENCE, Space};
+use super::rig::{NODES, Namespace, PATIENCE};
 
 /// Two versions of a server on the far node, a Service over both, and a client on the near node.
-fn stage(purpose: &str) -> Space {
-    let space = Space::enrolled(purpose);
+fn stage(purpose: &str) -> Namespace {
+    let namespace = Namespace::enrolled(purpose);
     for version in ["v1", "v2"] {
-        space.server(version, NODES[1], 1);
+        namespace.server(version, NODES[1], 1);
     }
-    space.apply(
+    namespace.apply(
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: v1},
            ports: [{name: http, port: 80, targetPort: 8080}]}}",
     );
-    space.client("client", NODES[0]);
-    space
+    namespace.client("client", NODES[0]);
+    namespace
 }
 
 fn route(name: &str, rules: &str) -> String {
@@ -27,8 +27,8 @@ fn route(name: &str, rules: &str) -> String {
 
 #[test]
 fn redirects_name_their_target_and_rewrites_change_the_path() {
-    let space = stage("targets");
-    space.apply(&route(
+    let namespace = stage("targets");
+    namespace.apply(&route(
         "web",
         "{matches: [{path: {type: PathPrefix, value: /old}}], filters: [{type: RequestRedirect, requestRedirect:
            {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}, statusCode: 301}}]},
@@ -38,28 +38,28 @@ fn redirects_name_their_target_and_rewrites_change_the_path() {
            {hostname: inner.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}],
           backendRefs: [{name: v2, port: 80}]}",
     ));
-    space.wait_for_condition("httproute/web", "Accepted", "True Accepted");
+    namespace.wait_for_condition("httproute/web", "Accepted", "True Accepted");
     let location = |path: &str| {
         let url = format!("http://web{path}");
-        let said = space
+        let said = namespace
             .exec("client", &["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", &url]);
-        said.out
+        said.stdout
     };
     for (path, wanted) in
         [("/old/a?b=1", "301 http://web/new/a?b=1"), ("/away/x", "302 https://example.org:8443/away/x")]
     {
         assert!(until(PATIENCE, || location(path) == wanted), "{path}: {}", location(path));
     }
-    let seen = space.ask_until("client", &["http://web/api/cart?id=7"], |seen| seen.is_of("v2"));
+    let seen = namespace.ask_until("client", &["http://web/api/cart?id=7"], |seen| seen.is_of("v2"));
     assert_eq!(seen.target, "/cart?id=7");
     assert_eq!(seen.header("host").as_deref(), Some("inner.example"));
     // No rule matches, and nothing falls through to the Service.
-    space.expect_status("client", &["http://web/else"], "404");
+    namespace.expect_status("client", &["http://web/else"], "404");
 }
 
 #[test]
 fn a_consumer_route_holds_for_its_own_namespace_alone() {
-    let (producer, consumer) = (stage("producer"), Space::enrolled("consumer"));
+    let (producer, consumer) = (stage("producer"), Namespace::enrolled("consumer"));
     consumer.client("client", NODES[0]);
     producer.apply(&route("web", "{backendRefs: [{name: v1, port: 80}]}"));
     consumer.apply(&format!(
@@ -72,71 +72,71 @@ fn a_consumer_route_holds_for_its_own_namespace_alone() {
     let url = format!("http://web.{}/", producer.name);
     consumer.ask_until("client", &[&url], |seen| seen.is_of("v2"));
     producer.ask_until("client", &[&url], |seen| seen.is_of("v1"));
-    consumer.kubectl(&["delete", "httproute/mine"]).checked();
+    consumer.kubectl(&["delete", "httproute/mine"]).output();
     consumer.ask_until("client", &[&url], |seen| seen.is_of("v1"));
 }
 
 #[test]
 fn routes_of_one_service_are_merged_and_one_of_them_is_taken_away_alone() {
-    let space = stage("merged");
-    space.apply(&route(
+    let namespace = stage("merged");
+    namespace.apply(&route(
         "one",
         "{matches: [{path: {type: Exact, value: /one}}], backendRefs: [{name: v1, port: 80}]}",
     ));
-    space.apply(&route(
+    namespace.apply(&route(
         "two",
         "{matches: [{path: {type: Exact, value: /two}}], backendRefs: [{name: v2, port: 80}]}",
     ));
-    space.ask_until("client", &["http://web/two"], |seen| seen.is_of("v2"));
-    space.ask_until("client", &["http://web/one"], |seen| seen.is_of("v1"));
-    space.kubectl(&["delete", "httproute/one"]).checked();
-    space.expect_status("client", &["http://web/one"], "404");
-    space.ask_until("client", &["http://web/two"], |seen| seen.is_of("v2"));
+    namespace.ask_until("client", &["http://web/two"], |seen| seen.is_of("v2"));
+    namespace.ask_until("client", &["http://web/one"], |seen| seen.is_of("v1"));
+    namespace.kubectl(&["delete", "httproute/one"]).output();
+    namespace.expect_status("client", &["http://web/one"], "404");
+    namespace.ask_until("client", &["http://web/two"], |seen| seen.is_of("v2"));
 }
 
 #[test]
 fn a_backend_that_is_not_there_fails_its_share_and_the_status_says_so() {
-    let space = stage("share");
-    space.apply(&route(
+    let namespace = stage("share");
+    namespace.apply(&route(
         "web",
         "{matches: [{path: {type: Exact, value: /lost}}], backendRefs: [{name: nobody, port: 80}]},
          {backendRefs: [{name: v2, port: 80}]}",
     ));
-    space.wait_for_condition("httproute/web", "ResolvedRefs", "False BackendNotFound");
-    space.wait_for_condition("httproute/web", "Accepted", "True Accepted");
-    space.expect_status("client", &["http://web/lost"], "500");
-    space.ask_until("client", &["http://web/"], |seen| seen.is_of("v2"));
+    namespace.wait_for_condition("httproute/web", "ResolvedRefs", "False BackendNotFound");
+    namespace.wait_for_condition("httproute/web", "Accepted", "True Accepted");
+    namespace.expect_status("client", &["http://web/lost"], "500");
+    namespace.ask_until("client", &["http://web/"], |seen| seen.is_of("v2"));
     // It comes, and the status follows although the route is as it was.
-    space.apply(
+    namespace.apply(
         "{apiVersion: v1, kind: Service, metadata: {name: nobody}, spec: {selector: {app: v1},
            ports: [{name: http, port: 80, targetPort: 8080}]}}",
     );
-    space.wait_for_condition("httproute/web", "ResolvedRefs", "True ResolvedRefs");
-    space.ask_until("client", &["http://web/lost"], |seen| seen.is_of("v1"));
+    namespace.wait_for_condition("httproute/web", "ResolvedRefs", "True ResolvedRefs");
+    namespace.ask_until("client", &["http://web/lost"], |seen| seen.is_of("v1"));
 }
 
 #[test]
 fn the_address_decides_and_not_the_host_and_a_pods_own_address_has_no_route() {
-    let space = stage("address");
-    space.apply(&route(
+    let namespace = stage("address");
+    namespace.apply(&route(
         "web",
         "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-route, value: web}]}}],
           backendRefs: [{name: v1, port: 80}]}",
     ));
-    space.ask_until("client", &["http://web/"], |seen| seen.header("x-route").is_some());
-    let seen = space.ask("client", &["-H", "Host: v2", "http://web/"]);
+    namespace.ask_until("client", &["http://web/"], |seen| seen.header("x-route").is_some());
+    let seen = namespace.ask("client", &["-H", "Host: v2", "http://web/"]);
     assert_eq!((seen.is_of("v1"), seen.header("x-route").as_deref()), (true, Some("web")), "{seen:?}");
-    let seen = space.ask("client", &["-H", "Host: web", "http://v2/"]);
+    let seen = namespace.ask("client", &["-H", "Host: web", "http://v2/"]);
     assert_eq!((seen.is_of("v2"), seen.header("x-route")), (true, None), "{seen:?}");
-    let address = space.pods_of("v1").remove(0).addresses[0];
-    let seen = space.ask("client", &["-H", "Host: web", &format!("http://{address}:8080/")]);
+    let address = namespace.pods_of("v1").remove(0).addresses[0];
+    let seen = namespace.ask("client", &["-H", "Host: web", &format!("http://{address}:8080/")]);
     assert_eq!((seen.is_of("v1"), seen.header("x-route")), (true, None), "{seen:?}");
 }
 
 #[test]
 fn parents_that_cannot_have_routes_are_refused_in_status() {
-    let space = stage("parents");
-    space.apply(
+    let namespace = stage("parents");
+    namespace.apply(
         "{apiVersion: v1, kind: Service, metadata: {name: headless}, spec: {clusterIP: None, selector: {app: v1},
            ports: [{name: http, port: 80, targetPort: 8080}]}}",
     );
@@ -145,12 +145,12 @@ fn parents_that_cannot_have_routes_are_refused_in_status() {
         ("nobody", "{group: '', kind: Service, name: nobody}", "False NoMatchingParent"),
         ("port", "{group: '', kind: Service, name: web, port: 81}", "False NoMatchingParent"),
     ] {
-        space.apply(&format!(
+        namespace.apply(&format!(
             "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}}},
               spec: {{parentRefs: [{parent}], rules: [{{backendRefs: [{{name: v1, port: 80}}]}}]}}}}"
         ));
-        let said = || space.condition(&format!("httproute/{name}"), "Accepted");
+        let said = || namespace.condition(&format!("httproute/{name}"), "Accepted");
         assert!(until(PATIENCE, || said() == wanted), "{name}: {}, not {wanted}", said());
     }
-    space.ask("client", &["http://web/"]);
+    namespace.ask("client", &["http://web/"]);
 }

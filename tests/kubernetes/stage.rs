@@ -1,68 +1,13 @@
-//! The stage of every test: namespaces that it makes and takes away, servers that say what they have seen, and pods
-//! to ask from.
+//! What there is in a namespace of these tests: servers that say what they have seen, questions to them, and what the
+//! mesh says of pods and routes.
 
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use node_proxy::demo::command::until;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// How long anything may take on a machine that builds and runs a whole cluster.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-/// The nodes of the cluster.
-pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
-
-/// What a program has said, and whether it went well.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) ok: bool,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Said {
-    /// What it wrote, if it went well.
-    #[track_caller]
-    pub(crate) fn checked(self) -> String {
-        assert!(self.ok, "{}{}", self.out, self.err);
-        self.out
-    }
-}
-
-/// Runs a program to its end, with a text to read.
-#[track_caller]
-pub(crate) fn run(program: &str, arguments: &[&str], input: &str) -> Said {
-    let mut child = Command::new("timeout")
-        .args(["120", program])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_owned();
-    // One that does not read to the end is none of this one's worry.
-    let writing = std::thread::spawn(move || stdin.write_all(input.as_bytes()).is_ok());
-    let output = child.wait_with_output().unwrap();
-    writing.join().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Said { ok: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }
-}
-
-/// Asks the API server as its administrator.
-#[track_caller]
-pub(crate) fn kubectl(arguments: &[&str]) -> Said {
-    assert!(
-        std::env::var_os("KUBECONFIG").is_some(),
-        "there is no KUBECONFIG: tests/run kubernetes brings a cluster up, or source the `env` of tests/cluster/up"
-    );
-    run("kubectl", arguments, "")
-}
+use super::rig::{Ended, Namespace, PATIENCE};
 
 /// What a server of this stage has seen of a request.
 #[derive(Clone, Debug, Deserialize)]
@@ -99,62 +44,17 @@ pub(crate) struct PodNow {
     pub(crate) mark: Option<Value>,
 }
 
-/// A namespace of a test.
-pub(crate) struct Space {
-    pub(crate) name: String,
-}
-
-impl Space {
-    /// A new namespace with labels.
-    #[track_caller]
-    pub(crate) fn with(purpose: &str, labels: &[(&str, &str)]) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{purpose}-{}-{number}", std::process::id());
-        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-        let space = Self { name };
-        space.apply(&format!(
-            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {}, labels: {{{}}}}}}}",
-            space.name,
-            labels.join(", ")
-        ));
-        space
-    }
-
+impl Namespace {
     /// A new namespace in the mesh.
     #[track_caller]
     pub(crate) fn enrolled(purpose: &str) -> Self {
-        Self::with(purpose, &[("gammarus.io/mesh", "enabled")])
-    }
-
-    /// `kubectl` in this namespace.
-    #[track_caller]
-    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Said {
-        kubectl(&[&["--namespace", &self.name], arguments].concat())
-    }
-
-    #[track_caller]
-    pub(crate) fn apply(&self, yaml: &str) {
-        let arguments = ["--namespace", &self.name, "apply", "-f", "-"];
-        let said = run("kubectl", &arguments, yaml);
-        assert!(said.ok, "{}\n{yaml}", said.err);
-    }
-
-    /// A pod to ask from, and waits until it runs.
-    #[track_caller]
-    pub(crate) fn client(&self, name: &str, node: &str) {
-        self.apply(&format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: {name}}}}},
-              spec: {{nodeName: {node}, terminationGracePeriodSeconds: 0, containers: [
-                {{name: curl, image: 'curlimages/curl:8.17.0', command: [sleep, infinity]}}]}}}}"
-        ));
-        self.kubectl(&["wait", "--for=condition=Ready", "--timeout=90s", &format!("pod/{name}")]).checked();
+        Self::labelled(purpose, &[("gammarus.io/mesh", "enabled")])
     }
 
     /// The script of the servers, to be mounted as `/app/server.py`.
     #[track_caller]
     pub(crate) fn script(&self) {
-        let script = serde_json::json!({
+        let script = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "server"},
             "data": {"server.py": include_str!("server.py")},
         });
@@ -184,18 +84,12 @@ impl Space {
             "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}},
               ports: [{{name: http, port: 80, targetPort: 8080}}]}}}}"
         ));
-        self.kubectl(&["rollout", "status", "--timeout=90s", &format!("deployment/{name}")]).checked();
-    }
-
-    /// Runs a program in a pod.
-    #[track_caller]
-    pub(crate) fn exec(&self, pod: &str, argv: &[&str]) -> Said {
-        self.kubectl(&[&["exec", pod, "--"], argv].concat())
+        self.wait_for_rollout(&format!("deployment/{name}"));
     }
 
     /// Asks by curl from a pod, and prints the status code after the body.
     #[track_caller]
-    pub(crate) fn curl(&self, pod: &str, arguments: &[&str]) -> Said {
+    pub(crate) fn curl(&self, pod: &str, arguments: &[&str]) -> Ended {
         let fixed = ["curl", "-sS", "--max-time", "10", "-w", "\n%{http_code}"];
         self.exec(pod, &[&fixed, arguments].concat())
     }
@@ -206,8 +100,8 @@ impl Space {
         let (mut seen, mut last) = (None, String::new());
         let answered = until(PATIENCE, || {
             let said = self.curl(pod, arguments);
-            seen = said.out.lines().next().and_then(|line| serde_json::from_str(line).ok());
-            last = format!("{}{}", said.out, said.err);
+            seen = said.stdout.lines().next().and_then(|line| serde_json::from_str(line).ok());
+            last = said.said();
             seen.is_some()
         });
         assert!(answered, "curl {arguments:?} from {pod}: {last}");
@@ -232,27 +126,21 @@ impl Space {
         let mut last = String::new();
         let comes = until(PATIENCE, || {
             let said = self.curl(pod, arguments);
-            last = format!("{}{}", said.out, said.err);
-            said.out.lines().last() == Some(code)
+            last = said.said();
+            said.stdout.lines().last() == Some(code)
         });
         assert!(comes, "curl {arguments:?} from {pod} still gives {last}");
     }
 
-    /// An object as it is, by `kind/name`.
     #[track_caller]
-    pub(crate) fn get(&self, object: &str) -> Value {
-        serde_json::from_str(&self.kubectl(&["get", object, "-o", "json"]).checked()).unwrap()
-    }
-
-    #[track_caller]
-    pub(crate) fn pod(&self, name: &str) -> PodNow {
+    pub(crate) fn pod_now(&self, name: &str) -> PodNow {
         read_pod(&self.get(&format!("pod/{name}")))
     }
 
     /// The pods with a label `app`.
     #[track_caller]
     pub(crate) fn pods_of(&self, app: &str) -> Vec<PodNow> {
-        let list = self.kubectl(&["get", "pods", "-l", &format!("app={app}"), "-o", "json"]).checked();
+        let list = self.kubectl(&["get", "pods", "-l", &format!("app={app}"), "-o", "json"]).output();
         let list: Value = serde_json::from_str(&list).unwrap();
         list["items"].as_array().unwrap().iter().map(read_pod).collect()
     }
@@ -261,10 +149,10 @@ impl Space {
     #[track_caller]
     pub(crate) fn wait_for_mark(&self, pod: &str) {
         let has_mark = || {
-            let now = self.pod(pod);
+            let now = self.pod_now(pod);
             now.mark.as_ref().is_some_and(|mark| mark["uid"] == *now.uid)
         };
-        assert!(until(PATIENCE, has_mark), "{:?}", self.pod(pod));
+        assert!(until(PATIENCE, has_mark), "{:?}", self.pod_now(pod));
     }
 
     /// The condition of a route on its first parent that is ours, as `Status Reason`.
@@ -284,13 +172,6 @@ impl Space {
     pub(crate) fn wait_for_condition(&self, route: &str, kind: &str, wanted: &str) {
         let said = || self.condition(route, kind);
         assert!(until(PATIENCE, || said() == wanted), "{route}: {kind} is {}, not {wanted}", said());
-    }
-}
-
-impl Drop for Space {
-    fn drop(&mut self) {
-        let _nothing_more_to_do =
-            run("kubectl", &["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"], "");
     }
 }
 

@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use super::stage::run;
+use super::rig::Cluster;
 
 #[test]
 fn the_walk_through_goes_as_the_readme_says() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/walk-through");
-    let said = run(script.to_str().unwrap(), &[], "");
+    let said = Cluster::find().run(script.to_str().unwrap(), &[], "");
     assert!(
-        said.ok && said.out.contains("the walk-through is as the README says"),
-        "{}{}",
-        said.out,
-        said.err
+        said.success && said.stdout.contains("the walk-through is as the README says"),
+        "{}",
+        said.said()
     );
 }

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use node_proxy::demo::command::until;
 use tempfile::TempDir;
 
-use super::stage::{NODES, Space};
+use super::rig::{NODES, Namespace};
 
 /// The network between the nodes (`tests/cluster/layout.sh`).
 const BRIDGE: &str = "gammarus0";
@@ -68,26 +68,26 @@ fn count(bytes: &[u8], wanted: &[u8]) -> usize {
 
 #[test]
 fn between_nodes_there_is_tls_on_the_pods_own_ports_and_nothing_readable() {
-    let (mesh, outside) = (Space::enrolled("wire"), Space::with("clear", &[]));
-    for space in [&mesh, &outside] {
-        space.server("server", NODES[1], 1);
-        space.client("client", NODES[0]);
+    let (mesh, outside) = (Namespace::enrolled("wire"), Namespace::new("clear"));
+    for namespace in [&mesh, &outside] {
+        namespace.server("server", NODES[1], 1);
+        namespace.client("client", NODES[0]);
     }
     mesh.wait_for_mark("client");
     let server = mesh.pods_of("server").remove(0);
     let recording = Recording::start();
-    let secret = |space: &Space| {
-        let header = format!("x-word: secret-of-{}", space.name);
-        space.ask("client", &["-H", &header, "http://server/path-that-nobody-reads"])
+    let secret = |namespace: &Namespace| {
+        let header = format!("x-word: secret-of-{}", namespace.name);
+        namespace.ask("client", &["-H", &header, "http://server/path-that-nobody-reads"])
     };
     let seen = secret(&mesh);
     assert!(seen.header("x-word").is_some_and(|word| word.contains(&mesh.name)), "{seen:?}");
     // The application sees who asks, by the client's own address.
-    let client = mesh.pod("client").addresses;
+    let client = mesh.pod_now("client").addresses;
     assert!(client.contains(&seen.client), "{seen:?} is not of {client:?}");
     // The control: without the mesh the same request is there to be read, and what came before has been recorded.
     let in_clear = secret(&outside);
-    assert!(outside.pod("client").addresses.contains(&in_clear.client), "{in_clear:?}");
+    assert!(outside.pod_now("client").addresses.contains(&in_clear.client), "{in_clear:?}");
     let clear = format!("secret-of-{}", outside.name);
     recording.wait_for(&clear);
     let bytes = recording.bytes();

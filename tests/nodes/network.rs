@@ -4,7 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Cluster, NODES, Namespace, host_of, run};
+use crate::rig::{NODES, Namespace, host_of, run};
 
 /// A server on each node, each of which says its name, and a Service over both.
 const SERVERS: &str = r#"
@@ -35,15 +35,15 @@ spec: {type: LoadBalancer, ipFamilyPolicy: RequireDualStack, selector: {app: web
 /// For how long an answer of both servers is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn serve<'a>(cluster: &'a Cluster, name: &str) -> Namespace<'a> {
-    let namespace = cluster.namespace(name);
+fn serve(purpose: &str) -> Namespace {
+    let namespace = Namespace::new(purpose);
     namespace.apply(SERVERS);
     namespace.wait("Available", "deployment/web");
     namespace
 }
 
 /// The names of the servers.
-fn servers(namespace: &Namespace<'_>) -> Vec<String> {
+fn servers(namespace: &Namespace) -> Vec<String> {
     let names = namespace.kubectl(&["get", "pods", "--selector", "app=web", "--output", "name"]).output();
     names.lines().map(|line| line.trim_start_matches("pod/").to_owned()).collect()
 }
@@ -63,8 +63,7 @@ fn assert_all_answer(servers: &[String], ask: impl Fn() -> String) {
 
 #[test]
 fn a_service_is_reached_in_both_families_from_both_nodes() {
-    let cluster = Cluster::find();
-    let namespace = serve(&cluster, "nodes-families");
+    let namespace = serve("families");
     let servers = servers(&namespace);
     assert_eq!(servers.len(), 2, "{servers:?}");
     let addresses = namespace.field("service/web", ".spec.clusterIPs[*]");
@@ -72,7 +71,7 @@ fn a_service_is_reached_in_both_families_from_both_nodes() {
     let mut hosts: Vec<_> = addresses.split_whitespace().map(host_of).collect();
     hosts.push(format!("web.{}.svc.cluster.local", namespace.name));
     for node in NODES {
-        namespace.idle_pod(node, node);
+        namespace.client(node, node);
         for host in &hosts {
             let url = format!("http://{host}");
             assert_all_answer(&servers, || {
@@ -84,8 +83,7 @@ fn a_service_is_reached_in_both_families_from_both_nodes() {
 
 #[test]
 fn a_pod_reaches_itself_through_its_own_service() {
-    let cluster = Cluster::find();
-    let namespace = serve(&cluster, "nodes-itself");
+    let namespace = serve("itself");
     let servers = servers(&namespace);
     for server in &servers {
         assert_all_answer(&servers, || {
@@ -96,8 +94,7 @@ fn a_pod_reaches_itself_through_its_own_service() {
 
 #[test]
 fn a_balancers_addresses_are_reached_from_outside() {
-    let cluster = Cluster::find();
-    let namespace = serve(&cluster, "nodes-outside");
+    let namespace = serve("outside");
     let servers = servers(&namespace);
     let given = || namespace.field("service/web", ".status.loadBalancer.ingress[*].ip");
     let begun = Instant::now();
@@ -117,14 +114,13 @@ fn a_balancers_addresses_are_reached_from_outside() {
 
 #[test]
 fn pods_of_a_stateful_set_have_names() {
-    let cluster = Cluster::find();
-    let namespace = cluster.namespace("nodes-names");
+    let namespace = Namespace::new("names");
     let set = SERVERS
         .replace("kind: Deployment", "kind: StatefulSet")
         .replace("  replicas: 2", "  replicas: 2\n  serviceName: web\n  podManagementPolicy: Parallel")
         .replace("type: LoadBalancer,", "clusterIP: None,");
     namespace.apply(&set);
-    namespace.kubectl(&["rollout", "status", "statefulset/web", "--timeout=90s"]).output();
+    namespace.wait_for_rollout("statefulset/web");
     for pod in ["web-0", "web-1"] {
         let peer = if pod == "web-0" { "web-1" } else { "web-0" };
         let url = format!("http://{peer}.web");

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::rig::{Cluster, NODES, run};
+use crate::rig::{Cluster, NODES, Namespace, run};
 
 #[test]
 fn a_pod_sees_network_namespaces_that_come_after_it() {
-    let cluster = Cluster::find();
-    let namespace = cluster.namespace("nodes-mounts");
+    let namespace = Namespace::new("mounts");
     let spec = json!({
         "nodeName": NODES[0], "terminationGracePeriodSeconds": 0,
         "containers": [{
@@ -24,7 +23,7 @@ fn a_pod_sees_network_namespaces_that_come_after_it() {
     // A name that is not mounted upon is an empty file; a namespace has an inode of another filesystem.
     let seen = || namespace.exec("watcher", &["grep", "-c", "nsfs", "/proc/self/mountinfo"]);
     let before: usize = seen().output().parse().unwrap();
-    namespace.idle_pod("later", NODES[0]);
+    namespace.client("later", NODES[0]);
     let count = || seen().stdout.trim().parse().unwrap_or(0);
     assert!(count() > before, "{} of {before} after a pod more", count());
     namespace.kubectl(&["delete", "pod", "later", "--now"]).output();
@@ -32,8 +31,7 @@ fn a_pod_sees_network_namespaces_that_come_after_it() {
 
 #[test]
 fn a_projected_token_names_the_pod_and_its_node() {
-    let cluster = Cluster::find();
-    let namespace = cluster.namespace("nodes-tokens");
+    let namespace = Namespace::new("tokens");
     let node = NODES[1];
     let projected = json!({ "serviceAccountToken": { "audience": "gammarus-ca", "path": "token" } });
     let spec = json!({
@@ -52,7 +50,7 @@ fn a_projected_token_names_the_pod_and_its_node() {
             "spec": { "token": token, "audiences": [audience] },
         });
         let args = ["create", "--output", "json", "--filename", "-"];
-        let answer = cluster.kubectl_with(&args, &review.to_string()).output();
+        let answer = namespace.cluster.run("kubectl", &args, &review.to_string()).output();
         serde_json::from_str::<Value>(&answer).unwrap()["status"].take()
     };
     let status = review("gammarus-ca");
@@ -92,8 +90,7 @@ fn a_kubelet_proves_itself_and_answers_nobody_unknown() {
 
 #[test]
 fn a_job_ends_and_a_node_is_a_machine_of_its_own() {
-    let cluster = Cluster::find();
-    let namespace = cluster.namespace("nodes-jobs");
+    let namespace = Namespace::new("jobs");
     namespace.apply(
         "{apiVersion: batch/v1, kind: Job, metadata: {name: once},
           spec: {template: {spec: {restartPolicy: Never,
@@ -103,12 +100,12 @@ fn a_job_ends_and_a_node_is_a_machine_of_its_own() {
     namespace.wait("Complete", "job/once");
     assert_eq!(namespace.kubectl(&["logs", "job/once"]).output(), "done");
     for node in NODES {
-        assert_eq!(cluster.on(node, &["hostname"]).output(), node);
+        assert_eq!(namespace.cluster.on(node, &["hostname"]).output(), node);
         // Neither sees the other's pods.
-        namespace.idle_pod(node, node);
+        namespace.client(node, node);
         let uid = namespace.field(&format!("pod/{node}"), ".metadata.uid");
         let sees = |node: &str| {
-            let cgroups = cluster.on(node, &["sh", "-c", "cat /proc/[0-9]*/cgroup"]);
+            let cgroups = namespace.cluster.on(node, &["sh", "-c", "cat /proc/[0-9]*/cgroup"]);
             cgroups.stdout.contains(&uid)
         };
         let other = NODES.into_iter().find(|other| *other != node).unwrap();

@@ -134,10 +134,12 @@ impl World {
         })
     }
 
-    /// `kubectl` in the CA's namespace; what it prints.
+    /// `kubectl` in the CA's namespace; what it prints, byte for byte.
     #[track_caller]
     pub(crate) fn kubectl(&self, args: &[&str]) -> String {
-        self.server.kubectl(&[args, &["--namespace", &self.namespace]].concat()).output()
+        let ended = self.server.kubectl(&[args, &["--namespace", &self.namespace]].concat());
+        ended.assert_success();
+        ended.stdout
     }
 
     /// Removes a pod at once, as its kubelet would in the end.

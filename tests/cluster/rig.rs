@@ -1,14 +1,25 @@
-//! The cluster that is up, and namespaces of a test's own in it.
+//! The cluster of `tests/cluster/up`, for the tests on it: commands on its nodes and in its pods, and namespaces of a
+//! test's own.
+
+#![allow(dead_code, reason = "every test that has this among its modules uses a part of it")]
 
 use std::env;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+#[path = "ended.rs"]
+mod ended;
+
+pub(crate) use ended::{Ended, run};
+
 /// Both nodes.
 pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
+/// How long anything may take on a machine that builds and runs a whole cluster.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The cluster whose state is in `$GAMMARUS_CLUSTER`.
 pub(crate) struct Cluster {
@@ -16,33 +27,9 @@ pub(crate) struct Cluster {
 }
 
 /// A namespace, until it is dropped.
-pub(crate) struct Namespace<'a> {
-    pub(crate) cluster: &'a Cluster,
+pub(crate) struct Namespace {
+    pub(crate) cluster: Cluster,
     pub(crate) name: String,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) success: bool,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { success: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
-    }
-}
-
-impl Ended {
-    /// What it printed, without space around it; it has to have succeeded.
-    #[track_caller]
-    pub(crate) fn output(self) -> String {
-        assert!(self.success, "{self:?}");
-        self.stdout.trim().to_owned()
-    }
 }
 
 impl Cluster {
@@ -64,38 +51,63 @@ impl Cluster {
         self.state.join(name)
     }
 
-    /// `kubectl`, with what it is to read.
-    pub(crate) fn kubectl_with(&self, args: &[&str], input: &str) -> Ended {
+    /// A program of this machine, with what one who uses the cluster has in the environment, and what it is to read.
+    #[track_caller]
+    pub(crate) fn run(&self, program: &str, args: &[&str], input: &str) -> Ended {
         let mut command = Command::new("bash");
-        command.args(["-c", ". \"$0/env\" && exec kubectl \"$@\""]).arg(&self.state).args(args);
+        command
+            .args(["-c", ". \"$0/env\" && exec timeout 120 \"$@\""])
+            .arg(&self.state)
+            .arg(program)
+            .args(args);
         run(command, input)
     }
 
     /// `kubectl`.
+    #[track_caller]
     pub(crate) fn kubectl(&self, args: &[&str]) -> Ended {
-        self.kubectl_with(args, "")
+        self.run("kubectl", args, "")
     }
 
     /// A command on a node.
+    #[track_caller]
     pub(crate) fn on(&self, node: &str, args: &[&str]) -> Ended {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cluster/on");
         let mut command = Command::new(program);
         command.arg(node).args(args).env("GAMMARUS_CLUSTER", &self.state);
         run(command, "")
     }
-
-    /// A namespace of this name, which no other test may use.
-    #[track_caller]
-    pub(crate) fn namespace(&self, name: &str) -> Namespace<'_> {
-        // One of a run before may be about to go.
-        self.kubectl(&["delete", "namespace", name, "--ignore-not-found"]).output();
-        self.kubectl(&["create", "namespace", name]).output();
-        Namespace { cluster: self, name: name.to_owned() }
-    }
 }
 
-impl Namespace<'_> {
+impl Namespace {
+    /// A new namespace; its name says what for.
+    #[track_caller]
+    pub(crate) fn new(purpose: &str) -> Self {
+        Self::labelled(purpose, &[])
+    }
+
+    /// A new namespace with labels.
+    #[track_caller]
+    pub(crate) fn labelled(purpose: &str, labels: &[(&str, &str)]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{purpose}-{}-{number}", process::id());
+        let namespace = Self { cluster: Cluster::find(), name };
+        let labels: Value = labels.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        let metadata = json!({ "name": namespace.name, "labels": labels });
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
+        namespace.apply(&object.to_string());
+        namespace
+    }
+
+    /// Changes a label of the namespace itself: `name=value`, or `name-` to take it away.
+    #[track_caller]
+    pub(crate) fn label(&self, change: &str) {
+        self.cluster.kubectl(&["label", "--overwrite", "namespace", &self.name, change]).output();
+    }
+
     /// `kubectl` in this namespace.
+    #[track_caller]
     pub(crate) fn kubectl(&self, args: &[&str]) -> Ended {
         self.cluster.kubectl(&[&["--namespace", &self.name], args].concat())
     }
@@ -104,12 +116,13 @@ impl Namespace<'_> {
     #[track_caller]
     pub(crate) fn apply(&self, objects: &str) {
         let args = ["--namespace", &self.name, "apply", "--filename", "-"];
-        self.cluster.kubectl_with(&args, objects).output();
+        let applied = self.cluster.run("kubectl", &args, objects);
+        assert!(applied.success, "{}\n{objects}", applied.stderr);
     }
 
-    /// A pod on a node that does nothing, ready.
+    /// A pod on a node to run commands in, ready; it does nothing by itself.
     #[track_caller]
-    pub(crate) fn idle_pod(&self, name: &str, node: &str) {
+    pub(crate) fn client(&self, name: &str, node: &str) {
         let container =
             json!({ "name": "idle", "image": "curlimages/curl:8.17.0", "command": ["sleep", "infinity"] });
         let spec = json!({ "nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container] });
@@ -131,6 +144,18 @@ impl Namespace<'_> {
         self.kubectl(&["wait", &format!("--for=condition={condition}"), object, "--timeout=90s"]).output();
     }
 
+    /// Waits until all pods of a workload, such as `statefulset/web`, are there and ready.
+    #[track_caller]
+    pub(crate) fn wait_for_rollout(&self, workload: &str) {
+        self.kubectl(&["rollout", "status", "--timeout=90s", workload]).output();
+    }
+
+    /// An object as it is, by `kind/name`.
+    #[track_caller]
+    pub(crate) fn get(&self, object: &str) -> Value {
+        serde_json::from_str(&self.kubectl(&["get", object, "--output", "json"]).output()).unwrap()
+    }
+
     /// A field of an object, by JSON path such as `.status.podIP`.
     #[track_caller]
     pub(crate) fn field(&self, object: &str, path: &str) -> String {
@@ -138,25 +163,17 @@ impl Namespace<'_> {
     }
 
     /// A command in a pod.
+    #[track_caller]
     pub(crate) fn exec(&self, pod: &str, args: &[&str]) -> Ended {
         self.kubectl(&[&["exec", pod, "--"], args].concat())
     }
 }
 
-impl Drop for Namespace<'_> {
+impl Drop for Namespace {
     fn drop(&mut self) {
-        let _said_by_the_next_test =
-            self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+        let delete = ["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"];
+        let _nothing_more_to_do = self.cluster.kubectl(&delete);
     }
-}
-
-/// Runs a command to its end.
-#[track_caller]
-pub(crate) fn run(mut command: Command, input: &str) -> Ended {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap().into()
 }
 
 /// An address as it stands in a URL.
