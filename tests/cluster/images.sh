@@ -37,12 +37,14 @@ copy_programs() {
 # What a cluster runs of its own, and what the pods of tests are made of: CLUSTER_IMAGES has the folders of archives.
 need_cluster_images() {
   need_packages busybox-static curl iproute2 nginx-light openssl python3
-  local pause coredns tools version
+  need_grpc_tools
+  local pause coredns tools grpc version
   version=$(sha256sum "$repository/tests/cluster/images.sh" | cut -c1-16)
   pause=$(cached "pause-image-$version" pause.tar build_pause_image)
   coredns=$(cached "coredns-image-$(version_of tests/cluster/programs/coredns)-$version" coredns.tar build_coredns_image)
   tools=$(cached "tools-image-$version" nginx.tar build_tools_images)
-  CLUSTER_IMAGES="$(dirname "$pause") $(dirname "$coredns") $(dirname "$tools")"
+  grpc=$(cached "grpc-image-$(version_of tests/grpc)-$version" grpc-tools.tar build_grpc_image)
+  CLUSTER_IMAGES="$(dirname "$pause") $(dirname "$coredns") $(dirname "$tools") $(dirname "$grpc")"
   export CLUSTER_IMAGES
 }
 
@@ -63,6 +65,18 @@ build_coredns_image() {
     && into=$root build_programs "$folder" . \
     && archive "$root" "$into/coredns.tar" \
       "registry.k8s.io/coredns/coredns:$(pinned github.com/coredns/coredns "$folder")" '"Entrypoint": ["/coredns"]' \
+    && rm -r "$root"
+}
+
+# The client and the server of tests/grpc, and what keeps a pod waiting.
+build_grpc_image() {
+  local root=$into/root applet
+  mkdir -p "$root/bin" && copy_programs "$root" busybox || return 1
+  for applet in sleep timeout; do
+    ln -s "$(command -v busybox)" "$root/bin/$applet" || return 1
+  done
+  cp "$GRPC_TOOLS"/grpc-{client,server} "$root/" \
+    && archive "$root" "$into/grpc-tools.tar" docker.io/library/grpc-tools:1 '"Cmd": ["/grpc-client"]' \
     && rm -r "$root"
 }
 

@@ -120,11 +120,16 @@ impl Namespace {
         assert!(applied.success, "{}\n{objects}", applied.stderr);
     }
 
-    /// A pod on a node to run commands in, ready; it does nothing by itself.
+    /// A pod on a node to ask from by curl, ready; it does nothing by itself.
     #[track_caller]
     pub(crate) fn client(&self, name: &str, node: &str) {
-        let container =
-            json!({ "name": "idle", "image": "curlimages/curl:8.17.0", "command": ["sleep", "infinity"] });
+        self.idle_pod(name, node, "curlimages/curl:8.17.0");
+    }
+
+    /// A pod on a node with the programs of an image, ready; it does nothing by itself.
+    #[track_caller]
+    pub(crate) fn idle_pod(&self, name: &str, node: &str, image: &str) {
+        let container = json!({ "name": "idle", "image": image, "command": ["sleep", "infinity"] });
         let spec = json!({ "nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container] });
         self.pod(name, &spec);
     }

@@ -5,13 +5,16 @@
 //! `tests/cluster/install`, and ends it. Every test has namespaces of its own: [`rig`] makes them, as for all tests on a
 //! cluster, and [`stage`] says what there is in one.
 
-#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
 
 mod enrolment;
+mod grpc;
+mod parents;
 #[path = "../cluster/rig.rs"]
 mod rig;
 mod routes;
 mod stage;
+mod trust;
 mod walk_through;
 mod wire;
 mod workloads;

@@ -74,15 +74,22 @@ impl Namespace {
     #[track_caller]
     pub(crate) fn server(&self, name: &str, node: &str, replicas: u32) {
         self.script();
-        let spec = Self::server_spec();
+        let port = "{name: http, port: 80, targetPort: 8080}";
+        let spec = format!("nodeName: {node}, {}", Self::server_spec());
+        self.workload(name, replicas, &spec, port);
+    }
+
+    /// A Deployment of pods with this below `spec:`, and a Service with this port over it; waits until it is available.
+    #[track_caller]
+    pub(crate) fn workload(&self, name: &str, replicas: u32, spec: &str, port: &str) {
         self.apply(&format!(
             "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{replicas: {replicas},
               selector: {{matchLabels: {{app: {name}}}}}, template: {{metadata: {{labels: {{app: {name}}}}},
-              spec: {{nodeName: {node}, {spec}}}}}}}}}"
+              spec: {{{spec}}}}}}}}}"
         ));
         self.apply(&format!(
             "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}},
-              ports: [{{name: http, port: 80, targetPort: 8080}}]}}}}"
+              ports: [{port}]}}}}"
         ));
         self.wait_for_rollout(&format!("deployment/{name}"));
     }
@@ -173,6 +180,14 @@ impl Namespace {
         let said = || self.condition(route, kind);
         assert!(until(PATIENCE, || said() == wanted), "{route}: {kind} is {}, not {wanted}", said());
     }
+}
+
+/// For below `spec:` of pods with this label `app`: on both nodes, as many on each.
+pub(crate) fn spread(app: &str) -> String {
+    format!(
+        "topologySpreadConstraints: [{{maxSkew: 1, topologyKey: kubernetes.io/hostname,
+           whenUnsatisfiable: DoNotSchedule, labelSelector: {{matchLabels: {{app: {app}}}}}}}]"
+    )
 }
 
 fn read_pod(pod: &Value) -> PodNow {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use node_proxy::demo::command::until;
 
 use super::rig::{NODES, Namespace, PATIENCE, host_of};
+use super::stage::spread;
 
 #[test]
 fn stateful_peers_find_each_other_by_name_and_by_address() {
@@ -15,13 +16,11 @@ fn stateful_peers_find_each_other_by_name_and_by_address() {
         "{apiVersion: v1, kind: Service, metadata: {name: peer}, spec: {clusterIP: None, publishNotReadyAddresses: true,
            selector: {app: peer}, ports: [{name: http, port: 8080}]}}",
     );
-    let spec = Namespace::server_spec();
+    let (place, spec) = (spread("peer"), Namespace::server_spec());
     namespace.apply(&format!(
         "{{apiVersion: apps/v1, kind: StatefulSet, metadata: {{name: peer}}, spec: {{serviceName: peer, replicas: 3,
           podManagementPolicy: Parallel, selector: {{matchLabels: {{app: peer}}}}, template: {{
-          metadata: {{labels: {{app: peer}}}}, spec: {{topologySpreadConstraints: [{{maxSkew: 1, topologyKey:
-          kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {{matchLabels: {{app: peer}}}}}}],
-          {spec}}}}}}}}}"
+          metadata: {{labels: {{app: peer}}}}, spec: {{{place}, {spec}}}}}}}}}"
     ));
     namespace.wait_for_rollout("statefulset/peer");
     let ask =
