@@ -1,5 +1,6 @@
 //! What a node gives its pods, and to whom its kubelet answers.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,12 +21,16 @@ fn a_pod_sees_network_namespaces_that_come_after_it() {
         "volumes": [{ "name": "netns", "hostPath": { "path": "/run/netns" } }],
     });
     namespace.pod("watcher", &spec);
-    // A name that is not mounted upon is an empty file; a namespace has an inode of another filesystem.
-    let seen = || namespace.exec("watcher", &["grep", "-c", "nsfs", "/proc/self/mountinfo"]);
-    let before: usize = seen().output().parse().unwrap();
+    // A name that is not mounted upon is an empty file; a namespace has an inode of another filesystem. Those of other
+    // pods may go meanwhile.
+    let seen = || -> BTreeSet<String> {
+        let mounts = namespace.exec("watcher", &["grep", "nsfs", "/proc/self/mountinfo"]).output();
+        mounts.lines().filter_map(|line| Some(line.split(' ').nth(4)?.to_owned())).collect()
+    };
+    let before = seen();
     namespace.client("later", NODES[0]);
-    let count = || seen().stdout.trim().parse().unwrap_or(0);
-    assert!(count() > before, "{} of {before} after a pod more", count());
+    let after = seen();
+    assert!(!after.is_subset(&before), "{before:?} and, after a pod more, {after:?}");
     namespace.kubectl(&["delete", "pod", "later", "--now"]).output();
 }
 
