@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use crate::authorize::Authorizer;
-use crate::causes::with_causes;
+use crate::causes::{Complaint, with_causes};
 use crate::live::expiries;
 pub use crate::live::{Expiry, Live};
 use crate::reports::Reports;
@@ -186,7 +186,7 @@ impl Keeper {
 
     /// Moves on whenever it is time to, until it is dropped.
     pub async fn keep(self: Arc<Self>, authorizer: &dyn Authorizer) {
-        let mut failure = None;
+        let mut complaint = Complaint::default();
         loop {
             tokio::time::sleep(self.period).await;
             let distributed = self.is_distributed(authorizer).await;
@@ -204,15 +204,15 @@ impl Keeper {
             self.is_failing.store(outcome.is_err(), Ordering::Relaxed);
             match outcome {
                 Ok(step) => {
-                    failure = None;
+                    complaint.settle();
                     if let Some(step) = step {
                         tracing::info!(bundle = self.live().bundle.tag(), "{}", step.as_text());
                     }
                 }
-                Err(error) if failure.as_ref() == Some(&error) => {}
                 Err(error) => {
-                    tracing::error!(error, "the authorities stay as they are");
-                    failure = Some(error);
+                    if let Some(error) = complaint.raise(error) {
+                        tracing::error!(error, "the authorities stay as they are");
+                    }
                 }
             }
         }

@@ -34,6 +34,6 @@ pub mod spiffe;
 pub mod state;
 pub mod supplied;
 
-pub use causes::with_causes;
+pub use causes::{Complaint, with_causes};
 pub use client::{CaClient, ClientError, SignedIdentity, WorkloadKey};
 pub use spiffe::{SpiffeId, TrustDomain};

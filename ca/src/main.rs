@@ -19,7 +19,7 @@ use gammarus_ca::rotation::Terms;
 use gammarus_ca::server::serve;
 use gammarus_ca::state::StateSecret;
 use gammarus_ca::supplied::SignerSecret;
-use gammarus_ca::with_causes;
+use gammarus_ca::{Complaint, with_causes};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -129,6 +129,7 @@ impl Authority {
 
 /// Opens the state of a cluster's CA, as soon as the API server answers.
 async fn open_in(cluster: &Cluster, args: &Args, terms: Terms) -> anyhow::Result<Keeper> {
+    let mut complaint = Complaint::default();
     loop {
         let (store, signer) =
             (StateSecret::new(cluster.clone(), terms.leaf()), SignerSecret::new(cluster.clone()));
@@ -139,7 +140,9 @@ async fn open_in(cluster: &Cluster, args: &Args, terms: Terms) -> anyhow::Result
         });
         match opened.await? {
             Err(error) if error.is_unknown() => {
-                tracing::warn!(error = with_causes(&error), "the state cannot be read yet");
+                if let Some(error) = complaint.raise(with_causes(&error)) {
+                    tracing::warn!(error, "the state cannot be read yet");
+                }
                 tokio::time::sleep(TRIED_AGAIN).await;
             }
             opened => return Ok(opened?),

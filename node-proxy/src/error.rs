@@ -3,7 +3,7 @@
 //! Every error that the proxy makes itself carries one [`FailureReason`]: in the access log, in the
 //! `reason` label of metrics, and in the `gammarus-reason` response header.
 
-pub(crate) use gammarus_ca::with_causes;
+pub(crate) use gammarus_ca::{Complaint, with_causes};
 use http::StatusCode;
 
 /// The response header that carries [`FailureReason::as_label`] on an answer the proxy made itself.

@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 pub use self::dir::SignerDir;
 pub use self::secret::SignerSecret;
 use crate::bundle::to_pem;
-use crate::causes::with_causes;
+use crate::causes::{Complaint, with_causes};
 use crate::cluster::ClusterError;
 use crate::rotation::Wish;
 use crate::signer::{Signer, SignerError, SignerFiles, SignerPem, SignerProblem};
@@ -96,7 +96,7 @@ pub struct Supplied {
     /// What was judged last, and when.
     judged: Option<(SignerPem, OffsetDateTime)>,
     good: Option<SignerPem>,
-    complaint: Option<String>,
+    complaint: Complaint,
     gone_since: Option<OffsetDateTime>,
 }
 
@@ -105,7 +105,8 @@ impl Supplied {
     #[must_use]
     pub fn new(source: Box<dyn SignerSource>, leaf: Duration) -> Self {
         let patience = MISSED.min(leaf);
-        Self { source, patience, seen: None, judged: None, good: None, complaint: None, gone_since: None }
+        let complaint = Complaint::default();
+        Self { source, patience, seen: None, judged: None, good: None, complaint, gone_since: None }
     }
 
     /// Reads and checks what is there now.
@@ -114,7 +115,10 @@ impl Supplied {
     /// With the part, and what is wrong with it.
     pub fn read(&mut self, now: OffsetDateTime) -> Result<Option<SignerPem>, SuppliedError> {
         let outcome = self.read_parts().and_then(|pem| pem.map(|pem| self.judge(pem, now)).transpose());
-        self.complaint = outcome.as_ref().err().map(|error| with_causes(error));
+        self.complaint.settle();
+        if let Err(error) = &outcome {
+            let _told_by_who_asks = self.complaint.raise(with_causes(error));
+        }
         outcome
     }
 
@@ -126,25 +130,24 @@ impl Supplied {
             Err(error) => Err(error),
         };
         self.gone_since = None;
-        if let Err(error) = outcome {
-            let text = with_causes(&error);
-            if self.complaint.as_ref() != Some(&text) {
-                tracing::error!(error = text, "the supplied signer cannot be used; the last good one stays");
-                self.complaint = Some(text);
-            }
+        if let Err(error) = outcome
+            && let Some(error) = self.complaint.raise(with_causes(&error))
+        {
+            tracing::error!(error, "the supplied signer cannot be used; the last good one stays");
         }
-        let good = self.good.clone().filter(|_| self.complaint.is_none());
+        let good = self.good.clone().filter(|_| self.complaint.words().is_none());
         good.map_or(Wish::AsItIs, Wish::Supplied)
     }
 
     /// What is wrong with the parts, if anything is.
     #[must_use]
     pub fn complaint(&self) -> Option<&str> {
-        self.complaint.as_deref()
+        self.complaint.words()
     }
 
     fn wish_without(&mut self, now: OffsetDateTime, is_used: bool) -> Wish {
-        (self.complaint, self.good, self.judged, self.seen) = (None, None, None, None);
+        self.complaint.settle();
+        (self.good, self.judged, self.seen) = (None, None, None);
         if !is_used {
             self.gone_since = None;
             return Wish::Own;
@@ -161,7 +164,7 @@ impl Supplied {
     /// Takes what was read, if it is good and, unless it is replaced as a whole, was the same the last time.
     fn look(&mut self, pem: SignerPem, now: OffsetDateTime) -> Result<(), SuppliedError> {
         if self.good.as_ref() == Some(&pem) {
-            self.complaint = None;
+            self.complaint.settle();
         } else if self.was_judged(&pem, now) {
             // It was complained of.
         } else if self.source.is_whole() || self.seen.as_ref() == Some(&pem) {
@@ -180,7 +183,7 @@ impl Supplied {
     fn judge(&mut self, pem: SignerPem, now: OffsetDateTime) -> Result<SignerPem, SuppliedError> {
         self.judged = Some((pem.clone(), now));
         Signer::new(&pem, &self.source.files(), now)?;
-        self.complaint = None;
+        self.complaint.settle();
         self.good = Some(pem.clone());
         Ok(pem)
     }

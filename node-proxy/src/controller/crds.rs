@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::metrics::ControllerMetrics;
 use super::subject::SubjectKind;
+use crate::error::Complaint;
 
 /// The version whose types are used here.
 const BUNDLE_VERSION: &str = "v1.6.3";
@@ -187,21 +188,19 @@ pub async fn follow(client: Client, metrics: ControllerMetrics, table: watch::Se
     let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client);
     let mut events = pin!(watcher(api, Config::default()).default_backoff());
     let mut listed = BTreeMap::new();
-    let mut trouble = None;
+    let mut complaint = Complaint::default();
     loop {
         let event = match events.next().await {
             Some(Ok(event)) => event,
             Some(Err(error)) => {
-                let text = error.to_string();
-                if trouble.as_ref() != Some(&text) {
-                    tracing::warn!(error = %text, "the CRDs of the cluster cannot be followed");
-                    trouble = Some(text);
+                if let Some(error) = complaint.raise(error) {
+                    tracing::warn!(error, "the CRDs of the cluster cannot be followed");
                 }
                 continue;
             }
             None => std::future::pending().await,
         };
-        trouble = None;
+        complaint.settle();
         let mut there = table.borrow().there.clone();
         match event {
             Event::Init => listed.clear(),

@@ -16,6 +16,7 @@ use super::live::{Statuses, Watched};
 use super::subject::{Subject, SubjectKind};
 use super::work::Changes;
 use crate::admin::BlockReady;
+use crate::error::Complaint;
 
 /// What following one kind takes.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Follower {
     async fn follow_while_there<W: Watched>(&mut self, api: &Api<W>) {
         let mut events = pin!(watcher(api.clone(), Config::default()).default_backoff());
         let mut listed = HashSet::new();
-        let mut trouble = None;
+        let mut complaint = Complaint::default();
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -67,16 +68,14 @@ impl Follower {
             };
             match event {
                 Some(Ok(event)) => {
-                    trouble = None;
+                    complaint.settle();
                     self.take(event, &mut listed);
                 }
                 Some(Err(error)) => {
-                    let text = error.to_string();
-                    if trouble.as_ref() != Some(&text) {
+                    if let Some(error) = complaint.raise(error) {
                         let resource = self.kind.resource();
                         let what = format!("{} of {}", resource.plural, resource.api_version);
-                        tracing::warn!(error = %text, "the statuses of {what} cannot be followed");
-                        trouble = Some(text);
+                        tracing::warn!(error, "the statuses of {what} cannot be followed");
                     }
                 }
                 None => return,

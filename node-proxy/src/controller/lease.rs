@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::balance::random;
+use crate::error::Complaint;
 
 /// How long a candidate that sees no renewal leaves the Lease to its holder.
 const DURATION: Duration = Duration::from_secs(15);
@@ -72,8 +73,7 @@ pub struct Candidate {
     identity: String,
     view: View,
     until: watch::Sender<Option<Instant>>,
-    /// What was last said of failures: each is logged once.
-    trouble: Option<String>,
+    complaint: Complaint,
 }
 
 /// What a candidate knows of the Lease.
@@ -170,7 +170,7 @@ impl Candidate {
             identity,
             view: View::default(),
             until,
-            trouble: None,
+            complaint: Complaint::default(),
         };
         (candidate, Leadership { until: receiver })
     }
@@ -250,14 +250,14 @@ impl Candidate {
     }
 
     fn hold(&mut self, until: Instant) {
-        self.trouble = None;
+        self.complaint.settle();
         if self.until.send_replace(Some(until)).is_none() {
             tracing::info!(lease = %self.name, identity = %self.identity, "leading: this controller writes now");
         }
     }
 
     fn lose(&mut self, why: &str) {
-        self.trouble = None;
+        self.complaint.settle();
         if self.until.send_replace(None).is_some() {
             tracing::warn!(lease = %self.name, "no longer leading: {why}");
         } else {
@@ -267,10 +267,8 @@ impl Candidate {
 
     /// What failed may pass: whoever leads goes on until its time is over.
     fn fail(&mut self, error: &dyn fmt::Display) {
-        let text = error.to_string();
-        if self.trouble.as_ref() != Some(&text) {
-            tracing::warn!(lease = %self.name, error = %text, "the lease cannot be read or written");
-            self.trouble = Some(text);
+        if let Some(error) = self.complaint.raise(error) {
+            tracing::warn!(lease = %self.name, error, "the lease cannot be read or written");
         }
         let is_over = self.until.borrow().is_some_and(|until| Instant::now() >= until);
         if is_over {

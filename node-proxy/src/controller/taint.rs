@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::lease::Leadership;
+use crate::error::Complaint;
 
 /// The key of the taint.
 const TAINT: &str = "gammarus.io/not-ready";
@@ -74,21 +75,24 @@ async fn lift(client: &Client, namespace: &str) -> Infallible {
     let mut pod_events = pin!(watcher(pods, Config::default()).default_backoff());
     let (mut known, mut is_due) = (Known::default(), false);
     let mut listed_nodes = BTreeSet::new();
+    let [mut of_nodes, mut of_pods] = <[Complaint; 2]>::default();
+    let mut of_node: BTreeMap<String, Complaint> = BTreeMap::new();
     loop {
         tokio::select! {
             Some(event) = node_events.next() => {
-                if let Some(event) = say_if_failed("nodes", event) {
+                if let Some(event) = tell_if_failed(&mut of_nodes, "nodes", event) {
                     known.take_node(event, &mut listed_nodes);
                 }
             }
             Some(event) = pod_events.next() => {
-                if let Some(event) = say_if_failed("pods", event) {
+                if let Some(event) = tell_if_failed(&mut of_pods, "pods", event) {
                     known.take_pod(event);
                 }
             }
             () = sleep(RETRY), if is_due => {}
         }
         is_due = false;
+        of_node.retain(|node, _| known.tainted.contains_key(node));
         for (node, taints) in known.due() {
             match lift_from(&nodes, &node, &taints).await {
                 Ok(()) => {
@@ -96,7 +100,9 @@ async fn lift(client: &Client, namespace: &str) -> Infallible {
                     known.tainted.remove(&node);
                 }
                 Err(error) => {
-                    tracing::warn!(%node, %error, "the taint {TAINT} cannot be taken away");
+                    if let Some(error) = of_node.entry(node.clone()).or_default().raise(error) {
+                        tracing::warn!(%node, error, "the taint {TAINT} cannot be taken away");
+                    }
                     is_due = true;
                 }
             }
@@ -104,8 +110,24 @@ async fn lift(client: &Client, namespace: &str) -> Infallible {
     }
 }
 
-fn say_if_failed<K>(what: &str, event: watcher::Result<Event<K>>) -> Option<Event<K>> {
-    event.inspect_err(|error| tracing::warn!(%error, "{what} cannot be followed for the start-up taint")).ok()
+/// What has happened; the same trouble again and again is told once.
+fn tell_if_failed<K>(
+    complaint: &mut Complaint,
+    what: &str,
+    event: watcher::Result<Event<K>>,
+) -> Option<Event<K>> {
+    match event {
+        Ok(event) => {
+            complaint.settle();
+            Some(event)
+        }
+        Err(error) => {
+            if let Some(error) = complaint.raise(error) {
+                tracing::warn!(error, "{what} cannot be followed for the start-up taint");
+            }
+            None
+        }
+    }
 }
 
 /// Takes the taint away if the node's taints are still those that were seen.
