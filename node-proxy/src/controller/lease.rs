@@ -17,7 +17,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::balance::random;
+use crate::cluster::kubernetes::backoff::any_part;
 use crate::error::Complaint;
 
 /// How long a candidate that sees no renewal leaves the Lease to its holder.
@@ -26,6 +26,8 @@ const DURATION: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two looks at the Lease, for its holder between two renewals.
 const RETRY: Duration = Duration::from_secs(2);
+/// Up to as much more, so that candidates that were started together do not ask together for ever.
+const APART: Duration = Duration::from_millis(400);
 /// A request that takes longer has failed.
 const REQUEST_LIMIT: Duration = Duration::from_secs(4);
 
@@ -192,8 +194,7 @@ impl Candidate {
                 Ok(Err(error)) => self.fail(&error),
                 Err(_) => self.fail(&"the API server does not answer"),
             }
-            // Candidates that were started together do not ask together for ever.
-            sleep(RETRY + Duration::from_millis(random() % 400)).await;
+            sleep(RETRY + any_part(APART)).await;
         }
     }
 

@@ -17,7 +17,7 @@ use super::live::{Live, Statuses, Watched, WatchedMesh, WatchedRoute};
 use super::metrics::{ControllerMetrics, WriteResult};
 use super::plan::{Plan, plan_mesh, plan_route};
 use super::subject::Subject;
-use crate::balance::random;
+use crate::cluster::kubernetes::backoff::{Doubling, any_part};
 
 /// Who it is that writes, in `metadata.managedFields`.
 const FIELD_MANAGER: &str = "gammarus-controller";
@@ -25,10 +25,11 @@ const FIELD_MANAGER: &str = "gammarus-controller";
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// Tries in a row, when others write the same object all the time, before others have their turn.
 const MOST_CONFLICTS: u32 = 8;
-/// After a first failure; then twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause after failures, and between two writes of the same to who does not leave it.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Before a next try in such a row, the first one at once.
+const BETWEEN_CONFLICTS: Doubling =
+    Doubling { first: Duration::from_millis(5), longest: Duration::from_secs(1) };
+/// After failures, at most; and between two writes of the same to who does not leave it.
+const PAUSES: Doubling = Doubling { first: Duration::from_millis(250), longest: Duration::from_mins(1) };
 /// What was written and has stayed for as long is not a quarrel any more.
 const PEACE: Duration = Duration::from_mins(5);
 /// A status that was changed back so often is told of.
@@ -133,7 +134,7 @@ impl StatusWriter {
                 Err(error) => return Some(self.failed(subject, WriteResult::Failed, &error.to_string())),
             }
         }
-        Some(Instant::now() + jittered(FIRST_PAUSE))
+        Some(Instant::now() + any_part(PAUSES.first))
     }
 
     /// What is to be written now, with a hash of what is wanted.
@@ -164,7 +165,7 @@ impl StatusWriter {
     fn hold_back(&self, subject: &Subject, wanted: u64) -> Option<Instant> {
         let past = *lock(&self.past).get(subject)?;
         let again = past.times > 0 && past.wanted == wanted && past.at.elapsed() < PEACE;
-        let later = past.at + pause(past.times.saturating_sub(1));
+        let later = past.at + PAUSES.after(past.times.saturating_sub(1));
         (again && Instant::now() < later).then_some(later)
     }
 
@@ -190,7 +191,7 @@ impl StatusWriter {
         if past.failures.is_power_of_two() {
             tracing::warn!(%subject, failures = past.failures, error = %why, "the status cannot be written");
         }
-        now + jittered(pause(past.failures - 1))
+        now + any_part(PAUSES.after(past.failures - 1))
     }
 
     fn leave_out(&self, subject: &Subject, count: usize) {
@@ -224,7 +225,7 @@ impl StatusWriter {
     /// Sees how an object is now that somebody else has written.
     async fn look_again(&self, subject: &Subject, conflicts: u32) {
         if conflicts > 0 {
-            sleep(jittered(Duration::from_millis(5) * 2_u32.pow(conflicts))).await;
+            sleep(any_part(BETWEEN_CONFLICTS.after(conflicts))).await;
         }
         let found = match subject {
             Subject::Mesh(_) => timeout(REQUEST_LIMIT, self.read_as::<WatchedMesh>(subject)).await,
@@ -256,18 +257,6 @@ fn now() -> String {
     Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
-/// How long to wait after so many times in a row.
-fn pause(times: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST_PAUSE)
-}
-
-/// A time between half and all of it.
-fn jittered(pause: Duration) -> Duration {
-    let half = pause / 2;
-    let spread = u64::try_from(half.as_millis()).unwrap_or(u64::MAX);
-    half + Duration::from_millis(random() % spread.max(1))
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // These maps are whole at every step: a panic elsewhere does not spoil them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -279,12 +268,9 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_minute() {
-        let pauses: Vec<_> = [0, 1, 2, 7, 8, 9, 31, u32::MAX].map(|times| pause(times).as_millis()).into();
+        let pauses: Vec<_> =
+            [0, 1, 2, 7, 8, 9, 31, u32::MAX].map(|times| PAUSES.after(times).as_millis()).into();
         assert_eq!(pauses, [250, 500, 1000, 32_000, 60_000, 60_000, 60_000, 60_000]);
-        for _ in 0..100 {
-            let pause = jittered(Duration::from_millis(100)).as_millis();
-            assert!((50..100).contains(&pause), "{pause}");
-        }
     }
 
     #[test]

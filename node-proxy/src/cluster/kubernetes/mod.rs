@@ -6,7 +6,7 @@
 //! A kind that the server does not have holds nobody up: that is said, and it is looked for again.
 
 mod ask;
-mod backoff;
+pub mod backoff;
 mod connect;
 mod decode;
 mod known;

@@ -139,8 +139,8 @@ impl Watcher {
     /// Watches until nobody listens any more.
     pub(super) async fn run(mut self) {
         let mut from = None;
-        let mut backoff = Backoff::default();
-        let mut absences = Backoff::of_absence();
+        let mut backoff = Backoff::OF_TROUBLE;
+        let mut absences = Backoff::OF_ABSENCE;
         loop {
             let began = Instant::now();
             let end = match self.watch(&mut from).await {
