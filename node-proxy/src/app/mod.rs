@@ -210,9 +210,7 @@ fn builder(
         let started = Instant::now();
         let mut attachments = attachments.write().unwrap_or_else(PoisonError::into_inner);
         let rejudged = attachments.update(objects, changed);
-        for line in rejudged.lines {
-            tracing::info!(target: "status", "{line}");
-        }
+        log::tell_status(&rejudged.lines);
         // Whoever asks for the status need not wait for the snapshot.
         let attachments = RwLockWriteGuard::downgrade(attachments);
         let step = Step { objects, changed, attachments: &attachments, groups: &rejudged.groups };

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::attach::Attachments;
 use crate::cluster::objects::{Changed, Objects};
 use crate::route::{RouteKind, RouteRef};
+use crate::telemetry::log;
 
 use super::plan::Judgement;
 
@@ -20,9 +21,7 @@ impl Judged {
     /// Judges again what has changed. Gives the routes that were, and logs what is said otherwise now.
     pub fn update(&mut self, objects: &Objects, changed: &Changed) -> Vec<RouteRef> {
         let rejudged = self.attachments.update(objects, changed);
-        for line in rejudged.lines {
-            tracing::info!(target: "status", "{line}");
-        }
+        log::tell_status(&rejudged.lines);
         for route in &rejudged.routes {
             match find_generation(objects, route) {
                 Some(generation) => self.generations.insert(route.clone(), generation),

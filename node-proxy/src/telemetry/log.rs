@@ -53,6 +53,13 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter, TelemetryError> {
         .map_err(|source| TelemetryError::LogFilter { text: text.to_owned(), source })
 }
 
+/// Tells what is judged otherwise of routes now, a line each, in the target `status`.
+pub fn tell_status(lines: &[String]) {
+    for line in lines {
+        tracing::info!(target: "status", "{line}");
+    }
+}
+
 /// Sets up the log of this process on standard error.
 ///
 /// # Errors
