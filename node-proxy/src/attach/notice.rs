@@ -1,6 +1,6 @@
 //! What objects other than routes ask for and is not done: said, so that nothing is ignored in silence.
 
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::Namespace;
 use serde::Serialize;
 
 use super::labels::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_ANNOTATION, parse_plaintext_ports};
@@ -25,7 +25,6 @@ pub(super) fn collect_notices(objects: &Objects, kind: Kind, key: &ObjectKey) ->
     let found = match kind {
         Kind::Namespace => objects.namespaces.get(key).map(|namespace| namespace_notices(key, namespace)),
         Kind::Pod => objects.pods.get(key).map(|pod| pod_notice(key, pod).into_iter().collect()),
-        Kind::Service => objects.services.get(key).map(|service| service_notices(key, service)),
         Kind::ConfigMap
         | Kind::EndpointSlice
         | Kind::GrpcRoute
@@ -34,29 +33,11 @@ pub(super) fn collect_notices(objects: &Objects, kind: Kind, key: &ObjectKey) ->
         | Kind::Node
         | Kind::ReferenceGrant
         | Kind::Secret
+        | Kind::Service
         | Kind::TcpRoute
         | Kind::TlsRoute => None,
     };
     found.unwrap_or_default()
-}
-
-fn service_notices(key: &ObjectKey, service: &Service) -> Vec<Notice> {
-    let Some(spec) = &service.spec else { return Vec::new() };
-    let notice = |field, message| Notice { kind: "Service", object: key.clone(), field, message };
-    let mut notices = Vec::new();
-    if let Some(affinity) = spec.session_affinity.as_deref().filter(|text| !matches!(*text, "" | "None")) {
-        notices.push(notice(
-            "spec.sessionAffinity",
-            format!("{affinity} is not applied yet: every request may go to another endpoint"),
-        ));
-    }
-    if let Some(distribution) = spec.traffic_distribution.as_deref().filter(|text| !text.is_empty()) {
-        notices.push(notice(
-            "spec.trafficDistribution",
-            format!("{distribution} is not applied yet: all endpoints are taken alike"),
-        ));
-    }
-    notices
 }
 
 fn namespace_notices(key: &ObjectKey, namespace: &Namespace) -> Vec<Notice> {

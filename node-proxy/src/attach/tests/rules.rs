@@ -201,7 +201,7 @@ fn count(matches: &RuleMatches) -> usize {
 }
 
 #[test]
-fn what_services_namespaces_and_pods_ask_for_in_vain_is_noticed() {
+fn what_namespaces_and_pods_ask_for_in_vain_is_noticed() {
     let attachments = judge(&["
 ---
 kind: Service
@@ -229,8 +229,6 @@ metadata: {name: p, annotations: {gammarus.io/plaintext-ports: '80, x,0'}}
             "typo metadata.labels[gammarus.io/mesh]",
             "typo metadata.labels[gammarus.io/mtls]",
             "shop/p metadata.annotations[gammarus.io/plaintext-ports]",
-            "shop/sticky spec.sessionAffinity",
-            "shop/sticky spec.trafficDistribution",
         ]
     );
     assert_eq!(attachments.notices().nth(2).unwrap().message, "not port numbers, left out: x, 0");
