@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use gammarus_ca::TrustDomain;
 
+use crate::log::{LogFormat, check_filter};
+
 /// The certificate authority of a Gammarus mesh
 #[derive(Debug, Parser)]
 #[command(name = "gammarus-ca", version)]
@@ -53,6 +55,12 @@ pub(crate) struct Args {
     /// Where to serve /metrics and /livez in plain HTTP; nowhere unless it is given
     #[arg(long)]
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// How the log looks
+    #[arg(long, env = "GAMMARUS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: a list of [target=]level
+    #[arg(long, env = "GAMMARUS_LOG_LEVEL", value_name = "FILTER", value_parser = check_filter, default_value = "info")]
+    pub(crate) log_level: String,
     /// How many requests a node may make in a second, for long
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) requests_per_second: u16,

@@ -1,6 +1,7 @@
 //! The CA's process: what signs, who may ask, endpoint, and a clean end at SIGTERM.
 
 mod args;
+mod log;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +24,6 @@ use gammarus_ca::{Complaint, with_causes};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use self::args::Args;
 
@@ -36,8 +36,7 @@ const TRIED_AGAIN: Duration = Duration::from_secs(2);
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log::start(args.log_format, &args.log_level);
     // For the client of the API server, which takes what the process has.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()

@@ -32,7 +32,6 @@ fn serving(dir: &Path, environment: &[(&str, &str)], flags: &[&str]) -> (std::pr
         .args(["--objects", &path("objects")])
         .args(flags)
         .envs(environment.iter().copied())
-        .env("NO_COLOR", "1")
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();

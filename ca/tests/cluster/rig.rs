@@ -218,7 +218,7 @@ pub(crate) struct Starting {
 
 impl Starting {
     fn spawn(command: &mut Command) -> Self {
-        let command = command.args(["--listen", "127.0.0.1:0"]).env("NO_COLOR", "1").stderr(Stdio::piped());
+        let command = command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let said = Arc::new(Mutex::new(String::new()));
         let (log, copy) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&said));

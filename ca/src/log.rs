@@ -1,0 +1,50 @@
+//! The CA's log, as a node's proxy has it: text or JSON on standard error, never in colours.
+
+use clap::ValueEnum;
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// `key=value` pairs for people.
+    Text,
+}
+
+/// A filter as it is typed: a list of `[target=]level`.
+pub(crate) fn check_filter(text: &str) -> Result<String, &'static str> {
+    match parse_filter(text) {
+        Some(_) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err("is not a list of [target=]level"),
+    }
+}
+
+fn parse_filter(text: &str) -> Option<EnvFilter> {
+    EnvFilter::builder().parse(text).ok()
+}
+
+/// Sets up the log of this process. The filter has been checked; one that is none lets nothing but errors pass.
+pub(crate) fn start(format: LogFormat, filter: &str) {
+    let log = fmt().with_env_filter(parse_filter(filter).unwrap_or_default());
+    let log = log.with_ansi(false).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_lists_of_levels_by_target() {
+        for good in ["info", "warn,gammarus_ca::keeper=debug"] {
+            assert_eq!(check_filter(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "loud=louder"] {
+            assert!(check_filter(bad).is_err(), "{bad}");
+        }
+    }
+}
