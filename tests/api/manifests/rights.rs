@@ -79,7 +79,8 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
     node.check(
         true,
         &[
-            ("get list watch", "namespaces, nodes, pods, services, endpointslices, referencegrants"),
+            ("get list watch", "namespaces, pods"),
+            ("list watch", "nodes, services, endpointslices, referencegrants"),
             ("list watch", ROUTES),
             ("patch", "pods/status"),
             ("create patch", "events.events.k8s.io"),
@@ -90,6 +91,8 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
         false,
         &[
             ("get", "secrets, configmaps, daemonsets.apps"),
+            ("get", "nodes, services, endpointslices, referencegrants"),
+            ("get", ROUTES),
             ("update", "pods/status, nodes/status"),
             ("patch", "nodes, nodes/status, services/status, httproutes/status, leases"),
             ("create", "tokenreviews, subjectaccessreviews, leases"),
@@ -149,7 +152,8 @@ fn the_controller_writes_status_and_its_lease() {
         true,
         &[
             ("list watch", "namespaces, services, referencegrants, xmeshes"),
-            ("list watch", ROUTES),
+            ("get list watch", ROUTES),
+            ("get", "xmeshes"),
             (
                 "patch",
                 "grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status, xmeshes/status",
@@ -162,6 +166,7 @@ fn the_controller_writes_status_and_its_lease() {
         false,
         &[
             ("get list", "secrets, configmaps, leases, pods, nodes, endpointslices"),
+            ("get", "namespaces, services, referencegrants, customresourcedefinitions"),
             ("patch", "pods/status, nodes, nodes/status, services/status, gateways/status, xmeshes"),
             ("create", "tokenreviews, leases"),
         ],

@@ -5,6 +5,16 @@ use serde_json::{Value, json};
 use super::{SYSTEM, helm, wait_until};
 use crate::api_server::{ApiServer, Channel};
 
+/// `kubectl` reads what it patches, and the controller has no need to.
+const READER: &str = "
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: reads-nodes},
+  rules: [{apiGroups: [''], resources: [nodes], verbs: [get]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: reads-nodes},
+  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reads-nodes},
+  subjects: [{kind: ServiceAccount, name: gammarus-controller, namespace: gammarus-system}]}
+";
+
 #[test]
 fn the_controller_removes_one_taint_and_changes_nothing_else_of_a_node() {
     let server = ApiServer::start();
@@ -13,6 +23,7 @@ fn the_controller_removes_one_taint_and_changes_nothing_else_of_a_node() {
         ["template", "gammarus", "chart", "--namespace", SYSTEM, "--set=startupTaint.enabled=true"];
     server.namespace(SYSTEM, &[]);
     server.apply(&helm(&template).output());
+    server.apply(READER);
     let taint = |key: &str| json!({ "key": key, "effect": "NoSchedule" });
     let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "new", "labels": { "zone": "x" } },
         "spec": { "taints": [taint("gammarus.io/not-ready"), taint("example.org/gpu")], "providerID": "one" } });
