@@ -3,6 +3,10 @@
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, fmt};
 
+/// Left out unless it is asked for: a line of the API server's client for every try that fails. Whoever asks the server
+/// says once what is wrong.
+const QUIET: &str = "kube_client=off";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -21,7 +25,7 @@ pub(crate) fn check_filter(text: &str) -> Result<String, &'static str> {
 }
 
 fn parse_filter(text: &str) -> Option<EnvFilter> {
-    EnvFilter::builder().parse(text).ok()
+    EnvFilter::builder().parse(format!("{QUIET},{text}")).ok()
 }
 
 /// Sets up the log of this process. The filter has been checked; one that is none lets nothing but errors pass.
@@ -40,11 +44,14 @@ mod tests {
 
     #[test]
     fn filters_are_lists_of_levels_by_target() {
-        for good in ["info", "warn,gammarus_ca::keeper=debug"] {
+        for good in ["info", "warn,gammarus_ca::keeper=debug", "info,kube_client=debug"] {
             assert_eq!(check_filter(good).as_deref(), Ok(good));
         }
         for bad in ["", "loud=louder"] {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
+        let filter = |text| parse_filter(text).unwrap().to_string();
+        assert_eq!(filter("info"), "kube_client=off,info");
+        assert_eq!(filter("info,kube_client=debug"), "kube_client=debug,info");
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails says so by panicking")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,42 @@ fn the_process_serves_and_ends_cleanly_at_sigterm() {
     let (mut child, _) = serving(dir.path(), &[], &[]);
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     assert!(child.wait().unwrap().success());
+}
+
+/// A CA whose API server is nowhere, and the file that its log goes into.
+fn without_a_server(dir: &Path, level: &str) -> (std::process::Child, PathBuf) {
+    let (kubeconfig, log) = (dir.join("kubeconfig"), dir.join(level));
+    let nobody = "{apiVersion: v1, kind: Config, current-context: a, users: [{name: a, user: {token: a}}],
+        clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}],
+        contexts: [{name: a, context: {cluster: a, user: a}}]}";
+    fs::write(&kubeconfig, nobody).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_gammarus-ca"), "--listen", "127.0.0.1:0"]);
+    command.args(["--namespace", "mesh", "--log-level", level, "--kubeconfig"]).arg(kubeconfig);
+    (command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap(), log)
+}
+
+#[test]
+fn that_the_api_server_is_away_is_told_once_and_by_the_ca_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut plain, log) = without_a_server(dir.path(), "info");
+    let (mut chatty, with_client) = without_a_server(dir.path(), "info,kube_client=error");
+    let read = |log: &Path| fs::read_to_string(log).unwrap();
+    let count = |log: &Path, part: &str| read(log).lines().filter(|line| line.contains(part)).count();
+    let (ours, begun) = ("the state cannot be read yet", Instant::now());
+    // Both have tried again by then.
+    while count(&with_client, "kube_client") < 3 || count(&log, ours) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} {}", read(&log), read(&with_client));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for child in [&mut plain, &mut chatty] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!((count(&log, ours), count(&with_client, ours)), (1, 1));
+    let said = read(&log);
+    assert!(!said.contains("kube_client") && said.contains("the API server does not answer"), "{said}");
+    assert!(!said.contains('\u{1b}'), "in colours: {said:?}");
 }
 
 /// The certificates of a PEM file.

@@ -1,6 +1,6 @@
 //! The proxy itself at a real API server: what it says of itself while it has the cluster's objects, and while it has not.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use node_proxy::cluster::kubernetes::MESH_KINDS;
 use tempfile::TempDir;
 
 use crate::api_server::ApiServer;
@@ -23,6 +24,11 @@ struct Proxy {
 
 impl Proxy {
     fn start(server: &ApiServer, kubeconfig: &Path, folder: &Path) -> Self {
+        Self::start_at(server, kubeconfig, folder, "info")
+    }
+
+    /// The same with a level of its log, which is in the file `log` of the folder.
+    fn start_at(server: &ApiServer, kubeconfig: &Path, folder: &Path, level: &str) -> Self {
         let [admin, health] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [admin, health] = [admin, health].map(|listener| listener.local_addr().unwrap().port());
         let process = command()
@@ -34,7 +40,9 @@ impl Proxy {
             .arg(format!("--state-dir={}", folder.join("state").display()))
             .arg(format!("--admin-listen=127.0.0.1:{admin}"))
             .arg(format!("--health-listen=127.0.0.1:{health}"))
+            .arg(format!("--log-level={level}"))
             .stdin(Stdio::null())
+            .stderr(File::create(folder.join("log")).unwrap())
             .spawn()
             .unwrap();
         Self { process, admin }
@@ -114,6 +122,35 @@ fn a_proxy_says_whether_its_objects_are_of_now() {
     relay.mend();
     proxy.wait_for("/readyz", |answer| answer.ends_with("\r\n\r\nready\n"));
     proxy.stop();
+}
+
+#[test]
+fn that_the_api_server_is_away_is_told_once_of_each_kind_and_by_the_proxy_alone() {
+    let server = ApiServer::shared();
+    let relay = Relay::to(&server);
+    relay.cut();
+    let said = |level: &str, tries: usize| {
+        let folder = TempDir::new().unwrap();
+        let kubeconfig = relay.kubeconfig(&server, folder.path());
+        let before = relay.tries();
+        let proxy = Proxy::start_at(&server, &kubeconfig, folder.path(), level);
+        let begun = Instant::now();
+        while relay.tries() < before + tries {
+            assert!(begun.elapsed() < PATIENCE, "{} tries", relay.tries() - before);
+            thread::sleep(Duration::from_millis(50));
+        }
+        drop(proxy);
+        fs::read_to_string(folder.path().join("log")).unwrap()
+    };
+    // Ten kinds, each tried some times.
+    let log = said("info", 40);
+    for kind in MESH_KINDS {
+        let told = format!("cannot be watched yet kind=\"{}\"", kind.as_label());
+        assert_eq!(log.matches(&told).count(), 1, "{told}: {log}");
+    }
+    assert!(!log.contains("kube_client"), "{log}");
+    let log = said("info,kube_client=error", 20);
+    assert!(log.contains("ERROR kube_client"), "{log}");
 }
 
 #[test]

@@ -12,6 +12,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use super::TelemetryError;
 
+/// Left out unless it is asked for: a line of the API server's client for every try that fails. Whoever asks the server
+/// says once what is wrong.
+const QUIET: &str = "kube_client=off";
+
 /// How log lines and access lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -28,10 +32,12 @@ pub struct LogControl {
 }
 
 impl LogControl {
-    /// The filter in force.
+    /// The filter in force, as it was asked for.
     #[must_use]
     pub fn filter(&self) -> Option<String> {
-        self.filter.with_current(ToString::to_string).ok()
+        let all = self.filter.with_current(ToString::to_string).ok()?;
+        let asked: Vec<&str> = all.split(',').filter(|directive| *directive != QUIET).collect();
+        Some(asked.join(","))
     }
 
     /// Puts another filter in force at once.
@@ -43,13 +49,14 @@ impl LogControl {
     }
 }
 
-/// Reads a filter: a list of `[target=]level`, as `info,node_proxy::cluster=debug`.
+/// Reads a filter: a list of `[target=]level`, as `info,node_proxy::cluster=debug`. The API server's client
+/// (`kube_client`) says nothing unless it is named.
 ///
 /// # Errors
 /// If it is not one.
 pub fn parse_filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
-        .parse(text)
+        .parse(format!("{QUIET},{text}"))
         .map_err(|source| TelemetryError::LogFilter { text: text.to_owned(), source })
 }
 
