@@ -5,6 +5,7 @@
 #[path = "../cluster/api_server.rs"]
 mod api_server;
 mod churn;
+mod definitions;
 mod follower;
 mod manifests;
 mod marks;

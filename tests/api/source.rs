@@ -71,7 +71,7 @@ pub(crate) fn wanted_version(objects: &Objects, route: &str) -> Option<String> {
 }
 
 /// A Service and a route of every kind, called `r`.
-fn apply_one_of_each(server: &ApiServer) {
+pub(crate) fn apply_one_of_each(server: &ApiServer) {
     let route = json!({"name": "r", "namespace": "shop"});
     let parents = json!([{"group": "", "kind": "Service", "name": "web", "port": 80}]);
     let backends = json!([{"name": "web", "port": 80}]);

@@ -82,6 +82,7 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
             ("get list watch", "namespaces, pods"),
             ("list watch", "nodes, services, endpointslices, referencegrants"),
             ("list watch", ROUTES),
+            ("watch", "customresourcedefinitions httproutes.gateway.networking.k8s.io"),
             ("patch", "pods/status"),
             ("create patch", "events.events.k8s.io"),
         ],
@@ -92,6 +93,10 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
         &[
             ("get", "secrets, configmaps, daemonsets.apps"),
             ("get", "nodes, services, endpointslices, referencegrants"),
+            (
+                "watch",
+                "customresourcedefinitions, customresourcedefinitions xmeshes.gateway.networking.x-k8s.io",
+            ),
             ("get", ROUTES),
             ("update", "pods/status, nodes/status"),
             ("patch", "nodes, nodes/status, services/status, httproutes/status, leases"),

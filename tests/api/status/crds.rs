@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Cluster, Controller};
 use crate::api_server::Channel;
+use crate::definitions::{LATE, SOON};
 
 const GOOD: &str = "Accepted=True Accepted; ResolvedRefs=True ResolvedRefs";
 const VERSION: &str = "gateway.networking.k8s.io/bundle-version";
@@ -76,6 +77,28 @@ async fn crds_are_named_when_they_are_missing_or_old_and_used_when_they_come() {
     let wait = ["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", xmeshes];
     cluster.server.kubectl(&wait).output();
     an_xmesh_of_ours_says_what_the_mesh_does(&cluster).await;
+}
+
+#[tokio::test]
+async fn routes_are_judged_soon_when_their_crd_comes_late() {
+    let cluster = Cluster::without_gateway_api().await;
+    let controller = cluster.leader().await;
+    tokio::time::sleep(LATE).await;
+    cluster.server.install_gateway_api(Channel::Standard);
+    cluster.apply("kind: Service\nmetadata: {name: web}\nspec: {ports: [{name: http, port: 80}]}\n").await;
+    for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute"] {
+        let parents = "parentRefs: [{group: \"\", kind: Service, name: web}]";
+        let rules = "rules: [{backendRefs: [{name: web, port: 80}]}]";
+        cluster
+            .apply(&format!("kind: {kind}\nmetadata: {{name: web}}\nspec: {{{parents}, {rules}}}\n"))
+            .await;
+    }
+    let begun = std::time::Instant::now();
+    for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute"] {
+        let is_judged = |route: &Value| !route["status"]["parents"].as_array().is_none_or(Vec::is_empty);
+        cluster.when((kind, "shop", "web"), "judged", is_judged).await;
+    }
+    assert!(begun.elapsed() < SOON, "{:?}: {}", begun.elapsed(), controller.log());
 }
 
 async fn an_xmesh_of_ours_says_what_the_mesh_does(cluster: &Cluster) {

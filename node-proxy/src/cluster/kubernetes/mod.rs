@@ -3,8 +3,9 @@
 //! Each kind has a watch of its own (`watch`), whose objects are trimmed as they are read (`decode`). What they say
 //! comes together here, is compared with what is known (`known`) and told as differences. Nothing is told before
 //! every kind has been listed once; if the API server is away until then, the last state on the disk is (`state`).
-//! A kind that the server does not have holds nobody up: that is said, and it is looked for again.
+//! A kind that the server does not have holds nobody up: that is said, and its CRD is waited for (`absence`).
 
+mod absence;
 mod ask;
 pub mod backoff;
 mod connect;

@@ -50,6 +50,11 @@ impl Resource {
         Some(Self { group, versions, plural })
     }
 
+    /// The name of the CRD that it is there by; `None` for what the server has in itself.
+    pub(super) fn definition(&self) -> Option<String> {
+        (self.group == GATEWAY_API).then(|| format!("{}.{}", self.plural, self.group))
+    }
+
     /// The path of the collection, over all namespaces, in one of its versions.
     pub(super) fn path(&self, version: &str) -> String {
         let Self { group, plural, .. } = self;
@@ -85,6 +90,9 @@ mod tests {
         let path_in = |kind, namespace| Resource::of(kind).unwrap().path_in("v1", namespace);
         assert_eq!(path_in(Kind::Pod, "shop"), "/api/v1/namespaces/shop/pods");
         assert_eq!(path_in(Kind::Namespace, ""), "/api/v1/namespaces");
+        let definition = |kind| Resource::of(kind).and_then(|resource| resource.definition());
+        assert_eq!(definition(Kind::HttpRoute).unwrap(), "httproutes.gateway.networking.k8s.io");
+        assert_eq!(definition(Kind::EndpointSlice), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::objects::{Kind, ObjectKey};
+use super::absence::Absence;
 use super::backoff::{Backoff, spread};
 use super::decode::{Item, read_item, read_key};
 use super::lines::Lines;
@@ -112,11 +113,12 @@ pub(super) struct Watcher {
     pub(super) streams: bool,
 }
 
+/// A line of a watch.
 #[derive(Deserialize)]
-struct Event {
+pub(super) struct Event {
     #[serde(rename = "type")]
-    what: String,
-    object: Value,
+    pub(super) what: String,
+    pub(super) object: Value,
 }
 
 #[derive(Deserialize)]
@@ -140,17 +142,20 @@ impl Watcher {
     pub(super) async fn run(mut self) {
         let mut from = None;
         let mut backoff = Backoff::OF_TROUBLE;
-        let mut absences = Backoff::OF_ABSENCE;
+        let mut absence = None;
         loop {
             let began = Instant::now();
-            let end = match self.watch(&mut from).await {
+            let end = match self.open(&mut from).await {
                 Err(end) => end,
-                Ok(never) => match never {},
+                Ok(lines) => {
+                    absence = None;
+                    let Err(end) = self.follow(lines, &mut from).await;
+                    end
+                }
             };
             let was_steady = began.elapsed() >= STEADY;
             if was_steady {
                 backoff.reset();
-                absences.reset();
             }
             match end {
                 End::Unheard => return,
@@ -176,7 +181,8 @@ impl Watcher {
                     if self.say(Word::Absent(message)).await.is_err() {
                         return;
                     }
-                    sleep(absences.next()).await;
+                    let absence = absence.get_or_insert_with(|| Absence::of(&self.client, &self.resource));
+                    absence.wait().await;
                 }
                 End::Failed(failure) => {
                     self.metrics.watch_ended(self.kind.as_label(), WatchEnd::Failed);
@@ -193,8 +199,8 @@ impl Watcher {
         }
     }
 
-    /// One watch, from the version `from`, or from a list.
-    async fn watch(&self, from: &mut Option<String>) -> Result<Infallible, End> {
+    /// Opens one watch, from the version `from`, or from a list.
+    async fn open(&self, from: &mut Option<String>) -> Result<Lines, End> {
         let lines = match from {
             Some(version) => self.open_watch(&self.watch_params(), version).await?,
             None if self.streams => {
@@ -210,7 +216,7 @@ impl Watcher {
             }
         };
         self.say(Word::Well).await?;
-        self.follow(lines, from).await
+        Ok(lines)
     }
 
     fn watch_params(&self) -> WatchParams {
@@ -386,7 +392,7 @@ async fn read_error(status: StatusCode, body: Body) -> String {
     }
 }
 
-fn version_of(object: &Value) -> Option<String> {
+pub(super) fn version_of(object: &Value) -> Option<String> {
     let version = object.pointer("/metadata/resourceVersion")?.as_str()?;
     Some(version.to_owned())
 }
