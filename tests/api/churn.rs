@@ -11,20 +11,20 @@ use crate::follower::Follower;
 use crate::source::{apply, http_route, key, server, service, wanted_version};
 
 /// Makes requests of one kind, without the rests that `kubectl` takes.
-struct Editor {
+pub(crate) struct Editor {
     runtime: tokio::runtime::Runtime,
     client: kube::Client,
 }
 
 impl Editor {
-    fn new(kubeconfig: &Path) -> Self {
+    pub(crate) fn new(kubeconfig: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = runtime.block_on(connect(Some(kubeconfig))).unwrap();
         Self { runtime, client }
     }
 
-    fn send(&self, method: &str, path: &str, kind: &str, body: &Value) {
+    pub(crate) fn send(&self, method: &str, path: &str, kind: &str, body: &Value) {
         let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
         let request = request.body(body.to_string().into_bytes()).unwrap();
         self.runtime.block_on(self.client.request_text(request)).unwrap();

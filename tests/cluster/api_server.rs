@@ -53,6 +53,7 @@ pub(crate) struct ApiServer {
     dir: TempDir,
     url: String,
     ports: [u16; 3],
+    flags: &'static [&'static str],
 }
 
 /// A token that is asked for.
@@ -70,14 +71,20 @@ impl ApiServer {
     /// Starts one and waits until it is ready, some seconds.
     #[track_caller]
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more flags of the API server.
+    #[track_caller]
+    pub(crate) fn start_with(flags: &'static [&'static str]) -> Self {
         let mut dir = TempDir::new().unwrap();
         write_certificates(dir.path());
         for attempt in 1.. {
             let ports = free_ports();
             let [_, _, port] = ports;
             let url = format!("https://127.0.0.1:{port}");
-            let servers = Servers::start(commands(dir.path(), ports));
-            let server = Self { servers, dir, url, ports };
+            let servers = Servers::start(commands(dir.path(), ports, flags));
+            let server = Self { servers, dir, url, ports, flags };
             server.write_kubeconfig(
                 "admin",
                 &json!({
@@ -250,7 +257,7 @@ impl ApiServer {
     #[track_caller]
     pub(crate) fn restart(&mut self) {
         self.servers.end();
-        self.servers = Servers::start(commands(self.dir.path(), self.ports));
+        self.servers = Servers::start(commands(self.dir.path(), self.ports, self.flags));
         self.wait_until_ready(self.ports[2]).unwrap_or_else(|log| panic!("it does not come back: {log}"));
     }
 
@@ -350,8 +357,10 @@ impl Drop for Servers {
     }
 }
 
-fn commands(dir: &Path, [store, peer, port]: [u16; 3]) -> [Command; 2] {
-    [etcd(dir, store, peer), kube_apiserver(dir, store, port)]
+fn commands(dir: &Path, [store, peer, port]: [u16; 3], flags: &[&str]) -> [Command; 2] {
+    let mut server = kube_apiserver(dir, store, port);
+    server.args(flags);
+    [etcd(dir, store, peer), server]
 }
 
 /// What `tests/prepare.sh` has built and named.

@@ -15,6 +15,8 @@ mod lines;
 mod resource;
 mod state;
 mod watch;
+#[cfg(test)]
+mod watch_tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -32,7 +32,7 @@ use crate::telemetry::{Metrics, WatchEnd};
 /// Until the head of an answer is there. A list that is read from the server's disk takes its time.
 const ANSWER: Duration = Duration::from_secs(60);
 /// Without a word on a watch, its connection is given up: a server sends a bookmark about every minute.
-const SILENCE: Duration = Duration::from_secs(150);
+pub(super) const SILENCE: Duration = Duration::from_secs(150);
 /// For how long a watch is asked for, at least; as much again at random, so that those of many nodes do not end
 /// together.
 const LIFE: Duration = Duration::from_secs(300);
