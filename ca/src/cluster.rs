@@ -1,4 +1,5 @@
-//! The way to the API server: one client for all that the CA asks it, a deadline for each call, and errors in words.
+//! The way to the API server: one client for all that the CA asks it, a deadline for each call, and errors in words. A
+//! node's proxy and the controller have their client made here, too.
 
 use std::error::Error;
 use std::fmt;
@@ -6,17 +7,72 @@ use std::path::Path;
 use std::time::Duration;
 
 use kube::api::Api;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Config, Resource};
 use tokio::runtime::Handle;
-
-use crate::causes::with_causes;
 
 /// How long one call may take: a node waits ten seconds for its leaf, which takes up to three.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Who writes, in the managed fields of what is written.
 pub(crate) const FIELD_MANAGER: &str = "gammarus-ca";
+
+/// Why there is no client of the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A client could not be made.
+    #[error("no connection to the API server can be set up")]
+    Client {
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// A kubeconfig cannot be used.
+    #[error("the kubeconfig {path} cannot be used")]
+    Kubeconfig {
+        /// Its file.
+        path: String,
+        /// Why.
+        source: Box<KubeconfigError>,
+    },
+    /// Nothing says how the API server is reached.
+    #[error(
+        "neither --objects nor --kubeconfig is given, KUBECONFIG is not set, and this is no pod of a cluster"
+    )]
+    NoPod {
+        /// What a pod would have.
+        source: Box<InClusterError>,
+    },
+}
+
+/// A client of the API server that `kubeconfig` names; without one, of that which `KUBECONFIG` names in the
+/// environment; without either, of the cluster whose pod this is. A connection may take `patience` to be made. Nothing is
+/// sent yet. Needs a tokio runtime.
+///
+/// Requests are not repeated by it: whoever asks decides about that, and meanwhile says why it waits.
+///
+/// # Errors
+/// If a kubeconfig cannot be used, or none is given and this is no pod.
+pub async fn connect(kubeconfig: Option<&Path>, patience: Duration) -> Result<Client, ConnectError> {
+    let given = match kubeconfig {
+        Some(path) => Some((path.display().to_string(), Kubeconfig::read_from(path))),
+        None => std::env::var("KUBECONFIG").ok().filter(|paths| !paths.is_empty()).and_then(|paths| {
+            let read = Kubeconfig::from_env().transpose()?;
+            Some((format!("{paths} (KUBECONFIG)"), read))
+        }),
+    };
+    let mut config = match given {
+        Some((path, read)) => {
+            let wrong = |source| ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+            let options = KubeConfigOptions::default();
+            let config = Box::pin(Config::from_custom_kubeconfig(read.map_err(wrong)?, &options));
+            config.await.map_err(wrong)?
+        }
+        None => Config::incluster().map_err(|source| ConnectError::NoPod { source: Box::new(source) })?,
+    };
+    config.connect_timeout = Some(patience);
+    config.default_retry = false;
+    Client::try_from(config).map_err(|source| ConnectError::Client { source: Box::new(source) })
+}
 
 /// Why the API server did not do what it was asked for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -24,9 +80,6 @@ pub enum ClusterError {
     /// There is no answer, or one that says to come again.
     #[error("the API server does not answer: {0}")]
     Away(String),
-    /// It is not said where it is, or the files that say so cannot be used.
-    #[error("there is no way to the API server: {0}")]
-    Configuration(String),
     /// What was to be changed is no longer as it was read.
     #[error("somebody else has changed it meanwhile")]
     Conflict,
@@ -71,23 +124,10 @@ impl Cluster {
     /// By a kubeconfig, or as `KUBECONFIG` or the pod's own service account say. Nothing is asked yet.
     ///
     /// # Errors
-    /// [`ClusterError::Configuration`], with the file.
-    pub async fn connect(kubeconfig: Option<&Path>, namespace: Option<String>) -> Result<Self, ClusterError> {
-        let in_words = |error: &dyn Error| ClusterError::Configuration(with_causes(error));
-        let mut config = match kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).map_err(|error| in_words(&error))?;
-                let options = KubeConfigOptions::default();
-                let config = Box::pin(Config::from_custom_kubeconfig(file, &options)).await;
-                config.map_err(|error| in_words(&error))?
-            }
-            None => Box::pin(Config::infer()).await.map_err(|error| in_words(&error))?,
-        };
-        config.connect_timeout = Some(CALL_TIMEOUT);
-        // Whoever asks here asks again by itself, and meanwhile says why it waits.
-        config.default_retry = false;
-        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(|error| in_words(&error))?;
+    /// As [`connect`].
+    pub async fn connect(kubeconfig: Option<&Path>, namespace: Option<String>) -> Result<Self, ConnectError> {
+        let client = connect(kubeconfig, CALL_TIMEOUT).await?;
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         Ok(Self { client, namespace, runtime: Handle::current() })
     }
 

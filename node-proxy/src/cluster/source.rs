@@ -32,19 +32,8 @@ pub trait ObjectSource: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// A client of the API server could not be made.
-    #[error("no connection to the API server can be set up")]
-    Client {
-        /// Why.
-        source: Box<kube::Error>,
-    },
-    /// A kubeconfig cannot be used.
-    #[error("the kubeconfig {path} cannot be used")]
-    Kubeconfig {
-        /// Its file.
-        path: String,
-        /// Why.
-        source: Box<kube::config::KubeconfigError>,
-    },
+    #[error(transparent)]
+    Connect(#[from] gammarus_ca::cluster::ConnectError),
     /// The mark of a pod could not be written or removed.
     #[error("the mark {path} cannot be changed")]
     Mark {
@@ -52,14 +41,6 @@ pub enum ClusterError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
-    },
-    /// Nothing says how the API server is reached.
-    #[error(
-        "neither --objects nor --kubeconfig is given, KUBECONFIG is not set, and this is no pod of a cluster"
-    )]
-    NoPod {
-        /// What a pod would have.
-        source: Box<kube::config::InClusterError>,
     },
     /// A directory could not be read.
     #[error("the directory {path} cannot be read")]
