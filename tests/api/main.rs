@@ -9,6 +9,7 @@ mod definitions;
 mod follower;
 mod manifests;
 mod marks;
+mod node;
 mod pages;
 mod process;
 mod relay;
