@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gammarus_cni::Outcome;
@@ -10,6 +10,7 @@ use gammarus_cni::state::{NamespaceState, NamespaceStates, list_records, list_un
 
 use crate::enrolment::enrol;
 use crate::mesh::{CabledPod, Node};
+use crate::rig::run;
 
 const ALLOWED: Duration = Duration::from_secs(20);
 
@@ -38,11 +39,18 @@ async fn every_pod_is_released_in_order_and_no_pod_joins_any_more() {
     states.write(state_dir).unwrap();
 
     let (registry, begun) = (Arc::clone(&node.registry), Instant::now());
-    let releasing = tokio::spawn(async move { registry.release_all(ALLOWED).await });
+    let asked = Arc::new(AtomicBool::new(false));
+    let (is_asked, netns) = (Arc::clone(&asked), pods[0].namespace.name.clone());
+    let ask_to_go = move || {
+        let rules = run(&format!("ip netns exec {netns} nft list ruleset"));
+        is_asked.store(!rules.contains("redirect to :15006"), Ordering::SeqCst);
+    };
+    let releasing = tokio::spawn(async move { registry.release_all(ALLOWED, ask_to_go).await });
     node.must_be_marked(&[]).await;
     assert!(pods[0].rules().contains("redirect to :15006"), "captured after its mark has gone");
     releasing.await.unwrap();
     assert!(begun.elapsed() < ALLOWED, "nobody used the pods: {:?}", begun.elapsed());
+    assert!(asked.load(Ordering::SeqCst), "clients are asked to go when they are not captured any more");
     for pod in &pods {
         assert_eq!(pod.rules(), "");
     }
@@ -68,7 +76,7 @@ async fn a_mark_that_may_not_be_taken_away_and_connections_that_stay_keep_no_pod
     let enrolled = node.registry.pods().await.pop().expect("the pod");
     enrolled.standing.connection_begins();
     let begun = Instant::now();
-    node.registry.release_all(SHORT).await;
+    node.registry.release_all(SHORT, || {}).await;
     let took = begun.elapsed();
     assert!(took >= SHORT && took < SHORT + Duration::from_secs(3), "{took:?}");
     assert_eq!(pod.rules(), "");

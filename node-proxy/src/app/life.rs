@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::parting::part;
+use super::parting::{part, time_to_part};
 use crate::accept::Workers;
 use crate::admin::{BlockReady, Doors, MayCome};
 use crate::cluster::writer::ClusterView;
@@ -77,7 +78,7 @@ impl Life<'_> {
         let parting = async {
             told_to_stop().await?;
             if let Some(installation) = &installation {
-                part(&succession.registry, installation, &config.state_dir).await;
+                part(&succession, installation, &config.state_dir).await;
             }
             anyhow::Ok(())
         };
@@ -87,7 +88,7 @@ impl Life<'_> {
         }
         tokio::select! {
             () = succession.drain(workers, (&mut heard, config.hand_over.drain)) => Ok(()),
-            told = told_to_stop_at_once() => told,
+            told = told_to_stop_at_once(installation.as_ref()) => told,
         }
     }
 }
@@ -138,14 +139,20 @@ pub(super) async fn told_to_stop() -> anyhow::Result<()> {
 }
 
 /// A proxy that drains goes on when it is asked to stop, as whoever exchanges it does: it ends by itself. An interrupt
-/// ends it at once.
-async fn told_to_stop_at_once() -> anyhow::Result<()> {
+/// ends it at once; and the end of the mesh, when it was asked to stop, as its pods leave.
+async fn told_to_stop_at_once(installation: Option<&Installation>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut is_told = false;
+    let mut parted = pin!(time_to_part(installation));
     loop {
         tokio::select! {
-            _ = terminate.recv() => tracing::info!("told to stop: this ends when nobody is served any more"),
+            _ = terminate.recv() => {
+                is_told = true;
+                tracing::info!("told to stop: this ends when nobody is served any more");
+            }
             _ = interrupt.recv() => return Ok(()),
+            () = &mut parted, if is_told => return Ok(()),
         }
     }
 }

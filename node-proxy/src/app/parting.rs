@@ -1,15 +1,15 @@
 //! How a proxy that is told to stop parts with its node's pods: as they are, for the next proxy; or for good, when the mesh
 //! is taken off the cluster.
 
+use std::future::pending;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use gammarus_cni::state;
 use tokio::time::{sleep, timeout};
 
+use crate::holder::succession::Succession;
 use crate::pod::api_server::Installation;
-use crate::pod::registry::PodRegistry;
 
 /// How long the plugin's installer may take to take the plugin out of the runtime's configuration.
 const INSTALLER: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const RELEASE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Releases all pods of the node, if the mesh is being uninstalled: first the plugin, so that nobody joins any more.
-pub(super) async fn part(registry: &Arc<PodRegistry>, installation: &Installation, state_dir: &Path) {
+pub(super) async fn part(succession: &Succession, installation: &Installation, state_dir: &Path) {
     if !installation.is_going().await {
         return;
     }
@@ -40,5 +40,16 @@ pub(super) async fn part(registry: &Arc<PodRegistry>, installation: &Installatio
             );
         }
     }
-    registry.release_all(RELEASE).await;
+    succession.registry.release_all(RELEASE, || succession.drainer.begin()).await;
+}
+
+/// Waits until a mesh that is being uninstalled has had the time to leave the node's pods: what a proxy that another one has
+/// superseded still serves ends by then. Without an installation that could go, for ever.
+pub(super) async fn time_to_part(installation: Option<&Installation>) {
+    let Some(installation) = installation else { return pending().await };
+    installation.goes().await;
+    tracing::info!(
+        "the mesh is being uninstalled: the other proxy releases the pods, and this one ends with them"
+    );
+    sleep(INSTALLER + RELEASE).await;
 }

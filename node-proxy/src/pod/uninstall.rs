@@ -28,29 +28,41 @@ const LOOK: Duration = Duration::from_millis(100);
 
 impl PodRegistry {
     /// Releases every pod of the node within `allowed`, and forgets what is written down of them. From then on every ADD
-    /// passes.
-    pub async fn release_all(self: &Arc<Self>, allowed: Duration) {
+    /// passes. `ask_to_go` is called when nothing new comes to the proxy any more: who is then served on a connection that
+    /// stays finds the way without the proxy if it makes another one.
+    pub async fn release_all(self: &Arc<Self>, allowed: Duration, ask_to_go: impl FnOnce()) {
         self.is_ending.store(true, Ordering::Release);
         let deadline = Instant::now() + allowed;
         let slots = self.slots();
         tracing::info!(pods = slots.len(), "the mesh is taken off this node: all pods are released");
-        let mut releases = JoinSet::new();
+        let mut retirements = JoinSet::new();
         for slot in slots {
             if let Some(tender) = lock(&slot.tender).take() {
                 tender.abort();
             }
             let registry = Arc::clone(self);
-            releases.spawn(async move { registry.release_now(&slot, deadline).await });
+            retirements.spawn(async move { registry.retire_now(&slot, deadline).await });
+        }
+        let mut retired = Vec::new();
+        while let Some(ended) = retirements.join_next().await {
+            retired.extend(ended.ok().flatten());
+        }
+        ask_to_go();
+        let mut releases = JoinSet::new();
+        for enrolment in retired {
+            let registry = Arc::clone(self);
+            releases.spawn(async move { registry.leave_by(&enrolment, deadline).await });
         }
         while releases.join_next().await.is_some() {}
         self.forget_all();
         tracing::info!("all pods are released");
     }
 
-    async fn release_now(&self, slot: &Slot, deadline: Instant) {
+    /// Takes a pod out as far as that nothing new of it comes to the proxy.
+    async fn retire_now(&self, slot: &Slot, deadline: Instant) -> Option<Enrolment> {
         let mut state = slot.state.lock().await;
         state.records.clear();
-        let Some(mut enrolment) = state.enrolment.take() else { return };
+        let mut enrolment = state.enrolment.take()?;
         let pod = Arc::clone(&enrolment.pod);
         pod.standing.set(Stand::Leaving);
         sleep(self.parts.patience.dial).await;
@@ -64,22 +76,24 @@ impl PodRegistry {
         while Instant::now() < latest.min(unmarked.max(pod.standing.unused_since()) + UNUSED) {
             sleep(LOOK).await;
         }
-        self.end_capture(&enrolment, deadline).await;
-        self.leave(&enrolment).await;
-        remove(&pod).await;
-        self.parts.herald.tell(&pod.pod, News::Released);
-    }
-
-    async fn end_capture(&self, enrolment: &Enrolment, deadline: Instant) {
-        let (pod, own) = (&enrolment.pod, Arc::clone(&enrolment.pod));
+        let own = Arc::clone(&pod);
         if let Err(error) = blocking(move || redirect::retire(&own.netns)).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(pod = %pod.pod, error, "a pod's rules are taken away with its connections");
         }
         sleep_until(deadline.min(Instant::now() + BACKLOG)).await;
+        Some(enrolment)
+    }
+
+    /// Waits for a pod's connections, but not beyond `deadline`, and ends its capture.
+    async fn leave_by(&self, enrolment: &Enrolment, deadline: Instant) {
+        let pod = &enrolment.pod;
         while pod.standing.connections() > 0 && Instant::now() < deadline {
             sleep(LOOK).await;
         }
+        self.leave(enrolment).await;
+        remove(pod).await;
+        self.parts.herald.tell(&pod.pod, News::Released);
     }
 
     /// Forgets all that is on the disk: a mesh that is installed anew begins anew.

@@ -7,7 +7,7 @@
 //! say. Rights that are gone are no reason by themselves: a pod that should be in the mesh must not end up outside by a
 //! slip of somebody's hand.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -15,6 +15,7 @@ use kube::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
+use tokio::sync::watch;
 
 use super::{ApiServer, answer};
 use crate::error::with_causes;
@@ -35,7 +36,7 @@ enum Seen {
 pub struct Installation {
     api: Api<PartialObjectMeta<DaemonSet>>,
     name: String,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<watch::Sender<Seen>>,
 }
 
 impl Installation {
@@ -43,7 +44,7 @@ impl Installation {
     #[must_use]
     pub fn follow(server: &ApiServer, name: &str) -> Self {
         let api = Api::default_namespaced(server.client.clone());
-        let followed = Self { api, name: name.to_owned(), seen: Arc::new(Mutex::new(Seen::Nothing)) };
+        let followed = Self { api, name: name.to_owned(), seen: Arc::new(watch::Sender::new(Seen::Nothing)) };
         server.runtime.spawn(followed.clone().watch());
         followed
     }
@@ -69,13 +70,14 @@ impl Installation {
 
     fn note(&self, found: Option<&PartialObjectMeta<DaemonSet>>) {
         let stays = found.is_some_and(|found| found.metadata.deletion_timestamp.is_none());
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = match *seen {
-            _ if stays => Seen::There,
-            // It may have another name: what was never there has not gone.
-            Seen::Nothing => Seen::Nothing,
-            Seen::There | Seen::Gone => Seen::Gone,
-        };
+        self.seen.send_modify(|seen| {
+            *seen = match *seen {
+                _ if stays => Seen::There,
+                // It may have another name: what was never there has not gone.
+                Seen::Nothing => Seen::Nothing,
+                Seen::There | Seen::Gone => Seen::Gone,
+            };
+        });
     }
 
     /// Whether the mesh is being taken off: asked once, by a proxy that was told to stop.
@@ -89,6 +91,13 @@ impl Installation {
                 );
             }
         }
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) == Seen::Gone
+        *self.seen.borrow() == Seen::Gone
+    }
+
+    /// Waits until the mesh is seen being taken off.
+    pub async fn goes(&self) {
+        let mut seen = self.seen.subscribe();
+        // Never closed: what it is told by is here.
+        drop(seen.wait_for(|seen| *seen == Seen::Gone).await);
     }
 }
