@@ -270,6 +270,11 @@ impl ApiServer {
         }
     }
 
+    /// The processes of the store and of the API server itself.
+    pub(crate) fn processes(&self) -> [u32; 2] {
+        self.servers.processes[..].try_into().unwrap()
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -78,4 +78,23 @@ need_helm() {
   export HELM
 }
 
+# What plays nodes, and the pods on them, that are not there.
+need_kwok() {
+  need_go
+  KWOK=$(cached "kwok-$(version_of tests/cluster/programs/kwok)" kwok build_kwok)
+  KWOK_STAGES=$(dirname "$KWOK")/stages.yaml
+  export KWOK KWOK_STAGES
+}
+# With its own word on what becomes of nodes and pods, and when.
+build_kwok() {
+  local folder=tests/cluster/programs/kwok stages
+  build_programs "$folder" sigs.k8s.io/kwok/cmd/kwok || return 1
+  stages=$(cd "$repository/$folder" && go list -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage || return 1
+  local file
+  for file in node/fast/node-initialize node/heartbeat-with-lease/node-heartbeat-with-lease \
+    pod/fast/pod-ready pod/fast/pod-complete pod/fast/pod-delete; do
+    echo --- && cat "$stages/$file.yaml" || return 1
+  done >"$into/stages.yaml"
+}
+
 . "$repository/tests/cluster/images.sh"

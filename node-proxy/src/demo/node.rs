@@ -166,7 +166,6 @@ pub(crate) fn start_proxy(world: &mut World, name: &str, more: &[&str]) -> Resul
     let mut argv = vec![binary("node-proxy")?.display().to_string(), "mesh".to_owned()];
     argv.extend([
         format!("--node={name}"),
-        format!("--objects={}", node.objects.display()),
         format!("--socket={}", node.socket().display()),
         format!("--state-dir={}", node.dir.join("state").display()),
         format!("--host-root={}", node.host_root().display()),
@@ -180,6 +179,10 @@ pub(crate) fn start_proxy(world: &mut World, name: &str, more: &[&str]) -> Resul
         format!("--access-log={access_log}"),
         format!("--log-level={}", world.log_level),
     ]);
+    // An API server takes the place of the folder.
+    if !world.proxy_arguments.iter().any(|argument| argument.starts_with("--kubeconfig=")) {
+        argv.push(format!("--objects={}", node.objects.display()));
+    }
     if world.holders == Holders::Each {
         argv.push(format!("--holder={}", node.holder_socket().display()));
     }
