@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use gammarus_ca::TrustDomain;
-
-use crate::log::{LogFormat, check_filter};
+use gammarus_ca::log::{LogFormat, check_filter};
 
 /// The certificate authority of a Gammarus mesh
 #[derive(Debug, Parser)]

@@ -25,6 +25,7 @@ pub mod issue;
 pub mod keeper;
 pub mod limit;
 mod live;
+pub mod log;
 pub mod metrics;
 mod reports;
 pub mod rotation;

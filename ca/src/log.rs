@@ -1,35 +1,44 @@
-//! The CA's log, as a node's proxy has it: text or JSON on standard error, never in colours.
+//! The logs of the mesh's processes, as far as they are one: how lines look, and what passes. Text or JSON on standard error,
+//! never in colours.
 
 use clap::ValueEnum;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// Left out unless it is asked for: a line of the API server's client for every try that fails. Whoever asks the server
 /// says once what is wrong.
-const QUIET: &str = "kube_client=off";
+pub const QUIET: &str = "kube_client=off";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
+pub enum LogFormat {
     /// One JSON object a line.
     Json,
     /// `key=value` pairs for people.
     Text,
 }
 
-/// A filter as it is typed: a list of `[target=]level`.
-pub(crate) fn check_filter(text: &str) -> Result<String, &'static str> {
+/// A filter as it is typed: a list of `[target=]level`, and not an empty one.
+///
+/// # Errors
+/// If it is not one.
+pub fn check_filter(text: &str) -> Result<String, &'static str> {
     match parse_filter(text) {
-        Some(_) if !text.is_empty() => Ok(text.to_owned()),
+        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
         _ => Err("is not a list of [target=]level"),
     }
 }
 
-fn parse_filter(text: &str) -> Option<EnvFilter> {
-    EnvFilter::builder().parse(format!("{QUIET},{text}")).ok()
+/// Reads a filter, before which stands what is [left out](QUIET).
+///
+/// # Errors
+/// If it is not a list of `[target=]level`.
+pub fn parse_filter(text: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(format!("{QUIET},{text}"))
 }
 
-/// Sets up the log of this process. The filter has been checked; one that is none lets nothing but errors pass.
-pub(crate) fn start(format: LogFormat, filter: &str) {
+/// Sets up the log of the CA's process. The filter has been checked; one that is none lets nothing but errors pass.
+pub fn start(format: LogFormat, filter: &str) {
     let log = fmt().with_env_filter(parse_filter(filter).unwrap_or_default());
     let log = log.with_ansi(false).with_writer(std::io::stderr);
     match format {

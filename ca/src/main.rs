@@ -1,7 +1,6 @@
 //! The CA's process: what signs, who may ask, endpoint, and a clean end at SIGTERM.
 
 mod args;
-mod log;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use gammarus_ca::rotation::Terms;
 use gammarus_ca::server::serve;
 use gammarus_ca::state::StateSecret;
 use gammarus_ca::supplied::SignerSecret;
-use gammarus_ca::{Complaint, with_causes};
+use gammarus_ca::{Complaint, log, with_causes};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};

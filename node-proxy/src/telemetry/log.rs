@@ -4,6 +4,8 @@
 
 use std::io;
 
+pub use gammarus_ca::log::LogFormat;
+use gammarus_ca::log::QUIET;
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -11,19 +13,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use super::TelemetryError;
-
-/// Left out unless it is asked for: a line of the API server's client for every try that fails. Whoever asks the server
-/// says once what is wrong.
-const QUIET: &str = "kube_client=off";
-
-/// How log lines and access lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// `key=value` pairs for people.
-    Text,
-}
 
 /// Changes the filter of the running log.
 #[derive(Clone, Debug)]
@@ -55,8 +44,7 @@ impl LogControl {
 /// # Errors
 /// If it is not one.
 pub fn parse_filter(text: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::builder()
-        .parse(format!("{QUIET},{text}"))
+    gammarus_ca::log::parse_filter(text)
         .map_err(|source| TelemetryError::LogFilter { text: text.to_owned(), source })
 }
 
