@@ -27,8 +27,14 @@ pub struct StateDir {
     dir: PathBuf,
     /// The bundle that this process has written.
     given_out: Option<String>,
-    /// Unlocked when it is closed.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // Not left to the closing of the file: a child that was forked a moment ago has it open until it runs its program.
+        let _no_worse_than_closed = self.lock.unlock();
+    }
 }
 
 impl StateDir {
@@ -42,7 +48,7 @@ impl StateDir {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = lock.map_err(|e| io_error(&path, e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), given_out: None, _lock: lock }),
+            Ok(()) => Ok(Self { dir: dir.to_owned(), given_out: None, lock }),
             Err(TryLockError::WouldBlock) => Err(StateError::Locked(dir.to_owned())),
             Err(TryLockError::Error(e)) => Err(io_error(&path, e)),
         }
