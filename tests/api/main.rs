@@ -6,6 +6,7 @@
 mod api_server;
 mod churn;
 mod definitions;
+mod door;
 mod follower;
 mod manifests;
 mod marks;

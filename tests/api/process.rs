@@ -1,8 +1,7 @@
 //! The proxy itself at a real API server: what it says of itself while it has the cluster's objects, and while it has not.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -12,6 +11,7 @@ use node_proxy::cluster::kubernetes::MESH_KINDS;
 use tempfile::TempDir;
 
 use crate::api_server::ApiServer;
+use crate::door;
 use crate::follower::PATIENCE;
 use crate::relay::Relay;
 use crate::source::{apply, http_route, server, service};
@@ -50,14 +50,7 @@ impl Proxy {
 
     /// An answer of its admin server, empty while there is none.
     fn get(&self, path: &str) -> String {
-        let ask = || {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).map(|_| text)
-        };
-        ask().unwrap_or_default()
+        door::ask(self.admin, path)
     }
 
     #[track_caller]

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
 
 mod agent_away;
+mod cnitool;
 #[path = "../cluster/ended.rs"]
 mod ended;
 mod life;

@@ -11,16 +11,13 @@ use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 use serde_json::{Value, json};
 
+use super::cnitool::{NETWORK, cnitool, identify};
 use super::ended::{self, Ended};
 
 /// The node that the pods are made on.
 pub(crate) const NODE: &str = "node-a";
 /// How long something may take on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// Where the library keeps its results, with no switch for another place: each call sees a folder of the test there.
-const IN_PRIVATE: &str =
-    "mount -t tmpfs none /var/lib && mkdir /var/lib/cni && mount --bind \"$0\" /var/lib/cni && exec \"$@\"";
-
 /// A node with the network `podnet`.
 pub(crate) struct Bench {
     pub(crate) world: World,
@@ -96,8 +93,8 @@ impl Bench {
                 "type": "gammarus-cni", "socket": socket, "stateDir": state_dir, "timeoutSeconds": 10,
             }));
         }
-        let list = json!({ "cniVersion": version, "name": "podnet", "plugins": plugins });
-        fs::write(self.dir("net.d").join("podnet.conflist"), list.to_string()).unwrap();
+        let list = json!({ "cniVersion": version, "name": NETWORK, "plugins": plugins });
+        fs::write(self.dir("net.d").join(format!("{NETWORK}.conflist")), list.to_string()).unwrap();
     }
 
     /// Shows the node its runtime's cache, and a pod's namespace by its name, as a host has them.
@@ -150,29 +147,12 @@ impl Bench {
     /// `cnitool COMMAND podnet NAMESPACE`, on the node.
     pub(crate) fn cnitool(&self, command: &str, sandbox: &Sandbox) -> Ended {
         let node = &self.world.running_node(NODE).unwrap().netns;
-        let arguments = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}",
-            sandbox.namespace, sandbox.name, sandbox.uid
-        );
-        let mut call = Command::new("ip");
-        call.args([
-            "netns",
-            "exec",
-            node,
-            "unshare",
-            "-m",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            IN_PRIVATE,
-        ])
-        .arg(self.dir("cache"))
-        .args([self.cnitool.as_os_str(), command.as_ref(), "podnet".as_ref()])
-        .arg(Path::new("/run/netns").join(&sandbox.netns))
-        .env("CNI_PATH", &self.plugins)
-        .env("NETCONFPATH", self.dir("net.d"))
-        .env("CNI_ARGS", arguments);
+        let netns = Path::new("/run/netns").join(&sandbox.netns);
+        let Sandbox { namespace, name, uid, .. } = sandbox;
+        let mut call = cnitool(node, (self.cnitool.as_os_str(), command), &netns, &self.dir("cache"));
+        call.env("CNI_PATH", &self.plugins)
+            .env("NETCONFPATH", self.dir("net.d"))
+            .env("CNI_ARGS", identify(namespace, name, uid));
         ended::run(call, "")
     }
 

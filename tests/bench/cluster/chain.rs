@@ -1,6 +1,7 @@
 //! A node whose pods a runtime makes: `cnitool` with the reference plugins, and ours at the end of the chain or not.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api::Asked;
+use crate::cnitool::{NETWORK, cnitool, identify};
 use crate::installed::Installed;
 use crate::process::program;
 use crate::relay::Relay;
@@ -22,14 +24,8 @@ use crate::relay::Relay;
 pub(crate) const NODE: &str = "node-a";
 /// Its pods' addresses.
 const PODS: [&str; 2] = ["10.244.16.0/20", "fd67:6d72:244:1::/64"];
-/// The name of the network: the lists are of one, whose addresses nobody has twice.
-const NETWORK: &str = "podnet";
 /// Where the proxy finds the API server, in the network between the nodes.
 const WAY: &str = "0.0.0.0:6443";
-/// Where the library keeps its results, with no switch for another place: each call sees a folder of its own there.
-const IN_PRIVATE: &str =
-    "mount -t tmpfs none /var/lib && mkdir /var/lib/cni && mount --bind \"$0\" /var/lib/cni && exec \"$@\"";
-
 /// Which plugins are in the chain, and what addresses they give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct List {
@@ -151,27 +147,13 @@ impl Chain {
     /// Plugs a pod in, on the node. How long that took, and what came of it.
     pub(crate) fn add(&self, sandbox: &Sandbox, list: List) -> (Duration, Value) {
         let netns = &self.world.running_node(NODE).unwrap().netns;
-        let [cnitool, reference] = ["CNITOOL", "CNI_REFERENCE_PLUGINS"].map(|name| {
+        let [tool, reference] = ["CNITOOL", "CNI_REFERENCE_PLUGINS"].map(|name| {
             env::var(name).unwrap_or_else(|_| panic!("${name} is not set: see tests/prepare.sh"))
         });
         let own = program("gammarus-cni");
-        let mut command = Command::new("ip");
+        let tool = (OsStr::new(&tool), "add");
+        let mut command = cnitool(netns, tool, &sandbox.netns, &self.folder("cache"));
         command
-            .args([
-                "netns",
-                "exec",
-                netns,
-                "unshare",
-                "-m",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                IN_PRIVATE,
-            ])
-            .arg(self.folder("cache"))
-            .args([cnitool.as_str(), "add", NETWORK])
-            .arg(&sandbox.netns)
             .env("CNI_PATH", format!("{reference}:{}", own.parent().unwrap().display()))
             .env("NETCONFPATH", self.folder(list.folder()))
             .env("CNI_ARGS", arguments(sandbox));
@@ -220,8 +202,7 @@ impl Chain {
 }
 
 fn arguments(sandbox: &Sandbox) -> String {
-    let Sandbox { namespace, name, uid, .. } = sandbox;
-    format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}")
+    identify(sandbox.namespace, &sandbox.name, &sandbox.uid)
 }
 
 /// What a program writes, which has to succeed.

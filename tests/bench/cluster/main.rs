@@ -11,7 +11,11 @@ mod api;
 #[path = "../../cluster/api_server.rs"]
 mod api_server;
 mod chain;
+#[path = "../../cni/cnitool.rs"]
+mod cnitool;
 mod counters;
+#[path = "../../api/door.rs"]
+mod door;
 mod fakes;
 mod figures;
 mod installed;

@@ -2,8 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use node_proxy::demo::command::until;
 use tempfile::TempDir;
 
 use crate::counters::Memory;
+use crate::door;
 use crate::installed::{Installed, SYSTEM};
 
 /// How long anything may take that is waited for.
@@ -92,14 +92,7 @@ impl Running {
 
     /// An answer of its admin server, empty while there is none.
     pub(crate) fn get(&self, path: &str) -> String {
-        let ask = || {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).map(|_| text)
-        };
-        ask().unwrap_or_default()
+        door::ask(self.admin, path)
     }
 
     pub(crate) fn wait(&self, what: &str, holds: impl FnMut() -> bool) {
