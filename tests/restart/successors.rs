@@ -1,6 +1,11 @@
 //! Successors that do not come to serve: the old proxy goes on as if they had never been.
 
-use std::os::fd::OwnedFd;
+use std::fs;
+use std::net::Shutdown;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use nix::sys::signal::Signal;
 use node_proxy::demo::command::until;
@@ -20,11 +25,8 @@ struct StandIn {
 impl StandIn {
     #[track_caller]
     fn take_over(world: &World, node: &str) -> Self {
-        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-        let path = world.running_node(node).unwrap().holder_socket();
-        socket.connect(&SockAddr::unix(path).unwrap()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let hello = Note::Hello { version: VERSION, role: Role::Starting };
+        let socket = connect(&world.running_node(node).unwrap().holder_socket());
+        let hello = Note::Hello { version: VERSION, role: Role::Starting, since: 0 };
         protocol::send(&socket, &hello, &[], &[]).unwrap();
         let (mut told, mut given, mut buffer) = (Vec::new(), Vec::new(), vec![0; MAX_PACKET]);
         while !matches!(told.last(), Some(Note::Complete | Note::Refused { .. })) {
@@ -34,6 +36,44 @@ impl StandIn {
         }
         Self { socket, told, _given: given }
     }
+}
+
+#[track_caller]
+fn connect(holder: &Path) -> Socket {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+    socket.connect(&SockAddr::unix(holder).unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Stands between one proxy and the holder, and ends at what [`Note::Accepting`] begins: the proxy has said it, and the
+/// holder has not heard it, as when the holder ends at that moment.
+fn end_at_accepting(path: &Path, holder: &Path) -> JoinHandle<()> {
+    let listener = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+    listener.bind(&SockAddr::unix(path).unwrap()).unwrap();
+    listener.listen(1).unwrap();
+    let holder = connect(holder);
+    thread::spawn(move || {
+        let (proxy, _) = listener.accept().unwrap();
+        proxy.set_read_timeout(Some(PATIENCE)).unwrap();
+        let pass = |from: &Socket, to: &Socket| {
+            let mut buffer = vec![0; MAX_PACKET];
+            while let Some(packet) = protocol::receive(from, &mut buffer).unwrap() {
+                if matches!(packet.note, Note::Accepting { .. }) {
+                    break;
+                }
+                let fds: Vec<_> = packet.fds.iter().map(OwnedFd::as_fd).collect();
+                protocol::send(to, &packet.note, packet.secret, &fds).unwrap();
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| pass(&holder, &proxy));
+            pass(&proxy, &holder);
+            for side in [&holder, &proxy] {
+                side.shutdown(Shutdown::Both).unwrap();
+            }
+        });
+    })
 }
 
 #[track_caller]
@@ -50,7 +90,7 @@ fn a_successor_that_fails_or_is_killed_leaves_the_old_one_serving() {
     let node = "node-b";
     let mut held = Held::open(&world);
     let no_socket = world.objects_dir().join("no-socket");
-    std::fs::write(&no_socket, "").unwrap();
+    fs::write(&no_socket, "").unwrap();
     for (argument, code, why) in [
         ("--drain-seconds=0", 2, "--drain-seconds \"0\": is not a number in range"),
         ("--health-listen=192.0.2.1:15021", 1, "cannot listen on 192.0.2.1:15021"),
@@ -87,4 +127,33 @@ fn a_successor_that_fails_or_is_killed_leaves_the_old_one_serving() {
     held.end();
     ends_well(&mut old);
     settle(&world, "client");
+}
+
+#[test]
+fn a_successor_whose_word_the_holder_missed_serves_all_the_same() {
+    let mut world = stage();
+    let node = "node-b";
+    let mut held = Held::open(&world);
+    let holder = world.running_node(node).unwrap().holder_socket();
+    let [between, way] = ["between.sock", "way.sock"].map(|name| holder.with_file_name(name));
+    let ends = end_at_accepting(&between, &holder);
+    symlink(&between, &way).unwrap();
+    let mut successor = world.successor(node, &[&format!("--holder={}", way.display())]).unwrap();
+    assert!(until(PATIENCE, || ends.is_finished()), "{}", successor.last_words());
+    ends.join().unwrap();
+    // Both serve, and neither knows better, until the later one finds the holder again.
+    held.speak();
+    assert!(!world.proxy(node).unwrap().log().contains("superseded"));
+    fs::remove_file(&way).unwrap();
+    symlink(&holder, &way).unwrap();
+    let superseded = |world: &mut World| world.proxy(node).unwrap().log().contains("superseded by another");
+    assert!(until(PATIENCE, || superseded(&mut world)), "{}", successor.last_words());
+    held.speak();
+    settle(&world, "client");
+    held.end();
+    ends_well(world.proxy(node).unwrap());
+    settle(&world, "client");
+    assert!(successor.is_running() && !successor.log().contains("superseded"), "{}", successor.last_words());
+    // The pod was joined once, and stayed.
+    assert_eq!(successor.log().matches("pod joined").count(), 1, "{}", successor.last_words());
 }

@@ -46,6 +46,8 @@ enum Due {
 #[derive(Debug, Default)]
 struct Proxy {
     role: Option<Role>,
+    /// Since when it accepts, see [`Note::Hello`].
+    since: u64,
     due: VecDeque<Due>,
 }
 
@@ -107,12 +109,13 @@ impl Holdings {
         let Packet { note, secret, mut fds } = packet;
         let role = self.proxies.get(&id).and_then(|proxy| proxy.role);
         let Some(role) = role else {
-            let Note::Hello { version, role } = note else { return Err(Fault::NoHello) };
-            self.greet(id, version, role);
+            let Note::Hello { version, role, since } = note else { return Err(Fault::NoHello) };
+            self.greet(id, version, (role, since));
             return Ok(());
         };
         match note {
-            Note::Accepting => self.supersede_others(id),
+            // It may have what those that drain are still to let go of.
+            Note::Accepting { since } => self.serve((id, since), &[Role::Serving, Role::Draining]),
             // It ends what it began and begins nothing: what the node's own sockets and the leaves are, others say.
             Note::Socket { .. } | Note::Leaf { .. } if role == Role::Draining => {}
             Note::Socket { name } => match (fds.pop(), fds.is_empty()) {
@@ -132,7 +135,7 @@ impl Holdings {
         Ok(())
     }
 
-    fn greet(&mut self, id: ProxyId, version: u32, role: Role) {
+    fn greet(&mut self, id: ProxyId, version: u32, (role, since): (Role, u64)) {
         if version != VERSION {
             let why = format!("this holder speaks version {VERSION}, not {version}");
             return self.tell(id, [Due::Refused(why)]);
@@ -149,20 +152,30 @@ impl Holdings {
                 let all: Vec<_> = sockets.chain(pods).chain(leaves).chain([Due::Complete]).collect();
                 self.tell(id, all);
             }
-            // A holder that was started anew meets the proxies again, in any order.
-            Role::Serving if self.find_role(Role::Serving).is_some() => {
+            // A holder that was started anew meets the proxies again, in any order. One of them may not have heard from
+            // the holder before that it was superseded.
+            Role::Serving if self.serves_since().is_some_and(|latest| latest > since) => {
                 self.set_role(id, Role::Draining);
                 return self.tell(id, [Due::Superseded]);
             }
-            Role::Serving | Role::Draining => {}
+            Role::Serving => return self.serve((id, since), &[Role::Serving]),
+            Role::Draining => {}
         }
         self.set_role(id, role);
     }
 
-    fn supersede_others(&mut self, id: ProxyId) {
-        self.set_role(id, Role::Serving);
+    /// Since when the proxy accepts that serves.
+    fn serves_since(&self) -> Option<u64> {
+        self.proxies.values().filter(|proxy| proxy.role == Some(Role::Serving)).map(|proxy| proxy.since).max()
+    }
+
+    /// A proxy serves from now on, and no other one does: those of these roles are told.
+    fn serve(&mut self, (id, since): (ProxyId, u64), told: &[Role]) {
+        if let Some(proxy) = self.proxies.get_mut(&id) {
+            (proxy.role, proxy.since) = (Some(Role::Serving), since);
+        }
         for (other, proxy) in &mut self.proxies {
-            if *other != id && matches!(proxy.role, Some(Role::Serving | Role::Draining)) {
+            if *other != id && proxy.role.is_some_and(|role| told.contains(&role)) {
                 proxy.role = Some(Role::Draining);
                 proxy.due.push_back(Due::Superseded);
             }
@@ -175,6 +188,10 @@ impl Holdings {
         // The namespace is one more.
         if fds.len() != listeners.len() + 1 {
             return Err(Fault::Mismatch(note));
+        }
+        // It has missed that another one has taken the pod over: what that one has said of it stands.
+        if role == Role::Draining && self.pods.get(uid).is_some_and(|held| held.note == note) {
+            return Ok(());
         }
         let (uid, identity) = (uid.clone(), identity.clone());
         self.pods.insert(uid.clone(), HeldPod { note, identity, fds });

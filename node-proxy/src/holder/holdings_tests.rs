@@ -23,7 +23,15 @@ fn hear(holdings: &mut Holdings, id: ProxyId, note: Note) -> Result<(), Fault> {
 }
 
 fn hello(role: Role) -> Note {
-    Note::Hello { version: VERSION, role }
+    Note::Hello { version: VERSION, role, since: 0 }
+}
+
+fn serving_since(since: u64) -> Note {
+    Note::Hello { version: VERSION, role: Role::Serving, since }
+}
+
+fn accepting(since: u64) -> Note {
+    Note::Accepting { since }
 }
 
 fn pod(uid: &str) -> Note {
@@ -73,7 +81,7 @@ fn joins(holdings: &mut Holdings, id: ProxyId, role: Role) -> Vec<Note> {
 fn with_one_pod() -> Holdings {
     let mut holdings = Holdings::default();
     assert_eq!(joins(&mut holdings, 1, Role::Starting), [Note::Complete]);
-    for note in [Note::Accepting, socket("enrol"), pod("a"), leaf()] {
+    for note in [accepting(10), socket("enrol"), pod("a"), leaf()] {
         hear(&mut holdings, 1, note).unwrap();
     }
     assert_eq!(told(&mut holdings, 1), []);
@@ -91,12 +99,12 @@ fn a_second_proxy_is_given_everything_and_only_then_supersedes_the_first() {
     hear(&mut holdings, 1, leaf()).unwrap();
     assert_eq!(told(&mut holdings, 2), [pod("b"), left("a"), leaf()]);
     assert_eq!(told(&mut holdings, 1), []);
-    hear(&mut holdings, 2, Note::Accepting).unwrap();
+    hear(&mut holdings, 2, accepting(20)).unwrap();
     assert_eq!(told(&mut holdings, 1), [Note::Superseded]);
     // The first one goes on to hear who leaves, and ends what it had begun.
     hear(&mut holdings, 1, pod("late")).unwrap();
     assert_eq!(told(&mut holdings, 2), [pod("late")]);
-    hear(&mut holdings, 2, Note::Accepting).unwrap();
+    hear(&mut holdings, 2, accepting(20)).unwrap();
     hear(&mut holdings, 2, left("b")).unwrap();
     assert_eq!(told(&mut holdings, 1), [Note::Superseded, left("b")]);
     // A leaf of its own is not the node's any more, nor does its end take the sockets along.
@@ -164,8 +172,27 @@ fn a_holder_that_was_started_anew_meets_its_proxies_in_any_order() {
     }
     assert_eq!(holdings.counts(), (1, 1));
     assert_eq!(told(&mut holdings, 1), []);
-    // One that came first and served before the other was there again: the other is superseded.
-    assert_eq!(joins(&mut holdings, 3, Role::Serving), [Note::Superseded]);
+}
+
+#[test]
+fn of_two_that_believe_that_they_serve_the_later_one_does() {
+    for later_comes_first in [true, false] {
+        let mut holdings = Holdings::default();
+        let (early, late) = (1, 2);
+        for id in if later_comes_first { [late, early] } else { [early, late] } {
+            holdings.welcome(id);
+            for note in [serving_since(id * 10), socket("enrol"), pod("a"), leaf()] {
+                hear(&mut holdings, id, note).unwrap();
+            }
+        }
+        // The pod is the later one's, and it hears nothing of it from the other.
+        assert_eq!(told(&mut holdings, late), [], "later first: {later_comes_first}");
+        assert_eq!(told(&mut holdings, early), [Note::Superseded], "later first: {later_comes_first}");
+        assert_eq!(holdings.counts(), (1, 1));
+        // What the other had begun is passed on all the same.
+        hear(&mut holdings, early, pod("b")).unwrap();
+        assert_eq!(told(&mut holdings, late), [pod("b")]);
+    }
 }
 
 #[test]
@@ -188,9 +215,9 @@ fn nonsense_is_a_fault() {
         assert!(matches!(holdings.hear(1, packet), Err(Fault::Mismatch(_))));
     }
     holdings.welcome(2);
-    assert!(matches!(hear(&mut holdings, 2, Note::Accepting), Err(Fault::NoHello)));
+    assert!(matches!(hear(&mut holdings, 2, accepting(20)), Err(Fault::NoHello)));
     holdings.welcome(3);
-    hear(&mut holdings, 3, Note::Hello { version: VERSION + 1, role: Role::Starting }).unwrap();
+    hear(&mut holdings, 3, Note::Hello { version: VERSION + 1, role: Role::Starting, since: 0 }).unwrap();
     assert!(holdings.outgoing(3).is_some_and(|outgoing| outgoing.is_last));
     assert_eq!(holdings.counts(), (1, 1));
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gammarus_ca::SpiffeId;
+use nix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -166,6 +167,8 @@ impl Keeper {
 #[derive(Debug)]
 struct Ledger {
     role: Role,
+    /// Since when this proxy accepts, see [`Note::Hello`].
+    since: u64,
     pods: BTreeMap<Arc<str>, HeldPod>,
     /// Pods that have not settled yet.
     joining: BTreeMap<Arc<str>, HeldPod>,
@@ -185,6 +188,7 @@ pub(super) fn start(
     let leaves = taken.leaves.iter().map(|leaf| (leaf.identity().clone(), Arc::clone(leaf)));
     let ledger = Ledger {
         role: Role::Starting,
+        since: 0,
         pods: pods.collect::<io::Result<_>>()?,
         joining: BTreeMap::new(),
         missing: Vec::new(),
@@ -261,9 +265,11 @@ impl Ledger {
     fn note(&mut self, told: Told) -> Vec<Word> {
         match told {
             Told::Accepting => {
-                self.role = if self.role == Role::Starting { Role::Serving } else { self.role };
+                if self.role == Role::Starting {
+                    (self.role, self.since) = (Role::Serving, uptime());
+                }
                 let missing = self.missing.drain(..).map(|uid| Note::Left { uid: uid.to_string() });
-                [Note::Accepting].into_iter().chain(missing).map(Word::Plain).collect()
+                [Note::Accepting { since: self.since }].into_iter().chain(missing).map(Word::Plain).collect()
             }
             Told::Joined(pod) => {
                 self.joining.insert(Arc::clone(&pod.uid), pod);
@@ -363,7 +369,8 @@ impl Ledger {
     }
 
     async fn say_all(&self, link: &Link) -> io::Result<()> {
-        link.send(&Note::Hello { version: VERSION, role: self.role }, &[], &[]).await?;
+        let hello = Note::Hello { version: VERSION, role: self.role, since: self.since };
+        link.send(&hello, &[], &[]).await?;
         let sockets = self.sockets.keys().cloned().map(Word::Socket);
         let pods = self.pods.keys().cloned().map(Word::Pod);
         let leaves = self.leaves.keys().cloned().map(Word::Leaf);
@@ -379,6 +386,11 @@ impl Ledger {
         let news = match note {
             note @ Note::Pod { .. } => {
                 let pod = held_pod(note, fds)?;
+                // Of one that has not heard yet that this proxy has taken it over.
+                let same = |known: &HeldPod| known.record == pod.record;
+                if self.role == Role::Serving && self.pods.get(&pod.uid).is_some_and(same) {
+                    return Ok(());
+                }
                 self.pods.insert(Arc::clone(&pod.uid), pod.try_clone()?);
                 Heard::Pod(pod)
             }
@@ -406,6 +418,12 @@ impl Ledger {
         let _ = heard.send(news);
         Ok(())
     }
+}
+
+/// How long this node has been up, in nanoseconds: the same clock for every proxy of a node, which nobody sets.
+fn uptime() -> u64 {
+    let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(up.as_nanos()).unwrap_or(u64::MAX)
 }
 
 async fn say_pod(link: &Link, pod: &HeldPod) -> io::Result<()> {

@@ -41,6 +41,10 @@ pub enum Note {
         version: u32,
         /// What it is doing.
         role: Role,
+        /// Since when it accepts, in nanoseconds of the node's uptime; 0 before. Of two proxies that both believe that
+        /// they serve, the later one does.
+        #[serde(default)]
+        since: u64,
     },
     /// The holder will not deal with this proxy.
     Refused {
@@ -82,7 +86,11 @@ pub enum Note {
     /// Everything that is held has been said.
     Complete,
     /// The proxy accepts on everything that it was given.
-    Accepting,
+    Accepting {
+        /// As in [`Note::Hello`].
+        #[serde(default)]
+        since: u64,
+    },
     /// Another proxy accepts: this one is to drain.
     Superseded,
     /// Something that a later release says.

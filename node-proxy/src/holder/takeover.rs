@@ -81,7 +81,7 @@ pub async fn take_over(
 /// The inner error is why the holder says no.
 async fn try_take_over(path: &Path) -> io::Result<Result<(Taken, Link), String>> {
     let link = Link::connect(path)?;
-    link.send(&Note::Hello { version: VERSION, role: Role::Starting }, &[], &[]).await?;
+    link.send(&Note::Hello { version: VERSION, role: Role::Starting, since: 0 }, &[], &[]).await?;
     let mut taken = Taken::default();
     while let Some(mut received) = link.receive().await? {
         let mut fds = std::mem::take(&mut received.fds);
