@@ -79,6 +79,10 @@ impl PodFacts for Cluster {
         marked.iter().map(|(pod, mark)| (key(pod), mark.uid.as_str().into())).collect()
     }
 
+    fn lacks_mark(&self, pod: &ObjectKey, mark: &Mark) -> bool {
+        lock(&self.marks).get(&pod.to_string()) != Some(mark)
+    }
+
     fn service_addresses(&self) -> Vec<SocketAddr> {
         vec!["10.96.0.1:443".parse().expect("an address")]
     }

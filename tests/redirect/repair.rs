@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gammarus_cni::Outcome;
 use gammarus_cni::protocol::code;
+use node_proxy::cluster::objects::Mark;
 use node_proxy::pod::redirect;
 
 use crate::enrolment::{check_failed, enrol};
@@ -115,6 +116,20 @@ fn check_trouble(node: &Node, reasons: &[&str]) {
     assert!(reasons.contains(&trouble.reason) && trouble.message.contains("shop/web"), "{trouble:?}");
     let metric = format!("gammarus_pods_unenrolled{{reason=\"{}\"}}", trouble.reason);
     assert!((node.metric(&metric) - 1.0).abs() < f64::EPSILON, "{metric}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_was_taken_away_or_changed_comes_back() {
+    let (node, _pod) = member().await;
+    let right = node.cluster.marks.lock().unwrap().clone();
+    assert!(right.contains_key("shop/web"), "{right:?}");
+    let other = Mark { uid: "uid-web".to_owned(), addresses: Vec::new() };
+    for spoilt in [None, Some(("shop/web".to_owned(), other))] {
+        *node.cluster.marks.lock().unwrap() = spoilt.into_iter().collect();
+        assert!(until(QUICK.inspection * 4, || *node.cluster.marks.lock().unwrap() == right).await);
+    }
+    assert_eq!(node.herald.told(), ["shop/web Enrolled", "shop/web Repaired mark", "shop/web Repaired mark"]);
+    node.must_have_seen(&["uid-web joined, 0 marks"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

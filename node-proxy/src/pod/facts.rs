@@ -70,6 +70,11 @@ pub trait PodFacts: Send + Sync {
         Vec::new()
     }
 
+    /// Whether the cluster has the pod that this mark is of, and not the mark.
+    fn lacks_mark(&self, _pod: &ObjectKey, _mark: &Mark) -> bool {
+        false
+    }
+
     /// Addresses of Services, for the proof of capture; the first of each family is used.
     fn service_addresses(&self) -> Vec<SocketAddr>;
 

@@ -18,6 +18,8 @@ use super::proof::prove;
 use super::registry::{PodRegistry, blocking};
 use super::standing::Stand;
 use super::{EnrolledPod, PodEvent, PodListener, redirect, sockets};
+use crate::cluster::objects::Mark;
+
 /// How long the data path may take to let go of a pod that has left.
 const LET_GO: Duration = Duration::from_secs(1);
 
@@ -97,7 +99,8 @@ impl PodRegistry {
             enrolment.listening = addresses(&listeners);
             self.announce(&pod, listeners).await?;
             let proven = self.prove(&pod).await?;
-            self.mark(&mut enrolment, proven).await
+            let mark = Mark { uid: pod.uid.to_string(), addresses: proven };
+            self.mark(&mut enrolment, mark).await
         };
         match joining.await {
             Ok(()) => {

@@ -103,6 +103,12 @@ impl PodFacts for KnownPods {
         marked.collect()
     }
 
+    fn lacks_mark(&self, key: &ObjectKey, mark: &Mark) -> bool {
+        let objects = self.view.objects();
+        let is_of = |pod: &Arc<Pod>| pod.uid.as_deref() == Some(&*mark.uid);
+        objects.pods.get(key).is_some_and(is_of) && objects.marks.get(key) != Some(mark)
+    }
+
     fn awaited(&self) -> Vec<AwaitedPod> {
         let objects = self.view.objects();
         // The address of a pod that has finished, or is about to, may be another one's by now.

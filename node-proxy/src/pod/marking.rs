@@ -7,7 +7,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::IpAddr;
 
 use super::EnrolledPod;
 use super::error::EnrolError;
@@ -28,15 +27,10 @@ pub(super) enum MarkState {
 }
 
 impl PodRegistry {
-    /// Marks a pod whose capture was proven just now for these addresses.
-    pub(super) async fn mark(
-        &self,
-        enrolment: &mut Enrolment,
-        proven: Vec<IpAddr>,
-    ) -> Result<(), EnrolError> {
+    /// Marks a pod whose capture was proven just now, for the addresses that the mark names.
+    pub(super) async fn mark(&self, enrolment: &mut Enrolment, mark: Mark) -> Result<(), EnrolError> {
         let pod = enrolment.pod.clone();
         let (marks, key) = (self.parts.marks.clone(), pod.pod.clone());
-        let mark = Mark { uid: pod.uid.to_string(), addresses: proven };
         // It may come to be written after all, also when that takes too long.
         enrolment.mark = MarkState::Unsure;
         let written = blocking(move || marks.write(&key, &mark));

@@ -18,6 +18,8 @@ pub(super) enum Difference {
     Redirect(Deviation),
     /// Nothing listens there.
     Listener(SocketAddr),
+    /// Its mark is not there, or is another one.
+    Mark,
 }
 
 impl Difference {
@@ -26,6 +28,7 @@ impl Difference {
         match self {
             Self::Redirect(deviation) => deviation.what(),
             Self::Listener(_) => "listeners",
+            Self::Mark => "mark",
         }
     }
 }
@@ -35,6 +38,7 @@ impl fmt::Display for Difference {
         match self {
             Self::Redirect(deviation) => write!(f, "{deviation}"),
             Self::Listener(address) => write!(f, "nothing listens on {address}"),
+            Self::Mark => write!(f, "its mark is not there"),
         }
     }
 }
@@ -84,7 +88,7 @@ impl PodRegistry {
             .iter()
             .filter_map(|difference| match difference {
                 Difference::Listener(address) => Some(*address),
-                Difference::Redirect(_) => None,
+                Difference::Redirect(_) | Difference::Mark => None,
             })
             .collect();
         let failed = |source| EnrolError::Listeners { pod: pod.pod.clone(), source };

@@ -19,8 +19,9 @@ use super::netns::{NetnsCookie, NetnsFd};
 use super::news::News;
 use super::redirect;
 use super::registry::{PodRegistry, PodState, Slot, blocking, key_of, lock};
+use super::repair::Difference;
 use super::standing::Stand;
-use crate::cluster::objects::ObjectKey;
+use crate::cluster::objects::{Mark, ObjectKey};
 
 /// How often in a row something may have to be put back before the pod's mark is taken away: other nodes then speak
 /// mTLS to a pod that does not always hear it.
@@ -196,10 +197,14 @@ impl PodRegistry {
             // Nothing is known but that somebody waits: the next step comes when that is done.
             () = slot.hurry.notified() => return Err(EnrolError::Withdrawn { pod: pod.pod.clone() }),
         };
+        let mark = Mark { uid: pod.uid.to_string(), addresses: proven };
         if enrolment.mark == MarkState::Written {
-            return Ok(());
+            if !self.parts.facts.lacks_mark(&pod.pod, &mark) {
+                return Ok(());
+            }
+            self.report(&pod, &[Difference::Mark]);
         }
-        self.mark(enrolment, proven).await
+        self.mark(enrolment, mark).await
     }
 
     /// A pod is through with its way in once others know of its label.
