@@ -97,6 +97,25 @@ fn a_request_with_host_and_without_an_authority_is_served() {
     assert!(seen.text.contains(" HTTP/2.0 0 "), "{seen:?}");
 }
 
+/// A GOAWAY frame before any stream, with `PROTOCOL_ERROR` (RFC 9113 section 6.8).
+const PROTOCOL_ERROR: &str = "\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+
+#[test]
+fn what_begins_neither_version_is_answered_by_the_one_that_is_declared() {
+    let stage = stage();
+    let steps = [&*hex("NO PREFACE\r\n\r\n"), "half", "rest"];
+    let seen = stage.speak("go", 80, &steps);
+    assert!(seen.text.starts_with("HTTP/1.1 400 ") && seen.end == "closed", "{seen:?}");
+    let seen = stage.speak("streams", 50051, &steps);
+    let settings = "\0\0\0\x04\0\0\0\0\0";
+    assert_eq!((&*seen.text, &*seen.end), (&*[settings, PROTOCOL_ERROR].concat(), "closed"), "{seen:?}");
+    stage.wait_lines("node-a", &["shop/streams ", "reason=malformed_request", "protocol=http2"], 1);
+    // HTTP/1.1 that is only malformed is told so in its own words.
+    let bad = hex("GET  / HTTP/1.1\r\nHost: streams\r\n\r\n");
+    let seen = stage.speak("streams", 50051, &[&bad, "half", "rest"]);
+    assert!(seen.text.starts_with("HTTP/1.1 400 "), "{seen:?}");
+}
+
 #[test]
 fn the_crumbs_of_a_cookie_are_one_cookie() {
     let stage = stage();

@@ -34,6 +34,13 @@ pub fn judge(bytes: &[u8]) -> FirstBytes {
     }
 }
 
+/// Whether the first line at least says that it is of HTTP/1, whatever else may be wrong with it.
+#[must_use]
+pub fn claims_http1(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    line.ends_with(b" HTTP/1.0") || line.ends_with(b" HTTP/1.1")
+}
+
 fn is_request_line(line: &[u8]) -> bool {
     let mut words = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -110,6 +117,18 @@ mod tests {
     fn what_only_begins_like_http_waits() {
         for text in ["", "G", "GET", "GET ", "GET /a", "GET /a HTTP/1.1", "PRI", "PRI * HTTP/2.0\r\n", "P"] {
             check(text.as_bytes(), FirstBytes::Undecided);
+        }
+    }
+
+    #[test]
+    fn a_line_of_http1_is_known_by_its_end() {
+        for text in ["GET http://a/ HTTP/1.1\r\n", "CONNECT a:80 HTTP/1.0\nHost: a", "GET  / HTTP/1.1"] {
+            assert!(claims_http1(text.as_bytes()), "{text}");
+        }
+        for text in
+            ["", "GET /\r\n HTTP/1.1", "PRI * HTTP/2.0\r\n\r\nXX", "INVALID CONNECTION PREFACE\r\n\r\n"]
+        {
+            assert!(!claims_http1(text.as_bytes()), "{text}");
         }
     }
 

@@ -114,10 +114,22 @@ fn find_affinity(spec: &ServiceSpec) -> Option<Duration> {
 /// so to its own namespace only ([`ServicePort::protocol_for`]).
 fn find_protocol(declared: &DeclaredPort, producer: Option<&RouteTable>) -> PortProtocol {
     match find_declared_protocol(declared) {
+        DeclaredProtocol::Http(word) if is_http2(declared, &word) => PortProtocol::Http2,
         DeclaredProtocol::Http(_) => PortProtocol::Http,
         DeclaredProtocol::Other(_) | DeclaredProtocol::Tls(_) => PortProtocol::Opaque,
         DeclaredProtocol::Undeclared => producer.map_or(PortProtocol::Undeclared, PortProtocol::of),
     }
+}
+
+/// Whether the word for HTTP that was found says that it is HTTP/2 by prior knowledge. gRPC always is; gRPC-Web is not, but
+/// a port's name has the other's prefix.
+fn is_http2(declared: &DeclaredPort, word: &str) -> bool {
+    let of_name = declared.app_protocol.as_deref().is_none_or(str::is_empty);
+    let is_web =
+        declared.name.as_deref().is_some_and(|name| name == "grpc-web" || name.starts_with("grpc-web-"));
+    let is_known =
+        ["grpc", "h2c", "http2", "kubernetes.io/h2c"].iter().any(|known| known.eq_ignore_ascii_case(word));
+    is_known && !(of_name && is_web)
 }
 
 /// Whatever leads to a port of a Service.

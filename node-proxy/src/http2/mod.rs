@@ -19,6 +19,10 @@ pub use kept::{KeptRequest, keep};
 /// Field section size, in bytes (RFC 9113 section 6.5.2).
 pub const MAX_HEAD: u32 = 64 * 1024;
 
+/// What a server says to a client whose connection preface is invalid (RFC 9113 section 3.4): its own preface, which is
+/// an empty SETTINGS frame, and a GOAWAY frame with `PROTOCOL_ERROR`.
+pub const INVALID_PREFACE: [u8; 26] = *b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+
 /// Runs hyper's tasks on the thread of the connection they belong to.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalExecutor;

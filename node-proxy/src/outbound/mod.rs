@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncWriteExt as _;
 
-use crate::accept::detect::{FirstBytes, judge};
+use crate::accept::detect::{FirstBytes, claims_http1, judge};
 use crate::accept::orig_dst::original_destination;
 use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::balance::{self, AddressFamilies, InFlight};
@@ -31,6 +31,7 @@ use crate::connect::Destination;
 use crate::error::FailureReason;
 use crate::forward::{CopyError, Reset as _, Socket};
 use crate::http1::ReadBuffer;
+use crate::http2::INVALID_PREFACE;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
 use crate::route::session::SessionToken;
@@ -137,23 +138,28 @@ fn is_own_port(session: &Session) -> bool {
 
 async fn serve_service(session: Session, stream: Socket, frontend: Frontend) {
     match frontend.protocol_for(session.namespace()) {
-        PortProtocol::Http => serve_declared_http(session, stream).await,
+        protocol @ (PortProtocol::Http | PortProtocol::Http2) => {
+            serve_declared_http(session, stream, protocol).await;
+        }
         PortProtocol::Opaque => opaque::serve_service(&session, stream, frontend).await,
         PortProtocol::Undeclared => serve_undeclared(session, stream, frontend).await,
     }
 }
 
 /// A port that is said to speak HTTP: the client speaks first, by definition.
-async fn serve_declared_http(session: Session, mut stream: Socket) {
+async fn serve_declared_http(session: Session, mut stream: Socket, protocol: PortProtocol) {
     let mut buffer = ReadBuffer::default();
     loop {
-        match judge(buffer.unread()) {
-            FirstBytes::Http2 => return http2::serve(session, stream, buffer).await,
+        match (judge(buffer.unread()), protocol) {
+            (FirstBytes::Http2, _) => return http2::serve(session, stream, buffer).await,
+            (FirstBytes::Opaque, PortProtocol::Http2) if !claims_http1(buffer.unread()) => {
+                return refuse_preface(&session, stream).await;
+            }
             // The engine says what is wrong with it, to a client that was to speak HTTP.
-            FirstBytes::Http1 | FirstBytes::Opaque => {
+            (FirstBytes::Http1 | FirstBytes::Opaque, _) => {
                 return http1::serve(session, stream, buffer, None).await;
             }
-            FirstBytes::Undecided => {}
+            (FirstBytes::Undecided, _) => {}
         }
         match buffer.fill(&mut stream).await {
             Ok(count) if count > 0 => {}
@@ -164,6 +170,19 @@ async fn serve_declared_http(session: Session, mut stream: Socket) {
             }
             Err(_) => return,
         }
+    }
+}
+
+/// Ends the connection of a client that was to speak HTTP/2 and does not.
+async fn refuse_preface(session: &Session, mut stream: Socket) {
+    let mut journey = session.journey();
+    journey.service = session.find_frontend().map(|frontend| frontend.port.key.clone());
+    journey.fail(FailureReason::MalformedRequest, "the connection preface is invalid");
+    let mut record = ConnectionRecord::new(journey);
+    record.protocol = Some(ProtocolLabel::Http2);
+    session.worker.mesh.telemetry.connection(record).finish();
+    if stream.write_all(&INVALID_PREFACE).await.is_ok() {
+        let _ = stream.shutdown().await;
     }
 }
 

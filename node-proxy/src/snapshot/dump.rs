@@ -145,6 +145,7 @@ const fn mtls_label(mode: MtlsMode) -> &'static str {
 const fn protocol_label(protocol: PortProtocol) -> &'static str {
     match protocol {
         PortProtocol::Http => "http",
+        PortProtocol::Http2 => "http2",
         PortProtocol::Undeclared => "undeclared",
         PortProtocol::Opaque => "opaque",
     }

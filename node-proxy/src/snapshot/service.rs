@@ -18,6 +18,8 @@ use crate::snapshot::workload::Workload;
 pub enum PortProtocol {
     /// HTTP: HTTP/1.1 or HTTP/2 by prior knowledge, as the client's first bytes say.
     Http,
+    /// HTTP/2 by prior knowledge. A client that comes with HTTP/1.1 all the same is taken at its word.
+    Http2,
     /// Nothing is said: the first speaker decides.
     Undeclared,
     /// Anything else: bytes are passed on as they are.
@@ -31,6 +33,16 @@ impl PortProtocol {
         match routes.kind() {
             Some(RouteKind::Tcp | RouteKind::Tls) => Self::Opaque,
             Some(RouteKind::Grpc | RouteKind::Http) | None => Self::Http,
+        }
+    }
+
+    /// What a port of this protocol speaks to clients for whom these routes hold: routes for requests do not say of which
+    /// version these are.
+    #[must_use]
+    pub fn under(self, routes: &RouteTable) -> Self {
+        match (self, Self::of(routes)) {
+            (Self::Http2, Self::Http) => Self::Http2,
+            (_, routed) => routed,
         }
     }
 }
@@ -85,7 +97,7 @@ impl ServicePort {
     /// that it holds for, and to no others.
     #[must_use]
     pub fn protocol_for(&self, namespace: &str) -> PortProtocol {
-        self.find_routes(namespace).map_or(self.protocol, |routes| PortProtocol::of(routes))
+        self.find_routes(namespace).map_or(self.protocol, |routes| self.protocol.under(routes))
     }
 
     /// Whether both are the same port with the very same endpoints and tables.

@@ -89,7 +89,7 @@ fn a_cluster_ip_beats_an_external_ip_and_the_first_of_two_services_has_an_extern
 
 #[test]
 fn a_port_speaks_what_it_is_declared_or_routed_as() {
-    use PortProtocol::{Http, Opaque, Undeclared};
+    use PortProtocol::{Http, Http2, Opaque, Undeclared};
     let declared = "
 kind: Service
 metadata: {name: s}
@@ -103,6 +103,8 @@ spec:
   - {name: e, port: 5, appProtocol: example.com/x}
   - {name: grpc-web, port: 6}
   - {name: f, port: 7}
+  - {name: grpc, port: 8}
+  - {name: http2-g, port: 9}
 ";
     let route = |namespace: &str, port: u16| {
         format!(
@@ -110,10 +112,12 @@ spec:
              spec: {{parentRefs: [{{group: '', kind: Service, name: s, namespace: shop, port: {port}}}], rules: [{{}}]}}\n"
         )
     };
-    let snapshot =
-        snapshot_of(&[declared, &route("shop", 3), &route("shop", 2), &route("client", 7)].concat());
-    let protocols = [1, 2, 3, 4, 5, 6, 7].map(|number| port(&snapshot, "shop/s", number).protocol);
-    assert_eq!(protocols, [Http, Opaque, Http, Http, Opaque, Http, Undeclared]);
+    let snapshot = snapshot_of(
+        &[declared, &route("shop", 3), &route("shop", 2), &route("client", 7), &route("shop", 9)].concat(),
+    );
+    let protocols = [1, 2, 3, 4, 5, 6, 7, 8, 9].map(|number| port(&snapshot, "shop/s", number).protocol);
+    assert_eq!(protocols, [Http, Opaque, Http, Http2, Opaque, Http, Undeclared, Http2, Http2]);
+    assert_eq!(port(&snapshot, "shop/s", 9).protocol_for("shop"), Http2);
     let consumed = port(&snapshot, "shop/s", 7);
     assert_eq!((consumed.protocol_for("client"), consumed.protocol_for("shop")), (Http, Undeclared));
     assert_eq!(port(&snapshot, "shop/s", 2).protocol_for("shop"), Opaque);
