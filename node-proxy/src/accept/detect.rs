@@ -5,6 +5,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A request line that is longer than this is not waited for.
 const LINE_LIMIT: usize = 16 * 1024;
 
+/// How much a server of HTTP/2 may say before it has heard anything: its preface, and little besides.
+const SERVER_LIMIT: usize = 1024;
+
 /// What the first bytes of a client say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstBytes {
@@ -32,6 +35,15 @@ pub fn judge(bytes: &[u8]) -> FirstBytes {
         None if bytes.len() < LINE_LIMIT && may_begin_request_line(bytes) => FirstBytes::Undecided,
         None => FirstBytes::Opaque,
     }
+}
+
+/// Whether what a server has said so far is the preface of an HTTP/2 server: a SETTINGS frame (RFC 9113 section 3.4). It
+/// comes without being waited for, as the client's does, and says nothing of who was to speak first.
+#[must_use]
+pub fn is_http2_server(bytes: &[u8]) -> bool {
+    let Some(&[high, middle, low, 4, 0, 0, 0, 0, 0]) = bytes.first_chunk() else { return false };
+    let length = u32::from_be_bytes([0, high, middle, low]);
+    length.is_multiple_of(6) && bytes.len() <= SERVER_LIMIT
 }
 
 /// Whether the first line at least says that it is of HTTP/1, whatever else may be wrong with it.
@@ -129,6 +141,27 @@ mod tests {
             ["", "GET /\r\n HTTP/1.1", "PRI * HTTP/2.0\r\n\r\nXX", "INVALID CONNECTION PREFACE\r\n\r\n"]
         {
             assert!(!claims_http1(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_http2_is_known_by_its_settings() {
+        let empty = b"\0\0\0\x04\0\0\0\0\0";
+        let one = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0";
+        for bytes in [&empty[..], one] {
+            assert!(is_http2_server(bytes), "{bytes:?}");
+        }
+        for bytes in [
+            &empty[..8],
+            b"\0\0\0\x04\x01\0\0\0\0",
+            b"\0\0\x05\x04\0\0\0\0\0",
+            b"\0\0\0\x04\0\0\0\0\x01",
+            b"\x4a\0\0\0\x0a8.0.36\0",
+            b"220 mail ESMTP\r\n",
+            b"HTTP/1.1 400 Bad Request\r\n",
+            &[&empty[..], &[0; SERVER_LIMIT]].concat(),
+        ] {
+            assert!(!is_http2_server(bytes), "{bytes:?}");
         }
     }
 

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncWriteExt as _;
 
-use crate::accept::detect::{FirstBytes, claims_http1, judge};
+use crate::accept::detect::{FirstBytes, claims_http1, is_http2_server, judge};
 use crate::accept::orig_dst::original_destination;
 use crate::accept::{Incoming, JoinedPod, Worker};
 use crate::balance::{self, AddressFamilies, InFlight};
@@ -198,7 +198,8 @@ async fn serve_undeclared(session: Session, mut stream: Socket, frontend: Fronte
     let mut server_buffer = ReadBuffer::default();
     loop {
         match judge(client_buffer.unread()) {
-            FirstBytes::Http1 => {
+            // HTTP/1 to a server that spoke first is between the two.
+            FirstBytes::Http1 if server_buffer.unread().is_empty() => {
                 session.count_detected(&frontend, ProtocolLabel::Http1);
                 record.dismiss();
                 return http1::serve(session, stream, client_buffer, Some(chosen)).await;
@@ -210,7 +211,7 @@ async fn serve_undeclared(session: Session, mut stream: Socket, frontend: Fronte
                 chosen.dialled.transport.close();
                 return http2::serve(session, stream, client_buffer).await;
             }
-            FirstBytes::Opaque => break,
+            FirstBytes::Http1 | FirstBytes::Opaque => break,
             FirstBytes::Undecided => {}
         }
         // An error of a socket is told once: it must not be taken for an end when it is asked again.
@@ -219,9 +220,9 @@ async fn serve_undeclared(session: Session, mut stream: Socket, frontend: Fronte
             read = client_buffer.fill(&mut stream) => {
                 read.map(|count| count == 0).map_err(CopyError::Client)
             }
-            // Bytes of the server, or its end: it does not speak HTTP.
+            // Bytes of the server, or its end: it does not speak HTTP, unless these are what one of HTTP/2 begins with.
             read = server_buffer.fill(&mut chosen.dialled.transport) => {
-                read.map(|_| true).map_err(CopyError::Server)
+                read.map(|count| count == 0 || !is_http2_server(server_buffer.unread())).map_err(CopyError::Server)
             }
         };
         match ended {
