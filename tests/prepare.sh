@@ -34,6 +34,27 @@ need_rust() {
   fi
 }
 
+# What cargo builds goes beside the tools, for a run in a clean checkout, which would build hundreds of crates again. Those
+# of this repository are forgotten: cargo goes by the times of files, and takes another checkout's crates for this one's.
+# Call it after need_rust.
+keep_built_crates() {
+  local version kept gigabytes
+  [ -z "${CARGO_TARGET_DIR-}" ] || return 0
+  version=$(rustc -vV | sha256sum | cut -c 1-16)
+  kept=$cache/crates-$version
+  mkdir -p "$kept"
+  # For as long as this shell lives. While another run has it, this one builds in a place of its own.
+  exec 8>"$kept/lock"
+  flock -n 8 || return 0
+  gigabytes=$(du -s --block-size=1G "$kept" | cut -f 1)
+  if [ "$gigabytes" -gt 30 ]; then
+    # Crates of other versions stay behind until it is too much.
+    find "$kept" -mindepth 1 -maxdepth 1 ! -name lock -exec rm -rf {} +
+  fi
+  find "$kept" -type d -path '*/.fingerprint/gammarus-*' -prune -exec rm -rf {} +
+  export CARGO_TARGET_DIR=$kept
+}
+
 # Debian packages by name.
 need_packages() {
   local package missing=()

@@ -54,10 +54,17 @@ impl Cluster {
     /// A program of this machine, with what one who uses the cluster has in the environment, and what it is to read.
     #[track_caller]
     pub(crate) fn run(&self, program: &str, args: &[&str], input: &str) -> Ended {
+        self.run_for(120, (program, args), input)
+    }
+
+    /// The same with a program that may take so many seconds.
+    #[track_caller]
+    pub(crate) fn run_for(&self, seconds: u32, (program, args): (&str, &[&str]), input: &str) -> Ended {
         let mut command = Command::new("bash");
         command
-            .args(["-c", ". \"$0/env\" && exec timeout 120 \"$@\""])
+            .args(["-c", ". \"$0/env\" && exec timeout \"$@\""])
             .arg(&self.state)
+            .arg(seconds.to_string())
             .arg(program)
             .args(args);
         run(command, input)

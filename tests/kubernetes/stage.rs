@@ -1,6 +1,8 @@
 //! What there is in a namespace of these tests: servers that say what they have seen, questions to them, and what the
 //! mesh says of pods and routes.
 
+#![allow(dead_code, reason = "every test that has this among its modules uses a part of it")]
+
 use std::net::IpAddr;
 
 use node_proxy::demo::command::until;
