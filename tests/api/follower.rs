@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use gammarus_ca::TrustDomain;
 use node_proxy::attach::Attachments;
 use node_proxy::cluster::kubernetes::{KubernetesSource, MESH_KINDS, Scope, connect};
-use node_proxy::cluster::objects::{Changed, Objects};
+use node_proxy::cluster::objects::{Changed, Kind, Objects};
 use node_proxy::cluster::writer::{ClusterView, Writer};
 use node_proxy::compile::{Compiler, Step};
 use node_proxy::snapshot::Snapshot;
@@ -32,8 +32,12 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Follows the API server that a kubeconfig names; with a folder, the last state is kept there.
+    /// Follows the API server that a kubeconfig names, as the mesh does; with a folder, the last state is kept there.
     pub(crate) fn start(kubeconfig: &Path, state_dir: Option<&Path>) -> Self {
+        Self::start_of(&MESH_KINDS, kubeconfig, state_dir)
+    }
+
+    fn start_of(kinds: &'static [Kind], kubeconfig: &Path, state_dir: Option<&Path>) -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
         let ages = Arc::<Mutex<Vec<_>>>::default();
         let touched = Arc::<Mutex<Vec<_>>>::default();
@@ -45,7 +49,7 @@ impl Follower {
         let follow = async move {
             let client = connect(Some(&kubeconfig)).await.unwrap();
             let tell_age = Box::new(move |age| told.lock().unwrap().push(age));
-            let scope = Scope { kinds: &MESH_KINDS, state_dir: state_dir.as_deref(), tell_age };
+            let scope = Scope { kinds, state_dir: state_dir.as_deref(), tell_age };
             let source = KubernetesSource::start(&client, scope, &counted);
             let (writer, view) = Writer::new(source, build);
             send.send(view).unwrap();
@@ -64,7 +68,13 @@ impl Follower {
     /// The same, and waits until there is something to see.
     #[track_caller]
     pub(crate) fn ready(kubeconfig: &Path, state_dir: Option<&Path>) -> Self {
-        let follower = Self::start(kubeconfig, state_dir);
+        Self::ready_of(&MESH_KINDS, kubeconfig, state_dir)
+    }
+
+    /// The same of these kinds.
+    #[track_caller]
+    pub(crate) fn ready_of(kinds: &'static [Kind], kubeconfig: &Path, state_dir: Option<&Path>) -> Self {
+        let follower = Self::start_of(kinds, kubeconfig, state_dir);
         follower.wait_until("ready", Self::is_ready);
         follower
     }
@@ -122,16 +132,24 @@ fn builder(touched: Arc<Mutex<Vec<usize>>>) -> impl FnMut(&Objects, &Changed) ->
     let mut attachments = Attachments::default();
     move |objects, changed| {
         let counts = [
+            changed.backend_tls_policies.len(),
+            changed.config_maps.len(),
             changed.endpoint_slices.len(),
+            changed.gateway_classes.len(),
+            changed.gateways.len(),
             changed.grpc_routes.len(),
             changed.http_routes.len(),
+            changed.listener_sets.len(),
             changed.marks.len(),
             changed.namespaces.len(),
             changed.nodes.len(),
             changed.pods.len(),
+            changed.reference_grants.len(),
+            changed.secrets.len(),
             changed.services.len(),
             changed.tcp_routes.len(),
             changed.tls_routes.len(),
+            changed.udp_routes.len(),
         ];
         touched.lock().unwrap().push(counts.iter().sum());
         let rejudged = attachments.update(objects, changed);

@@ -8,6 +8,7 @@ mod churn;
 mod definitions;
 mod door;
 mod follower;
+mod gateways;
 mod manifests;
 mod marks;
 mod node;

@@ -25,17 +25,22 @@ pub(super) fn collect_notices(objects: &Objects, kind: Kind, key: &ObjectKey) ->
     let found = match kind {
         Kind::Namespace => objects.namespaces.get(key).map(|namespace| namespace_notices(key, namespace)),
         Kind::Pod => objects.pods.get(key).map(|pod| pod_notice(key, pod).into_iter().collect()),
-        Kind::ConfigMap
+        Kind::BackendTlsPolicy
+        | Kind::ConfigMap
         | Kind::EndpointSlice
+        | Kind::Gateway
+        | Kind::GatewayClass
         | Kind::GrpcRoute
         | Kind::HttpRoute
+        | Kind::ListenerSet
         | Kind::Mark
         | Kind::Node
         | Kind::ReferenceGrant
         | Kind::Secret
         | Kind::Service
         | Kind::TcpRoute
-        | Kind::TlsRoute => None,
+        | Kind::TlsRoute
+        | Kind::UdpRoute => None,
     };
     found.unwrap_or_default()
 }

@@ -195,10 +195,10 @@ impl Reader<'_> {
     fn versions(&self, kind: Kind) -> Vec<&str> {
         match kind {
             Kind::EndpointSlice => vec!["discovery.k8s.io/v1"],
-            Kind::GrpcRoute | Kind::HttpRoute | Kind::ReferenceGrant | Kind::TcpRoute | Kind::TlsRoute => {
-                self.schemas.versions(kind.as_label()).collect()
-            }
-            _ => vec!["v1"],
+            _ => match self.schemas.versions(kind.as_label()).collect::<Vec<_>>() {
+                none if none.is_empty() => vec!["v1"],
+                versions => versions,
+            },
         }
     }
 
@@ -220,13 +220,17 @@ impl Reader<'_> {
             return;
         }
         let object = match id.kind {
+            Kind::BackendTlsPolicy => self.admit_custom(draft, api_version).map(Object::BackendTlsPolicy),
             Kind::ConfigMap => self.admit_core(draft).map(Object::ConfigMap),
             Kind::EndpointSlice => {
                 let slice = self.admit_core::<EndpointSlice>(draft);
                 slice.map(|slice| Object::EndpointSlice(Arc::new(slice.as_ref().into())))
             }
+            Kind::Gateway => self.admit_custom(draft, api_version).map(Object::Gateway),
+            Kind::GatewayClass => self.admit_custom(draft, api_version).map(Object::GatewayClass),
             Kind::GrpcRoute => self.admit_custom(draft, api_version).map(Object::GrpcRoute),
             Kind::HttpRoute => self.admit_custom(draft, api_version).map(Object::HttpRoute),
+            Kind::ListenerSet => self.admit_custom(draft, api_version).map(Object::ListenerSet),
             Kind::Mark => None,
             Kind::Namespace => self.admit_core(draft).map(Object::Namespace),
             Kind::Node => self.admit_core(draft).map(Object::Node),
@@ -239,6 +243,7 @@ impl Reader<'_> {
             Kind::Service => self.admit_core(draft).map(Object::Service),
             Kind::TcpRoute => self.admit_custom(draft, api_version).map(Object::TcpRoute),
             Kind::TlsRoute => self.admit_custom(draft, api_version).map(Object::TlsRoute),
+            Kind::UdpRoute => self.admit_custom(draft, api_version).map(Object::UdpRoute),
         };
         self.content.outcomes.push(match object {
             Some(object) => Outcome::Good(id, Box::new(object)),
@@ -311,15 +316,21 @@ impl Reader<'_> {
 /// The kind of ours that a document is of, or is meant to be of: its version may be one that is not read.
 fn find_kind(kind: &str, api_version: &str) -> Option<Kind> {
     Some(match kind {
+        "BackendTLSPolicy" => Kind::BackendTlsPolicy,
         "EndpointSlice" => Kind::EndpointSlice,
+        "GatewayClass" => Kind::GatewayClass,
         "GRPCRoute" => Kind::GrpcRoute,
         "HTTPRoute" => Kind::HttpRoute,
+        "ListenerSet" => Kind::ListenerSet,
         "ReferenceGrant" => Kind::ReferenceGrant,
         "TCPRoute" => Kind::TcpRoute,
         "TLSRoute" => Kind::TlsRoute,
-        // These names are common: in a domain's group they are another API's, such as Knative's Service.
+        "UDPRoute" => Kind::UdpRoute,
+        "Gateway" if api_version.starts_with("gateway.networking.k8s.io/") => Kind::Gateway,
+        // These names are common: in a domain's group they are another API's, such as Knative's Service or Istio's Gateway.
         _ if api_version.contains('.') => return None,
         "ConfigMap" => Kind::ConfigMap,
+        "Gateway" => Kind::Gateway,
         "Namespace" => Kind::Namespace,
         "Node" => Kind::Node,
         "Pod" => Kind::Pod,

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use serde::{Deserialize, Serialize};
 
-use super::api::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};
+use super::api::{
+    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, ReferenceGrant, TcpRoute,
+    TlsRoute, UdpRoute,
+};
 use super::trimmed::{EndpointSlice, Pod};
 
 /// The namespace and name of an object; cluster-scoped kinds have an empty namespace.
@@ -55,17 +58,25 @@ pub struct Mark {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Every object that the mesh reads, by kind and key.
+/// Every object that is read, by kind and key.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
+    /// BackendTLSPolicies.
+    pub backend_tls_policies: BTreeMap<ObjectKey, Arc<BackendTlsPolicy>>,
     /// ConfigMaps.
     pub config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
     /// EndpointSlices.
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    /// GatewayClasses (cluster-scoped).
+    pub gateway_classes: BTreeMap<ObjectKey, Arc<GatewayClass>>,
+    /// Gateways.
+    pub gateways: BTreeMap<ObjectKey, Arc<Gateway>>,
     /// GRPCRoutes.
     pub grpc_routes: BTreeMap<ObjectKey, Arc<GrpcRoute>>,
     /// HTTPRoutes.
     pub http_routes: BTreeMap<ObjectKey, Arc<HttpRoute>>,
+    /// ListenerSets.
+    pub listener_sets: BTreeMap<ObjectKey, Arc<ListenerSet>>,
     /// The marks of enrolled pods, by the Pod's key.
     pub marks: BTreeMap<ObjectKey, Mark>,
     /// Namespaces (cluster-scoped).
@@ -84,19 +95,29 @@ pub struct Objects {
     pub tcp_routes: BTreeMap<ObjectKey, Arc<TcpRoute>>,
     /// TLSRoutes.
     pub tls_routes: BTreeMap<ObjectKey, Arc<TlsRoute>>,
+    /// UDPRoutes.
+    pub udp_routes: BTreeMap<ObjectKey, Arc<UdpRoute>>,
 }
 
 /// The kinds that [`Objects`] holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// BackendTLSPolicy.
+    BackendTlsPolicy,
     /// ConfigMap.
     ConfigMap,
     /// EndpointSlice.
     EndpointSlice,
+    /// Gateway.
+    Gateway,
+    /// GatewayClass.
+    GatewayClass,
     /// GRPCRoute.
     GrpcRoute,
     /// HTTPRoute.
     HttpRoute,
+    /// ListenerSet.
+    ListenerSet,
     /// The mark of an enrolled pod, which is not an object of its own in Kubernetes.
     Mark,
     /// Namespace.
@@ -115,6 +136,8 @@ pub enum Kind {
     TcpRoute,
     /// TLSRoute.
     TlsRoute,
+    /// UDPRoute.
+    UdpRoute,
 }
 
 impl Kind {
@@ -122,10 +145,14 @@ impl Kind {
     #[must_use]
     pub const fn as_label(self) -> &'static str {
         match self {
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ConfigMap => "ConfigMap",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Gateway => "Gateway",
+            Self::GatewayClass => "GatewayClass",
             Self::GrpcRoute => "GRPCRoute",
             Self::HttpRoute => "HTTPRoute",
+            Self::ListenerSet => "ListenerSet",
             Self::Mark => "Mark",
             Self::Namespace => "Namespace",
             Self::Node => "Node",
@@ -135,13 +162,14 @@ impl Kind {
             Self::Service => "Service",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
+            Self::UdpRoute => "UDPRoute",
         }
     }
 
     /// Whether objects of this kind live in no namespace.
     #[must_use]
     pub const fn is_cluster_scoped(self) -> bool {
-        matches!(self, Self::Namespace | Self::Node)
+        matches!(self, Self::GatewayClass | Self::Namespace | Self::Node)
     }
 }
 
@@ -163,14 +191,22 @@ impl fmt::Display for ObjectId {
 /// One object of any kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
+    /// A BackendTLSPolicy.
+    BackendTlsPolicy(Arc<BackendTlsPolicy>),
     /// A ConfigMap.
     ConfigMap(Arc<ConfigMap>),
     /// An EndpointSlice.
     EndpointSlice(Arc<EndpointSlice>),
+    /// A Gateway.
+    Gateway(Arc<Gateway>),
+    /// A GatewayClass.
+    GatewayClass(Arc<GatewayClass>),
     /// A GRPCRoute.
     GrpcRoute(Arc<GrpcRoute>),
     /// An HTTPRoute.
     HttpRoute(Arc<HttpRoute>),
+    /// A ListenerSet.
+    ListenerSet(Arc<ListenerSet>),
     /// A mark; boxed, as there are many objects of other kinds.
     Mark(Box<Mark>),
     /// A Namespace.
@@ -189,6 +225,8 @@ pub enum Object {
     TcpRoute(Arc<TcpRoute>),
     /// A TLSRoute.
     TlsRoute(Arc<TlsRoute>),
+    /// A UDPRoute.
+    UdpRoute(Arc<UdpRoute>),
 }
 
 /// What a source says has changed about one object.
@@ -208,12 +246,22 @@ pub type Before<T> = BTreeMap<ObjectKey, Option<T>>;
 /// What is there now is in [`Objects`].
 #[derive(Clone, Debug, Default)]
 pub struct Changed {
+    /// BackendTLSPolicies.
+    pub backend_tls_policies: Before<Arc<BackendTlsPolicy>>,
+    /// ConfigMaps.
+    pub config_maps: Before<Arc<ConfigMap>>,
     /// EndpointSlices.
     pub endpoint_slices: Before<Arc<EndpointSlice>>,
+    /// GatewayClasses.
+    pub gateway_classes: Before<Arc<GatewayClass>>,
+    /// Gateways.
+    pub gateways: Before<Arc<Gateway>>,
     /// GRPCRoutes.
     pub grpc_routes: Before<Arc<GrpcRoute>>,
     /// HTTPRoutes.
     pub http_routes: Before<Arc<HttpRoute>>,
+    /// ListenerSets.
+    pub listener_sets: Before<Arc<ListenerSet>>,
     /// Marks.
     pub marks: Before<Mark>,
     /// Namespaces.
@@ -222,12 +270,18 @@ pub struct Changed {
     pub nodes: Before<Arc<Node>>,
     /// Pods.
     pub pods: Before<Arc<Pod>>,
+    /// ReferenceGrants.
+    pub reference_grants: Before<Arc<ReferenceGrant>>,
+    /// Secrets.
+    pub secrets: Before<Arc<Secret>>,
     /// Services.
     pub services: Before<Arc<Service>>,
     /// TCPRoutes.
     pub tcp_routes: Before<Arc<TcpRoute>>,
     /// TLSRoutes.
     pub tls_routes: Before<Arc<TlsRoute>>,
+    /// UDPRoutes.
+    pub udp_routes: Before<Arc<UdpRoute>>,
 }
 
 impl Changed {
@@ -235,16 +289,24 @@ impl Changed {
     #[must_use]
     pub fn everything(objects: &Objects) -> Self {
         Self {
+            backend_tls_policies: all_new(&objects.backend_tls_policies),
+            config_maps: all_new(&objects.config_maps),
             endpoint_slices: all_new(&objects.endpoint_slices),
+            gateway_classes: all_new(&objects.gateway_classes),
+            gateways: all_new(&objects.gateways),
             grpc_routes: all_new(&objects.grpc_routes),
             http_routes: all_new(&objects.http_routes),
+            listener_sets: all_new(&objects.listener_sets),
             marks: all_new(&objects.marks),
             namespaces: all_new(&objects.namespaces),
             nodes: all_new(&objects.nodes),
             pods: all_new(&objects.pods),
+            reference_grants: all_new(&objects.reference_grants),
+            secrets: all_new(&objects.secrets),
             services: all_new(&objects.services),
             tcp_routes: all_new(&objects.tcp_routes),
             tls_routes: all_new(&objects.tls_routes),
+            udp_routes: all_new(&objects.udp_routes),
         }
     }
 }
@@ -254,7 +316,7 @@ fn all_new<T>(objects: &BTreeMap<ObjectKey, T>) -> Before<T> {
 }
 
 impl Objects {
-    /// Applies one change and notes what it touched, of the kinds that anything is made of.
+    /// Applies one change and notes what it touched.
     pub fn apply(&mut self, change: Change, changed: &mut Changed) {
         match change {
             Change::Applied(key, object) => self.insert(key, object, changed),
@@ -264,41 +326,61 @@ impl Objects {
 
     fn insert(&mut self, key: ObjectKey, object: Object, changed: &mut Changed) {
         match object {
-            Object::ConfigMap(new) => drop(self.config_maps.insert(key, new)),
+            Object::BackendTlsPolicy(new) => {
+                set(&mut self.backend_tls_policies, &mut changed.backend_tls_policies, key, Some(new))
+            }
+            Object::ConfigMap(new) => set(&mut self.config_maps, &mut changed.config_maps, key, Some(new)),
             Object::EndpointSlice(new) => {
                 set(&mut self.endpoint_slices, &mut changed.endpoint_slices, key, Some(new));
             }
+            Object::Gateway(new) => set(&mut self.gateways, &mut changed.gateways, key, Some(new)),
+            Object::GatewayClass(new) => {
+                set(&mut self.gateway_classes, &mut changed.gateway_classes, key, Some(new))
+            }
             Object::GrpcRoute(new) => set(&mut self.grpc_routes, &mut changed.grpc_routes, key, Some(new)),
             Object::HttpRoute(new) => set(&mut self.http_routes, &mut changed.http_routes, key, Some(new)),
+            Object::ListenerSet(new) => {
+                set(&mut self.listener_sets, &mut changed.listener_sets, key, Some(new))
+            }
             Object::Mark(new) => set(&mut self.marks, &mut changed.marks, key, Some(*new)),
             Object::Namespace(new) => set(&mut self.namespaces, &mut changed.namespaces, key, Some(new)),
             Object::Node(new) => set(&mut self.nodes, &mut changed.nodes, key, Some(new)),
             Object::Pod(new) => set(&mut self.pods, &mut changed.pods, key, Some(new)),
-            Object::ReferenceGrant(new) => drop(self.reference_grants.insert(key, new)),
-            Object::Secret(new) => drop(self.secrets.insert(key, new)),
+            Object::ReferenceGrant(new) => {
+                set(&mut self.reference_grants, &mut changed.reference_grants, key, Some(new))
+            }
+            Object::Secret(new) => set(&mut self.secrets, &mut changed.secrets, key, Some(new)),
             Object::Service(new) => set(&mut self.services, &mut changed.services, key, Some(new)),
             Object::TcpRoute(new) => set(&mut self.tcp_routes, &mut changed.tcp_routes, key, Some(new)),
             Object::TlsRoute(new) => set(&mut self.tls_routes, &mut changed.tls_routes, key, Some(new)),
+            Object::UdpRoute(new) => set(&mut self.udp_routes, &mut changed.udp_routes, key, Some(new)),
         }
     }
 
     fn remove(&mut self, ObjectId { kind, key }: ObjectId, changed: &mut Changed) {
         match kind {
-            Kind::ConfigMap => drop(self.config_maps.remove(&key)),
+            Kind::BackendTlsPolicy => {
+                set(&mut self.backend_tls_policies, &mut changed.backend_tls_policies, key, None)
+            }
+            Kind::ConfigMap => set(&mut self.config_maps, &mut changed.config_maps, key, None),
             Kind::EndpointSlice => {
                 set(&mut self.endpoint_slices, &mut changed.endpoint_slices, key, None);
             }
+            Kind::Gateway => set(&mut self.gateways, &mut changed.gateways, key, None),
+            Kind::GatewayClass => set(&mut self.gateway_classes, &mut changed.gateway_classes, key, None),
             Kind::GrpcRoute => set(&mut self.grpc_routes, &mut changed.grpc_routes, key, None),
             Kind::HttpRoute => set(&mut self.http_routes, &mut changed.http_routes, key, None),
+            Kind::ListenerSet => set(&mut self.listener_sets, &mut changed.listener_sets, key, None),
             Kind::Mark => set(&mut self.marks, &mut changed.marks, key, None),
             Kind::Namespace => set(&mut self.namespaces, &mut changed.namespaces, key, None),
             Kind::Node => set(&mut self.nodes, &mut changed.nodes, key, None),
             Kind::Pod => set(&mut self.pods, &mut changed.pods, key, None),
-            Kind::ReferenceGrant => drop(self.reference_grants.remove(&key)),
-            Kind::Secret => drop(self.secrets.remove(&key)),
+            Kind::ReferenceGrant => set(&mut self.reference_grants, &mut changed.reference_grants, key, None),
+            Kind::Secret => set(&mut self.secrets, &mut changed.secrets, key, None),
             Kind::Service => set(&mut self.services, &mut changed.services, key, None),
             Kind::TcpRoute => set(&mut self.tcp_routes, &mut changed.tcp_routes, key, None),
             Kind::TlsRoute => set(&mut self.tls_routes, &mut changed.tls_routes, key, None),
+            Kind::UdpRoute => set(&mut self.udp_routes, &mut changed.udp_routes, key, None),
         }
     }
 }
@@ -315,6 +397,7 @@ fn set<T>(objects: &mut BTreeMap<ObjectKey, T>, before: &mut Before<T>, key: Obj
 
 #[cfg(test)]
 mod tests {
+    use super::super::api::ReferenceGrantSpec;
     use super::*;
 
     #[test]
@@ -335,5 +418,32 @@ mod tests {
         assert_eq!(play(vec![deleted(), applied("c")]), (Some(pod("b")), Some(pod("c"))));
         assert_eq!(play(vec![applied("d"), deleted()]), (Some(pod("c")), None));
         assert_eq!(play(vec![deleted()]), (None, None));
+    }
+
+    #[test]
+    fn what_only_an_ingress_judges_by_is_noted_too() {
+        let key = ObjectKey::new("shop", "a");
+        let grant = ReferenceGrant::new("a", ReferenceGrantSpec { from: Vec::new(), to: Vec::new() });
+        let applied = [
+            (Kind::ConfigMap, Object::ConfigMap(Arc::default())),
+            (Kind::ReferenceGrant, Object::ReferenceGrant(Arc::new(grant))),
+            (Kind::Secret, Object::Secret(Arc::default())),
+        ];
+        let counts = |changed: &Changed| {
+            let Changed { config_maps, reference_grants, secrets, .. } = changed;
+            (config_maps.len(), reference_grants.len(), secrets.len())
+        };
+        let (mut objects, mut changed) = (Objects::default(), Changed::default());
+        for (_, object) in applied.clone() {
+            objects.apply(Change::Applied(key.clone(), object), &mut changed);
+        }
+        assert_eq!((counts(&changed), counts(&Changed::everything(&objects))), ((1, 1, 1), (1, 1, 1)));
+        let mut changed = Changed::default();
+        for (kind, _) in applied {
+            objects.apply(Change::Deleted(ObjectId { kind, key: key.clone() }), &mut changed);
+        }
+        assert_eq!(counts(&changed), (1, 1, 1));
+        assert!(changed.secrets[&key].is_some() && objects.secrets.is_empty());
+        assert_eq!(counts(&Changed::everything(&objects)), (0, 0, 0));
     }
 }

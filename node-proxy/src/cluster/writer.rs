@@ -252,10 +252,10 @@ mod tests {
     async fn a_warning_says_nothing_of_what_became_of_the_document() {
         let report = Report {
             file: Some(PathBuf::from("a.yaml")),
-            object: Some("Gateway shop/web".to_owned()),
+            object: Some("Ingress shop/web".to_owned()),
             field: None,
             severity: Severity::Warning,
-            message: "kind Gateway of gateway.networking.k8s.io/v1 is not read yet".to_owned(),
+            message: "kind Ingress of networking.k8s.io/v1 is not read yet".to_owned(),
         };
         let (_send, receive) = mpsc::channel(1);
         let (mut writer, _view) =

@@ -69,11 +69,15 @@ pub(super) fn read_item(kind: Kind, mut value: Value) -> Option<Item> {
 impl Item {
     fn read_object(&mut self, kind: Kind, value: Value) -> Part {
         let object = match kind {
+            Kind::BackendTlsPolicy => self.custom(kind, value).map(Object::BackendTlsPolicy),
             Kind::ConfigMap => core(value).map(Object::ConfigMap),
             Kind::EndpointSlice => core::<EndpointSlice>(value)
                 .map(|slice| Object::EndpointSlice(Arc::new(slice.as_ref().into()))),
+            Kind::Gateway => self.custom(kind, value).map(Object::Gateway),
+            Kind::GatewayClass => self.custom(kind, value).map(Object::GatewayClass),
             Kind::GrpcRoute => self.custom(kind, value).map(Object::GrpcRoute),
             Kind::HttpRoute => self.custom(kind, value).map(Object::HttpRoute),
+            Kind::ListenerSet => self.custom(kind, value).map(Object::ListenerSet),
             Kind::Mark => return Part::None,
             Kind::Namespace => core(value).map(Object::Namespace),
             Kind::Node => core(value).map(Object::Node),
@@ -83,6 +87,7 @@ impl Item {
             Kind::Service => core(value).map(Object::Service),
             Kind::TcpRoute => self.custom(kind, value).map(Object::TcpRoute),
             Kind::TlsRoute => self.custom(kind, value).map(Object::TlsRoute),
+            Kind::UdpRoute => self.custom(kind, value).map(Object::UdpRoute),
         };
         match object {
             Ok(object) => Part::Good(object),
@@ -152,7 +157,16 @@ fn trim(kind: Kind, value: &mut Value) -> Option<Value> {
     match kind {
         Kind::Node => keep_of_status(fields, "addresses"),
         Kind::Service => keep_of_status(fields, "loadBalancer"),
-        Kind::GrpcRoute | Kind::HttpRoute | Kind::Namespace | Kind::TcpRoute | Kind::TlsRoute => {
+        Kind::BackendTlsPolicy
+        | Kind::Gateway
+        | Kind::GatewayClass
+        | Kind::GrpcRoute
+        | Kind::HttpRoute
+        | Kind::ListenerSet
+        | Kind::Namespace
+        | Kind::TcpRoute
+        | Kind::TlsRoute
+        | Kind::UdpRoute => {
             fields.remove("status");
         }
         _ => {}
@@ -291,6 +305,33 @@ mod tests {
             said,
             ["HTTPRoute shop/r: spec.rules[0].of: is not a field that is known here, and is left out"]
         );
+    }
+
+    #[test]
+    fn of_what_an_ingress_is_made_of_the_users_own_is_kept() {
+        let kinds =
+            [Kind::BackendTlsPolicy, Kind::Gateway, Kind::GatewayClass, Kind::ListenerSet, Kind::UdpRoute];
+        let documents: Vec<Value> = serde_saphyr::from_multiple(include_str!("../tests/whole.yaml")).unwrap();
+        for document in documents {
+            let kind = kinds.into_iter().find(|kind| document["kind"] == kind.as_label()).unwrap();
+            let read = |version: &str, field: &str| {
+                let mut value = document.clone();
+                value["metadata"]["resourceVersion"] = json!(version);
+                value["metadata"]["managedFields"] = json!([{"manager": version}]);
+                value["status"] = json!(version);
+                value["spec"][field] = json!(version);
+                let item = read_item(kind, value).unwrap();
+                (good(&item, kind), item.reports.iter().map(ToString::to_string).collect::<Vec<_>>())
+            };
+            let (one, said) = read("1", "ofTomorrow");
+            let unknown = format!("{} {}: spec.ofTomorrow: is not a field", kind.as_label(), key(&document));
+            assert!(said.len() == 1 && said[0].starts_with(&unknown), "{said:?}");
+            assert_eq!(one, read("2", "ofTomorrow").0);
+        }
+    }
+
+    fn key(document: &Value) -> ObjectKey {
+        read_key(document).unwrap()
     }
 
     #[test]

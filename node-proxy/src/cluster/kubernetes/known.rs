@@ -124,10 +124,14 @@ impl Known {
 /// What an object of a watched kind is told as.
 fn parts(kind: Kind) -> &'static [Kind] {
     match kind {
+        Kind::BackendTlsPolicy => &[Kind::BackendTlsPolicy],
         Kind::ConfigMap => &[Kind::ConfigMap],
         Kind::EndpointSlice => &[Kind::EndpointSlice],
+        Kind::Gateway => &[Kind::Gateway],
+        Kind::GatewayClass => &[Kind::GatewayClass],
         Kind::GrpcRoute => &[Kind::GrpcRoute],
         Kind::HttpRoute => &[Kind::HttpRoute],
+        Kind::ListenerSet => &[Kind::ListenerSet],
         Kind::Mark => &[],
         Kind::Namespace => &[Kind::Namespace],
         Kind::Node => &[Kind::Node],
@@ -137,6 +141,7 @@ fn parts(kind: Kind) -> &'static [Kind] {
         Kind::Service => &[Kind::Service],
         Kind::TcpRoute => &[Kind::TcpRoute],
         Kind::TlsRoute => &[Kind::TlsRoute],
+        Kind::UdpRoute => &[Kind::UdpRoute],
     }
 }
 

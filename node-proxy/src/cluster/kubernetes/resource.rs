@@ -33,10 +33,14 @@ impl Resource {
     /// Where a kind is; `None` for what is no resource of its own.
     pub(super) const fn of(kind: Kind) -> Option<Self> {
         let (group, versions, plural): (_, &[&str], _) = match kind {
+            Kind::BackendTlsPolicy => (GATEWAY_API, &["v1"], "backendtlspolicies"),
             Kind::ConfigMap => ("", &["v1"], "configmaps"),
             Kind::EndpointSlice => ("discovery.k8s.io", &["v1"], "endpointslices"),
+            Kind::Gateway => (GATEWAY_API, &["v1"], "gateways"),
+            Kind::GatewayClass => (GATEWAY_API, &["v1"], "gatewayclasses"),
             Kind::GrpcRoute => (GATEWAY_API, &["v1"], "grpcroutes"),
             Kind::HttpRoute => (GATEWAY_API, &["v1"], "httproutes"),
+            Kind::ListenerSet => (GATEWAY_API, &["v1"], "listenersets"),
             Kind::Mark => return None,
             Kind::Namespace => ("", &["v1"], "namespaces"),
             Kind::Node => ("", &["v1"], "nodes"),
@@ -46,6 +50,7 @@ impl Resource {
             Kind::Service => ("", &["v1"], "services"),
             Kind::TcpRoute => (GATEWAY_API, &["v1"], "tcproutes"),
             Kind::TlsRoute => (GATEWAY_API, &["v1"], "tlsroutes"),
+            Kind::UdpRoute => (GATEWAY_API, &["v1"], "udproutes"),
         };
         Some(Self { group, versions, plural })
     }
@@ -98,7 +103,9 @@ mod tests {
     #[test]
     fn every_version_that_is_asked_for_is_in_the_vendored_crds() {
         let schemas = Schemas::load().unwrap();
-        for kind in MESH_KINDS {
+        let ingress =
+            [Kind::BackendTlsPolicy, Kind::Gateway, Kind::GatewayClass, Kind::ListenerSet, Kind::UdpRoute];
+        for kind in MESH_KINDS.into_iter().chain(ingress) {
             let resource = Resource::of(kind).unwrap();
             for version in resource.versions.iter().filter(|_| resource.group == GATEWAY_API) {
                 let full = format!("{GATEWAY_API}/{version}");

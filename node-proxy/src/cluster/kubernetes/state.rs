@@ -200,10 +200,14 @@ fn write(path: &Path, objects: &[(ObjectId, Object)], read: SystemTime) -> io::R
 fn write_object(out: &mut impl Write, id: &ObjectId, object: &Object) -> serde_json::Result<()> {
     let mut line = Line { out, id };
     match object {
+        Object::BackendTlsPolicy(object) => line.write(&**object),
         Object::ConfigMap(object) => line.write(&**object),
         Object::EndpointSlice(object) => line.write(&**object),
+        Object::Gateway(object) => line.write(&**object),
+        Object::GatewayClass(object) => line.write(&**object),
         Object::GrpcRoute(object) => line.write(&**object),
         Object::HttpRoute(object) => line.write(&**object),
+        Object::ListenerSet(object) => line.write(&**object),
         Object::Mark(object) => line.write(&**object),
         Object::Namespace(object) => line.write(&**object),
         Object::Node(object) => line.write(&**object),
@@ -213,6 +217,7 @@ fn write_object(out: &mut impl Write, id: &ObjectId, object: &Object) -> serde_j
         Object::Service(object) => line.write(&**object),
         Object::TcpRoute(object) => line.write(&**object),
         Object::TlsRoute(object) => line.write(&**object),
+        Object::UdpRoute(object) => line.write(&**object),
     }
 }
 
@@ -275,10 +280,14 @@ fn read_object(kind: Kind, value: Value) -> Result<Object, FieldError> {
         typed::read(value, &mut |_| ()).map(Arc::new)
     }
     Ok(match kind {
+        Kind::BackendTlsPolicy => Object::BackendTlsPolicy(shared(value)?),
         Kind::ConfigMap => Object::ConfigMap(shared(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(shared(value)?),
+        Kind::Gateway => Object::Gateway(shared(value)?),
+        Kind::GatewayClass => Object::GatewayClass(shared(value)?),
         Kind::GrpcRoute => Object::GrpcRoute(shared(value)?),
         Kind::HttpRoute => Object::HttpRoute(shared(value)?),
+        Kind::ListenerSet => Object::ListenerSet(shared(value)?),
         Kind::Mark => Object::Mark(Box::new(typed::read(value, &mut |_| ())?)),
         Kind::Namespace => Object::Namespace(shared(value)?),
         Kind::Node => Object::Node(shared(value)?),
@@ -288,6 +297,7 @@ fn read_object(kind: Kind, value: Value) -> Result<Object, FieldError> {
         Kind::Service => Object::Service(shared(value)?),
         Kind::TcpRoute => Object::TcpRoute(shared(value)?),
         Kind::TlsRoute => Object::TlsRoute(shared(value)?),
+        Kind::UdpRoute => Object::UdpRoute(shared(value)?),
     })
 }
 

@@ -5,6 +5,7 @@
 //! rules. Transition rules (`oldSelf`) are left out: a file has no old self. This never decides what an
 //! object means.
 
+mod alternative;
 mod rules;
 mod walk;
 
@@ -12,20 +13,29 @@ mod walk;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
+use alternative::Alternative;
 use rules::Rules;
 
 /// The vendored CRDs, each of one kind in all its versions.
-const CRDS: [&str; 5] = [
+const CRDS: [&str; 10] = [
+    include_str!("../crds/backendtlspolicies.yaml"),
+    include_str!("../crds/gatewayclasses.yaml"),
+    include_str!("../crds/gateways.yaml"),
     include_str!("../crds/grpcroutes.yaml"),
     include_str!("../crds/httproutes.yaml"),
+    include_str!("../crds/listenersets.yaml"),
     include_str!("../crds/referencegrants.yaml"),
     include_str!("../crds/tcproutes.yaml"),
     include_str!("../crds/tlsroutes.yaml"),
+    include_str!("../crds/udproutes.yaml"),
 ];
 
 /// Something wrong at one field of an object.
@@ -106,8 +116,11 @@ impl Schemas {
                 .map_err(|source| SchemaError::Crd { index, source: Box::new(source) })?;
             for version in crd.spec.versions.into_iter().filter(|version| version.served) {
                 let api_version = format!("{}/{}", crd.spec.group, version.name);
-                schemas.compile(&version.schema.open_api)?;
-                schemas.by_kind.insert((crd.spec.names.kind.clone(), api_version), version.schema.open_api);
+                let mut schema = version.schema.open_api;
+                // A subresource: who writes an object writes none, and its default is for those who judge.
+                schema.properties.remove("status");
+                schemas.compile(&schema)?;
+                schemas.by_kind.insert((crd.spec.names.kind.clone(), api_version), schema);
             }
         }
         Ok(schemas)
@@ -151,7 +164,8 @@ impl Schemas {
         for rule in &schema.rules {
             self.rules.compile(&rule.rule)?;
         }
-        for child in schema.properties.values().chain(schema.items.as_deref()) {
+        let below = [schema.additional_properties.as_deref(), schema.items.as_deref()];
+        for child in schema.properties.values().chain(below.into_iter().flatten()) {
             self.compile(child)?;
         }
         Ok(())
@@ -204,10 +218,36 @@ enum Type {
 enum Format {
     #[serde(rename = "date-time")]
     DateTime,
+    #[serde(rename = "ipv4")]
+    Ipv4,
+    #[serde(rename = "ipv6")]
+    Ipv6,
     #[serde(rename = "int32")]
     Int32,
     #[serde(rename = "int64")]
     Int64,
+}
+
+impl Format {
+    /// Whether a text has it; a number's are bounds, and no text lacks them.
+    fn is_of(self, text: &str) -> bool {
+        match self {
+            Self::DateTime => OffsetDateTime::parse(text, &Rfc3339).is_ok(),
+            Self::Int32 | Self::Int64 => true,
+            Self::Ipv4 => text.parse::<Ipv4Addr>().is_ok(),
+            Self::Ipv6 => text.parse::<Ipv6Addr>().is_ok(),
+        }
+    }
+
+    const fn as_label(self) -> &'static str {
+        match self {
+            Self::DateTime => "a time as in RFC 3339",
+            Self::Int32 => "a number of 32 bits",
+            Self::Int64 => "a number of 64 bits",
+            Self::Ipv4 => "an IPv4 address",
+            Self::Ipv6 => "an IPv6 address",
+        }
+    }
 }
 
 /// How the items of a list relate.
@@ -219,12 +259,21 @@ enum ListType {
     Set,
 }
 
+/// How two writers' values of an object are put together, which is no bound on either.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum MapType {
+    Atomic,
+}
+
 /// One node of a structural schema. A keyword that is not here fails the load, so none is ever skipped.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Schema {
     #[serde(rename = "type")]
     kind: Type,
+    /// What each value of a map is, whose keys are the user's.
+    additional_properties: Option<Box<Self>>,
     default: Option<Value>,
     #[serde(rename = "enum", default)]
     choices: Vec<Value>,
@@ -232,10 +281,13 @@ struct Schema {
     items: Option<Box<Self>>,
     max_items: Option<usize>,
     max_length: Option<usize>,
+    max_properties: Option<usize>,
     maximum: Option<i64>,
     min_items: Option<usize>,
     min_length: Option<usize>,
     minimum: Option<i64>,
+    #[serde(default)]
+    one_of: Vec<Alternative>,
     pattern: Option<String>,
     #[serde(default)]
     properties: BTreeMap<String, Self>,
@@ -245,6 +297,8 @@ struct Schema {
     map_keys: Vec<String>,
     #[serde(rename = "x-kubernetes-list-type")]
     list_type: Option<ListType>,
+    #[serde(rename = "x-kubernetes-map-type")]
+    _map_type: Option<MapType>,
     #[serde(rename = "x-kubernetes-validations", default)]
     rules: Vec<Rule>,
 }
@@ -264,4 +318,17 @@ type Fields = Map<String, Value>;
 /// The path of a field of the object at `path`.
 fn child(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// The path of an entry of the map at `path`, whose key may have dots.
+fn entry(path: &str, key: &str) -> String {
+    format!("{path}[{key}]")
+}
+
+/// A value as text: strings without quotes unless they need them.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) if !text.is_empty() && !text.contains(char::is_whitespace) => text.clone(),
+        other => other.to_string(),
+    }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use cel::{Context, DeclarationError, Env, ExecutionError, Program, Value as CelValue, extensions};
 use serde_json::Value;
 
-use super::{FieldError, Schema, SchemaError, child};
+use super::{FieldError, Schema, SchemaError, child, entry};
 
 /// Words that cannot name a field in CEL, so that Kubernetes escapes them.
 const RESERVED: [&str; 21] = [
@@ -96,6 +96,8 @@ impl Rules {
                 for (name, value) in fields {
                     if let Some(property) = schema.properties.get(name) {
                         self.check(property, value, &child(path, name), errors);
+                    } else if let Some(schema) = &schema.additional_properties {
+                        self.check(schema, value, &entry(path, name), errors);
                     }
                 }
             }
@@ -111,7 +113,7 @@ impl Rules {
 
     fn check_node(&self, schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let mut context = Context::with_env(Arc::clone(&self.env));
-        context.add_variable_from_value("self", to_cel(value));
+        context.add_variable_from_value("self", to_cel(Some(schema), value));
         if let Err(error) = add_functions(&mut context) {
             errors.push(FieldError::new(path, format!("rules cannot be evaluated: {error}")));
             return;
@@ -125,7 +127,7 @@ impl Rules {
                 Ok(CelValue::Bool(true)) => continue,
                 Ok(CelValue::Bool(false)) => rule.message.clone(),
                 Ok(_) => format!("the rule {:?} is neither true nor false here", rule.rule),
-                Err(error) => format!("the rule {:?} cannot be evaluated here: {error}", rule.rule),
+                Err(error) => format!("{}: the rule cannot be evaluated here: {error}", rule.message),
             };
             let field =
                 rule.field_path.as_ref().map_or_else(|| path.to_owned(), |below| format!("{path}{below}"));
@@ -166,7 +168,8 @@ fn nanoseconds(text: &str) -> Option<i64> {
     Some(total)
 }
 
-fn to_cel(value: &Value) -> CelValue {
+/// A value as rules see it: names of fields are escaped, and keys of a map are the user's own.
+fn to_cel(schema: Option<&Schema>, value: &Value) -> CelValue {
     match value {
         Value::Null => CelValue::Null,
         Value::Bool(flag) => CelValue::Bool(*flag),
@@ -176,9 +179,19 @@ fn to_cel(value: &Value) -> CelValue {
             (None, None) => CelValue::Null,
         },
         Value::String(text) => CelValue::from(text.as_str()),
-        Value::Array(items) => CelValue::List(Arc::new(items.iter().map(to_cel).collect())),
+        Value::Array(items) => {
+            let schema = schema.and_then(|schema| schema.items.as_deref());
+            CelValue::List(Arc::new(items.iter().map(|item| to_cel(schema, item)).collect()))
+        }
         Value::Object(fields) => {
-            let fields = fields.iter().map(|(name, value)| (escaped(name), to_cel(value)));
+            let map = schema.and_then(|schema| schema.additional_properties.as_deref());
+            let fields = fields.iter().map(|(name, value)| match map {
+                Some(schema) => (name.clone(), to_cel(Some(schema), value)),
+                None => {
+                    let property = schema.and_then(|schema| schema.properties.get(name));
+                    (escaped(name), to_cel(property, value))
+                }
+            });
             CelValue::from(fields.collect::<HashMap<String, CelValue>>())
         }
     }

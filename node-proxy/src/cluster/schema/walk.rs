@@ -5,17 +5,21 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use super::{FieldError, Fields, Format, ListType, Schema, Schemas, Type, child};
+use super::{FieldError, Fields, Format, ListType, Schema, Schemas, Type, child, entry, shown};
 
 /// Takes out what the schema does not know (said in `unknown`) and nulls, and puts in defaults.
-///
 /// The root's `metadata` has no properties in a CRD: an object without properties keeps what it has.
 pub(super) fn prune_and_default(schema: &Schema, value: &mut Value, path: &str, unknown: &mut Vec<String>) {
     match value {
         Value::Object(fields) if schema.kind == Type::Object => {
+            if let Some(schema) = &schema.additional_properties {
+                fields.retain(|_, value| !value.is_null());
+                for (key, value) in fields {
+                    prune_and_default(schema, value, &entry(path, key), unknown);
+                }
+                return;
+            }
             if schema.properties.is_empty() {
                 return;
             }
@@ -78,6 +82,12 @@ pub(super) fn validate(
             format!("must be one of {}, is {}", choices.join(", "), shown(value)),
         ));
     }
+    if !schema.one_of.is_empty()
+        && schema.one_of.iter().filter(|alternative| alternative.fits(value)).count() != 1
+    {
+        let forms: Vec<String> = schema.one_of.iter().map(|form| format!("({form})")).collect();
+        errors.push(FieldError::new(path, format!("must be one of {}", forms.join(" or "))));
+    }
 }
 
 fn validate_object(
@@ -95,8 +105,11 @@ fn validate_object(
     for (name, value) in fields {
         if let Some(property) = schema.properties.get(name) {
             validate(schemas, property, value, &child(path, name), errors);
+        } else if let Some(schema) = &schema.additional_properties {
+            validate(schemas, schema, value, &entry(path, name), errors);
         }
     }
+    check_bounds(fields.len(), (None, schema.max_properties), "entries", (path, errors));
 }
 
 fn validate_array(
@@ -141,8 +154,10 @@ fn validate_string(schemas: &Schemas, schema: &Schema, text: &str, path: &str, e
     {
         errors.push(FieldError::new(path, format!("must match {pattern}, is {text:?}")));
     }
-    if schema.format == Some(Format::DateTime) && OffsetDateTime::parse(text, &Rfc3339).is_err() {
-        errors.push(FieldError::new(path, format!("must be a time as in RFC 3339, is {text:?}")));
+    if let Some(format) = schema.format
+        && !format.is_of(text)
+    {
+        errors.push(FieldError::new(path, format!("must be {}, is {text:?}", format.as_label())));
     }
 }
 
@@ -150,7 +165,7 @@ fn validate_string(schemas: &Schemas, schema: &Schema, text: &str, path: &str, e
 fn validate_integer(schema: &Schema, number: Option<i64>, path: &str, errors: &mut Vec<FieldError>) {
     let (least, most) = match schema.format {
         Some(Format::Int32) => (i64::from(i32::MIN), i64::from(i32::MAX)),
-        Some(Format::Int64 | Format::DateTime) | None => (i64::MIN, i64::MAX),
+        Some(Format::DateTime | Format::Int64 | Format::Ipv4 | Format::Ipv6) | None => (i64::MIN, i64::MAX),
     };
     let least = schema.minimum.map_or(least, |minimum| minimum.max(least));
     let most = schema.maximum.map_or(most, |maximum| maximum.min(most));
@@ -197,13 +212,5 @@ fn shown_type(value: &Value) -> String {
         Value::String(_) => format!("the string {value}"),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
-    }
-}
-
-/// A value as text: strings without quotes unless they need them.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) if !text.is_empty() && !text.contains(char::is_whitespace) => text.clone(),
-        other => other.to_string(),
     }
 }

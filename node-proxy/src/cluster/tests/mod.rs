@@ -1,5 +1,7 @@
 //! Tables of files in, objects and reports out.
 
+mod gateways;
+
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -219,11 +221,6 @@ fn unknown_fields_and_kinds_are_said_and_left_out() {
             "a.yaml: HTTPRoute default/r: spec.rule: is not",
             "a.yaml: HTTPRoute default/r: metadata.label: is not",
         ],
-    );
-    check(
-        "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g, namespace: x}}",
-        &[],
-        &["a.yaml: Gateway x/g: kind Gateway of gateway.networking.k8s.io/v1 is not read yet"],
     );
     check(
         "{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: s, namespace: x}}",
