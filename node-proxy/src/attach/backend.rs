@@ -1,13 +1,15 @@
 //! backendRef → where its share goes. Pure.
 //!
-//! Any namespace may be named without a ReferenceGrant: grants govern routes of Gateways, while for a
-//! Service's route it is the client's own proxy that dials, from the client's pod (GEP-1294).
+//! For a Service's route any namespace may be named without a ReferenceGrant; grants govern those of Gateways
+//! ([`ParentKind`]).
 //!
 //! A backend whose port is declared as another protocol, by `appProtocol` or name, is refused with
 //! `UnsupportedProtocol`: plain HTTP towards a port that says it speaks TLS or a database's protocol would
 //! fail in a way that nobody can read off the route, and so would TLS towards one of plain HTTP.
 
 use super::condition::ConditionReason;
+use super::gateway::grant::{Referrer, is_permitted};
+use super::judge::ParentKind;
 use super::parent::ports_of;
 use super::protocol::find_declared_protocol;
 use crate::cluster::objects::{ObjectKey, Objects};
@@ -45,7 +47,7 @@ pub(super) struct BackendRefusal {
 /// The Service port that a backendRef of this route names.
 pub(super) fn resolve_backend(
     objects: &Objects,
-    route: &RouteRef,
+    (route, parent): (&RouteRef, ParentKind),
     backend: &BackendRef,
 ) -> Result<ServicePortKey, BackendRefusal> {
     let group = backend.group.as_deref().unwrap_or_default();
@@ -57,6 +59,13 @@ pub(super) fn resolve_backend(
         );
     }
     let key = backend.target(&route.key.namespace);
+    let referrer = Referrer { kind: route.kind.as_label(), namespace: &route.key.namespace };
+    if parent == ParentKind::Gateway && !is_permitted(objects, referrer, ("", "Service", &key)) {
+        return refuse(
+            ConditionReason::RefNotPermitted,
+            format!("no ReferenceGrant of namespace {} allows Service {key}", key.namespace),
+        );
+    }
     let Some(service) = objects.services.get(&key) else {
         return refuse(ConditionReason::BackendNotFound, format!("Service {key} does not exist"));
     };

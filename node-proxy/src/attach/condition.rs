@@ -7,14 +7,16 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// The type of a condition of a route on a parent.
+/// The type of a condition of a route on a parent, or of a listener or what has listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub enum ConditionType {
-    /// Whether the route holds on this parent.
+    /// Whether the route holds on this parent, or whether anything is served of a listener or what has listeners.
     Accepted,
+    /// Whether a listener cannot be told apart from another one.
+    Conflicted,
     /// Some rules hold and some do not; only ever set when it is true.
     PartiallyInvalid,
-    /// Whether every backend of the route exists and may be used.
+    /// Whether everything that is referred to exists and may be used.
     ResolvedRefs,
 }
 
@@ -27,22 +29,50 @@ pub enum ConditionStatus {
     False,
 }
 
-/// A condition's reason, in the words of the Gateway API (v1.6, RouteConditionReason).
+/// A condition's reason, in the words of the Gateway API (v1.6: RouteConditionReason, ListenerConditionReason,
+/// GatewayConditionReason, ListenerSetConditionReason).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ConditionReason {
-    /// The route holds.
+    /// The route holds, or the listener is served.
     Accepted,
     /// A backend's Service or port does not exist.
     BackendNotFound,
     /// A route of a more specific kind holds on the same port (GEP-1426).
     Conflicted,
+    /// Another listener on the port has the same hostname.
+    HostnameConflict,
+    /// A CA certificate is of a kind that is not known.
+    InvalidCACertificateKind,
+    /// A CA certificate does not exist or cannot be read.
+    InvalidCACertificateRef,
+    /// A certificate does not exist, or is of a kind that is not known, or cannot be read.
+    InvalidCertificateRef,
     /// A backend is of a kind that is not known, or a Service of a type that is not supported.
     InvalidKind,
-    /// The parent, or the port of it that is named, does not exist or cannot hold routes.
+    /// A listener asks for kinds of route that it does not take.
+    InvalidRouteKinds,
+    /// Some listeners are not accepted.
+    ListenersNotValid,
+    /// A listener is told apart from all others.
+    NoConflicts,
+    /// No listener has a hostname in common with the route.
+    NoMatchingListenerHostname,
+    /// The parent, or the port or listener of it that is named, does not exist or cannot hold routes.
     NoMatchingParent,
+    /// No CA certificate can be used.
+    NoValidCACertificate,
+    /// The Gateway does not take the ListenerSet.
+    NotAllowed,
+    /// No listener takes routes of that kind from that namespace.
+    NotAllowedByListeners,
+    /// Another listener on the port speaks another protocol.
+    ProtocolConflict,
+    /// No ReferenceGrant allows the reference.
+    RefNotPermitted,
     /// Every reference was resolved.
     ResolvedRefs,
-    /// A backend's port is declared to speak a protocol that the route cannot send to.
+    /// A backend's port is declared to speak a protocol that the route cannot send to, or a listener has one that is not
+    /// supported.
     UnsupportedProtocol,
     /// A field asks for what is not applied.
     UnsupportedValue,
@@ -61,7 +91,7 @@ pub struct Condition {
     pub reason: ConditionReason,
     /// Why, for a person: names fields by their path in the object.
     pub message: String,
-    /// The `metadata.generation` of the route that was judged; absent where the source gives none.
+    /// The `metadata.generation` of the object that was judged; absent where the source gives none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }

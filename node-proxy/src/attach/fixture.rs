@@ -77,7 +77,7 @@ fn diff<T: PartialEq>(
 fn add(objects: &mut Objects, document: Value) {
     let kind = document["kind"].as_str().expect("a fixture has a kind").to_owned();
     let text = |field: &str| document["metadata"][field].as_str().unwrap_or_default().to_owned();
-    let is_global = matches!(kind.as_str(), "Namespace" | "Node");
+    let is_global = matches!(kind.as_str(), "GatewayClass" | "Namespace" | "Node");
     let namespace = match text("namespace") {
         _ if is_global => String::new(),
         empty if empty.is_empty() => "shop".to_owned(),
@@ -85,12 +85,18 @@ fn add(objects: &mut Objects, document: Value) {
     };
     let key = ObjectKey::new(&namespace, &text("name"));
     match kind.as_str() {
+        "ConfigMap" => drop(objects.config_maps.insert(key, parse(document))),
         "EndpointSlice" => drop(objects.endpoint_slices.insert(key, trim::<EndpointSlice, _>(document))),
+        "Gateway" => drop(objects.gateways.insert(key, parse(document))),
+        "GatewayClass" => drop(objects.gateway_classes.insert(key, parse(document))),
         "GRPCRoute" => drop(objects.grpc_routes.insert(key, parse(document))),
         "HTTPRoute" => drop(objects.http_routes.insert(key, parse(document))),
+        "ListenerSet" => drop(objects.listener_sets.insert(key, parse(document))),
         "Namespace" => drop(objects.namespaces.insert(key, parse(document))),
         "Node" => drop(objects.nodes.insert(key, parse(document))),
         "Pod" => drop(objects.pods.insert(key, trim::<Pod, _>(document))),
+        "ReferenceGrant" => drop(objects.reference_grants.insert(key, parse(document))),
+        "Secret" => drop(objects.secrets.insert(key, parse(document))),
         "Service" => drop(objects.services.insert(key, parse(document))),
         "TCPRoute" => drop(objects.tcp_routes.insert(key, parse(document))),
         "TLSRoute" => drop(objects.tls_routes.insert(key, parse(document))),
@@ -106,7 +112,10 @@ fn parse<T: DeserializeOwned>(mut document: Value) -> Arc<T> {
     let fields = document.as_object_mut().unwrap();
     let api = match fields["kind"].as_str() {
         Some("EndpointSlice") => "discovery.k8s.io/v1",
-        Some("GRPCRoute" | "HTTPRoute" | "TCPRoute" | "TLSRoute") => "gateway.networking.k8s.io/v1",
+        Some(
+            "Gateway" | "GatewayClass" | "GRPCRoute" | "HTTPRoute" | "ListenerSet" | "ReferenceGrant"
+            | "TCPRoute" | "TLSRoute",
+        ) => "gateway.networking.k8s.io/v1",
         _ => "v1",
     };
     fields.insert("apiVersion".to_owned(), api.into());

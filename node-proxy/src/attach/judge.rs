@@ -22,9 +22,18 @@ use crate::snapshot::service::ServicePortKey;
 
 /// Why a route does not hold on a parent.
 #[derive(Clone, Debug)]
-struct Refusal {
-    reason: ConditionReason,
-    message: String,
+pub(super) struct Refusal {
+    pub(super) reason: ConditionReason,
+    pub(super) message: String,
+}
+
+/// On which kind of parent a route is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ParentKind {
+    /// A Gateway or a ListenerSet, which dials for everybody: backends of other namespaces have to be granted.
+    Gateway,
+    /// A Service: it is the client's own proxy that dials, from the client's pod (GEP-1294).
+    Service,
 }
 
 /// One parentRef on the way to its judgement.
@@ -38,8 +47,8 @@ struct Candidate {
 }
 
 /// What was found out about a route's rules.
-struct RuleVerdict {
-    attached: Arc<AttachedRoute>,
+pub(super) struct RuleVerdict {
+    pub(super) attached: Arc<AttachedRoute>,
     /// Paths of the fields that are not applied.
     unsupported: Vec<String>,
     /// Whether a rule is left that is applied as written.
@@ -65,20 +74,25 @@ pub(super) struct Pending {
     candidates: Vec<Candidate>,
 }
 
-/// Looks at a route alone; `None` when it has gone, or no parent of it is ours.
-pub(super) fn judge_alone(objects: &Objects, route: &RouteRef) -> Option<Pending> {
+/// A route as judging sees it; `None` when it has gone.
+pub(super) fn view_route(objects: &Objects, route: &RouteRef) -> Option<RouteView> {
     let key = &route.key;
-    let view = match route.kind {
+    Some(match route.kind {
         RouteKind::Grpc => view_grpc_route(key, objects.grpc_routes.get(key)?),
         RouteKind::Http => view_http_route(key, objects.http_routes.get(key)?),
         RouteKind::Tcp => view_tcp_route(key, objects.tcp_routes.get(key)?),
         RouteKind::Tls => view_tls_route(key, objects.tls_routes.get(key)?),
-    };
+    })
+}
+
+/// Looks at a route alone; `None` when it has gone, or no parent of it is ours.
+pub(super) fn judge_alone(objects: &Objects, route: &RouteRef) -> Option<Pending> {
+    let view = view_route(objects, route)?;
     let candidates = find_candidates(objects, &view);
     if candidates.is_empty() {
         return None;
     }
-    let mut pending = Pending { verdict: judge_rules(objects, &view), view, candidates };
+    let mut pending = Pending { verdict: judge_rules(objects, &view, ParentKind::Service), view, candidates };
     pending.refuse_if_no_rule_holds();
     Some(pending)
 }
@@ -105,11 +119,7 @@ fn find_candidates(objects: &Objects, view: &RouteView) -> Vec<Candidate> {
 
 impl Pending {
     fn refuse_if_no_rule_holds(&mut self) {
-        if self.verdict.unsupported.is_empty() || self.verdict.any_rule_holds {
-            return;
-        }
-        let unsupported = list_unsupported(&self.verdict.unsupported);
-        let message = format!("no rule of the route can be applied: {unsupported}");
+        let Some(message) = self.verdict.refuse() else { return };
         for candidate in self.candidates.iter_mut().filter(|candidate| candidate.outcome.is_ok()) {
             candidate.outcome =
                 Err(Refusal { reason: ConditionReason::UnsupportedValue, message: message.clone() });
@@ -156,6 +166,16 @@ impl Pending {
     }
 }
 
+impl RuleVerdict {
+    /// Why a route holds nowhere of which no rule can be applied.
+    pub(super) fn refuse(&self) -> Option<String> {
+        if self.unsupported.is_empty() || self.any_rule_holds {
+            return None;
+        }
+        Some(format!("no rule of the route can be applied: {}", list_unsupported(&self.unsupported)))
+    }
+}
+
 impl Candidate {
     fn group(&self, port: u16, view: &RouteView) -> PortGroup {
         let clients = match self.role {
@@ -195,7 +215,8 @@ impl Candidate {
     }
 
     fn conclude(self, view: &RouteView, verdict: &RuleVerdict) -> ParentAttachment {
-        let conditions = build_conditions(view, verdict, &self.outcome);
+        let outcome = self.outcome.as_ref().map(|placement| placement.remarks.as_slice());
+        let conditions = build_conditions(view, verdict, outcome);
         ParentAttachment {
             index: self.index,
             parent_ref: self.parent_ref,
@@ -221,14 +242,17 @@ fn place(
     placed.map_err(|message| Refusal { reason: ConditionReason::NoMatchingParent, message })
 }
 
-fn judge_rules(objects: &Objects, view: &RouteView) -> RuleVerdict {
+pub(super) fn judge_rules(objects: &Objects, view: &RouteView, parent: ParentKind) -> RuleVerdict {
     let mut unsupported = Vec::new();
     let mut refusals: Option<(ConditionReason, Vec<String>)> = None;
     let mut remarks = view.remarks.clone();
+    if parent == ParentKind::Service {
+        remarks.extend(view.remarks_on_services.iter().cloned());
+    }
     let mut rules = Vec::new();
     let mut any_rule_holds = false;
     for (index, rule) in view.rules.iter().enumerate() {
-        let mut judge = RuleJudge { objects, view, index, refusals: &mut refusals };
+        let mut judge = RuleJudge { objects, view, parent, index, refusals: &mut refusals };
         let filters = Arc::new(judge.resolve_mirrors(&rule.filters));
         let backends = judge.judge_backends(&filters);
         unsupported.extend(rule.unsupported.iter().cloned());
@@ -280,6 +304,7 @@ fn decide(
 struct RuleJudge<'a> {
     objects: &'a Objects,
     view: &'a RouteView,
+    parent: ParentKind,
     index: usize,
     refusals: &'a mut Option<(ConditionReason, Vec<String>)>,
 }
@@ -313,7 +338,7 @@ impl RuleJudge<'_> {
     }
 
     fn resolve(&mut self, path: &str, backend: &BackendRef) -> Option<Backend> {
-        match resolve_backend(self.objects, &self.view.route, backend) {
+        match resolve_backend(self.objects, (&self.view.route, self.parent), backend) {
             Ok(key) => Some(Backend::Service(key)),
             Err(refusal) => {
                 let line = format!("{path}: {}", refusal.message);
@@ -324,10 +349,11 @@ impl RuleJudge<'_> {
     }
 }
 
-fn build_conditions(
+/// The conditions of a route on a parent: `outcome` is what the user is told of one that takes it, or why it does not.
+pub(super) fn build_conditions(
     view: &RouteView,
     verdict: &RuleVerdict,
-    outcome: &Result<Placement, Refusal>,
+    outcome: Result<&[String], &Refusal>,
 ) -> Vec<Condition> {
     let build = |kind, status, reason, message| Condition {
         kind,
@@ -337,9 +363,8 @@ fn build_conditions(
         observed_generation: view.generation,
     };
     let accepted = match outcome {
-        Ok(placement) => {
-            let remarks: Vec<&str> =
-                verdict.remarks.iter().chain(&placement.remarks).map(String::as_str).collect();
+        Ok(own) => {
+            let remarks: Vec<&str> = verdict.remarks.iter().chain(own).map(String::as_str).collect();
             build(
                 ConditionType::Accepted,
                 ConditionStatus::True,

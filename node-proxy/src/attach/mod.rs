@@ -12,6 +12,7 @@ mod attachments;
 mod backend;
 mod condition;
 mod filters;
+pub mod gateway;
 mod judge;
 pub mod labels;
 mod matches;

@@ -22,7 +22,7 @@ use crate::cluster::api::tls_route::TlsRouteUseDefaultGateways;
 use crate::cluster::api::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute};
 use crate::cluster::objects::ObjectKey;
 use crate::route::terms::parse_duration;
-use crate::route::{Retry, RouteKind, RouteRef, RuleMatches, ServerNameMatch, Terms};
+use crate::route::{HostnameMatch, Retry, RouteKind, RouteRef, RuleMatches, Terms};
 
 /// Tries after the first, and the pause before each, where a route asks for retries and says no more.
 const DEFAULT_ATTEMPTS: i64 = 1;
@@ -36,9 +36,13 @@ pub(super) struct RouteView {
     /// `metadata.creationTimestamp` in Unix seconds, where the source gives one.
     pub(super) created: Option<i64>,
     pub(super) parents: Vec<ParentRef>,
+    /// On a Gateway's listener it holds for these only; none for all.
+    pub(super) hostnames: Vec<HostnameMatch>,
     pub(super) rules: Vec<RuleView>,
-    /// What has no effect on a Service parent, and is said so.
+    /// What has no effect, and is said so.
     pub(super) remarks: Vec<String>,
+    /// What has none on a Service parent.
+    pub(super) remarks_on_services: Vec<String>,
 }
 
 /// A rule of any kind.
@@ -173,6 +177,7 @@ pub(super) fn view_http_route(key: &ObjectKey, route: &HttpRoute) -> RouteView {
         generation: route.metadata.generation,
         created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: parent_refs!(spec),
+        hostnames: view_hostnames(spec.hostnames.as_deref()),
         rules: spec
             .rules
             .iter()
@@ -180,7 +185,11 @@ pub(super) fn view_http_route(key: &ObjectKey, route: &HttpRoute) -> RouteView {
             .enumerate()
             .map(|(index, rule)| view_http_rule(&this, index, rule))
             .collect(),
-        remarks: remarks(spec.hostnames.as_deref().unwrap_or_default(), wants_gateways),
+        remarks: Vec::new(),
+        remarks_on_services: remarks_on_services(
+            spec.hostnames.as_deref().unwrap_or_default(),
+            wants_gateways,
+        ),
     }
 }
 
@@ -204,6 +213,7 @@ pub(super) fn view_grpc_route(key: &ObjectKey, route: &GrpcRoute) -> RouteView {
         generation: route.metadata.generation,
         created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: parent_refs!(spec),
+        hostnames: view_hostnames(spec.hostnames.as_deref()),
         rules: spec
             .rules
             .iter()
@@ -211,7 +221,11 @@ pub(super) fn view_grpc_route(key: &ObjectKey, route: &GrpcRoute) -> RouteView {
             .enumerate()
             .map(|(index, rule)| view_grpc_rule(&this, index, rule))
             .collect(),
-        remarks: remarks(spec.hostnames.as_deref().unwrap_or_default(), wants_gateways),
+        remarks: Vec::new(),
+        remarks_on_services: remarks_on_services(
+            spec.hostnames.as_deref().unwrap_or_default(),
+            wants_gateways,
+        ),
     }
 }
 
@@ -228,15 +242,15 @@ fn view_grpc_rule(route: &RouteRef, index: usize, rule: &GrpcRouteRules) -> Rule
 pub(super) fn view_tcp_route(key: &ObjectKey, route: &TcpRoute) -> RouteView {
     let spec = &route.spec;
     let wants_gateways = matches!(spec.use_default_gateways, Some(TcpRouteUseDefaultGateways::All));
-    let mut remarks = remarks(&[], wants_gateways);
-    remarks.extend(remark_unreached(spec.rules.len()));
     RouteView {
         route: Arc::new(RouteRef { kind: RouteKind::Tcp, key: key.clone() }),
         generation: route.metadata.generation,
         created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: parent_refs!(spec),
+        hostnames: Vec::new(),
         rules: view_plain_rules!(spec, RuleMatches::Tcp),
-        remarks,
+        remarks: remark_unreached(spec.rules.len()).collect(),
+        remarks_on_services: remarks_on_services(&[], wants_gateways),
     }
 }
 
@@ -244,17 +258,21 @@ pub(super) fn view_tcp_route(key: &ObjectKey, route: &TcpRoute) -> RouteView {
 pub(super) fn view_tls_route(key: &ObjectKey, route: &TlsRoute) -> RouteView {
     let spec = &route.spec;
     let wants_gateways = matches!(spec.use_default_gateways, Some(TlsRouteUseDefaultGateways::All));
-    let names: Vec<ServerNameMatch> = spec.hostnames.iter().map(|name| ServerNameMatch::new(name)).collect();
-    let mut remarks = remarks(&[], wants_gateways);
-    remarks.extend(remark_unreached(spec.rules.len()));
+    let names = view_hostnames(Some(&spec.hostnames));
     RouteView {
         route: Arc::new(RouteRef { kind: RouteKind::Tls, key: key.clone() }),
         generation: route.metadata.generation,
         created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: parent_refs!(spec),
+        hostnames: names.clone(),
         rules: view_plain_rules!(spec, RuleMatches::Tls(names.clone())),
-        remarks,
+        remarks: remark_unreached(spec.rules.len()).collect(),
+        remarks_on_services: remarks_on_services(&[], wants_gateways),
     }
+}
+
+fn view_hostnames(hostnames: Option<&[String]>) -> Vec<HostnameMatch> {
+    hostnames.unwrap_or_default().iter().map(|name| HostnameMatch::new(name)).collect()
 }
 
 /// Rules that match what the first one takes: v1 allows none, older versions did.
@@ -294,7 +312,7 @@ fn view_terms(path: &str, rule: &HttpRouteRules, unsupported: &mut Vec<String>) 
     Terms { request: limit(request), backend_request: limit(each), retry, session: None }
 }
 
-fn remarks(hostnames: &[String], wants_gateways: bool) -> Vec<String> {
+fn remarks_on_services(hostnames: &[String], wants_gateways: bool) -> Vec<String> {
     let mut remarks = Vec::new();
     if !hostnames.is_empty() {
         remarks.push("spec.hostnames has no effect on a Service parent".to_owned());

@@ -5,6 +5,7 @@
 //! data path ever waits for anything in here.
 
 pub mod api;
+pub mod certificate;
 pub(crate) mod core_kinds;
 pub mod directory;
 mod document;
@@ -14,6 +15,7 @@ pub mod objects;
 pub mod relation;
 pub mod report;
 pub mod schema;
+pub mod selector;
 pub mod source;
 pub mod trimmed;
 mod typed;

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::precedence::{Matcher, RequestMatcher};
-use super::{GrpcMatch, HeaderMatch, PathMatch, RouteMatch, ServerNameMatch, StringMatch};
+use super::{GrpcMatch, HeaderMatch, HostnameMatch, PathMatch, RouteMatch, StringMatch};
 
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,7 +18,7 @@ impl fmt::Display for Matcher {
     }
 }
 
-impl fmt::Display for ServerNameMatch {
+impl fmt::Display for HostnameMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(name) => write!(f, "server name = {name:?}"),

@@ -6,12 +6,12 @@
 mod describe;
 pub mod filter;
 pub mod grpc;
+pub mod hostname;
 mod index;
 mod literal;
 pub mod matcher;
 pub mod precedence;
 mod query;
-pub mod server_name;
 pub mod session;
 pub mod split;
 pub mod terms;
@@ -114,9 +114,9 @@ pub struct Rule {
 
 pub use filter::{FieldEdit, Filters};
 pub use grpc::{GrpcMatch, is_grpc};
+pub use hostname::{HostTable, HostnameMatch};
 pub use matcher::{HeaderMatch, MatchError, PathMatch, QueryMatch, RouteMatch, StringMatch};
 pub use precedence::{Age, RouteInput, RouteTable, RuleMatches};
-pub use server_name::ServerNameMatch;
 pub use session::SessionPersistence;
 pub use split::WeightedBackend;
 pub use terms::{Retry, Terms};

@@ -12,8 +12,8 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::grpc::GrpcMatch;
+use super::hostname::{HostnameMatch, Hostnames};
 use super::index::Index;
-use super::server_name::{ServerNameMatch, ServerNames};
 use super::{HeaderMatch, PathMatch, RequestHead, RouteKind, RouteMatch, RouteRef, Rule, StringMatch};
 use crate::cluster::objects::ObjectKey;
 
@@ -27,7 +27,7 @@ pub enum RuleMatches {
     /// Of a TCPRoute: every connection.
     Tcp,
     /// Of a TLSRoute: its hostnames.
-    Tls(Vec<ServerNameMatch>),
+    Tls(Vec<HostnameMatch>),
 }
 
 /// One route that holds on a Service port. All routes of a table are of one kind.
@@ -46,7 +46,7 @@ pub struct RouteInput {
 pub struct RouteTable {
     entries: Vec<Entry>,
     index: Index,
-    server_names: ServerNames,
+    server_names: Hostnames<usize>,
 }
 
 impl RouteTable {
@@ -74,7 +74,8 @@ impl RouteTable {
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
         let entries: Vec<Entry> = keyed.into_iter().map(|(_, entry)| entry).collect();
         let index = Index::new(places(&entries, Matcher::of_request));
-        let server_names = ServerNames::new(places(&entries, Matcher::of_server_name));
+        let names = places(&entries, Matcher::of_server_name);
+        let server_names = Hostnames::new(names.map(|(place, name)| (Some(name.clone()), place)));
         Self { entries, index, server_names }
     }
 
@@ -95,7 +96,7 @@ impl RouteTable {
         let place = match self.kind()? {
             RouteKind::Grpc | RouteKind::Http => return None,
             RouteKind::Tcp => 0,
-            RouteKind::Tls => self.server_names.find(server_name?)?,
+            RouteKind::Tls => *self.server_names.find(server_name?)?,
         };
         Some(&self.entries[place].rule)
     }
@@ -128,7 +129,7 @@ struct Entry {
 pub(super) enum Matcher {
     Request(RequestMatcher),
     AnyConnection,
-    ServerName(ServerNameMatch),
+    ServerName(HostnameMatch),
 }
 
 /// A match of a kind that looks at requests.
@@ -169,7 +170,7 @@ impl Matcher {
         }
     }
 
-    const fn of_server_name(&self) -> Option<&ServerNameMatch> {
+    const fn of_server_name(&self) -> Option<&HostnameMatch> {
         match self {
             Self::ServerName(wanted) => Some(wanted),
             Self::AnyConnection | Self::Request(_) => None,

@@ -4,7 +4,7 @@ use super::*;
 
 /// The hostnames of one rule.
 fn names(hostnames: &[&str]) -> RuleMatches {
-    RuleMatches::Tls(hostnames.iter().map(|name| ServerNameMatch::new(name)).collect())
+    RuleMatches::Tls(hostnames.iter().map(|name| HostnameMatch::new(name)).collect())
 }
 
 fn taken(table: &RouteTable, server_name: Option<&str>) -> Option<String> {

@@ -1,0 +1,270 @@
+//! Gateways, their listeners, and which routes hold on which of them: the one judgement for traffic and status.
+//!
+//! A Gateway's listeners are its own and those of its ListenerSets, each judged by itself ([`listener`]) and then beside
+//! the others (`conflict`). A route is judged parent by parent (`route`): the listeners that its parentRef names, that
+//! take its kind from its namespace, and that have hostnames in common with it.
+
+mod authority;
+mod conflict;
+pub(super) mod grant;
+pub mod listener;
+mod route;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::AttachedRoute;
+use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
+use super::parent::ParentRef;
+use crate::cluster::api::{Gateway, ListenerSet};
+use crate::cluster::objects::{ObjectKey, Objects};
+use crate::route::{Age, HostnameMatch, RouteRef};
+pub use authority::Validation;
+use conflict::find_conflicts;
+use grant::Referrer;
+use listener::Home;
+pub use listener::{Listener, ListenerProtocol, ListenerTls};
+use view::{view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
+
+/// The Gateway API's group.
+pub(super) const GROUP: &str = "gateway.networking.k8s.io";
+/// The `controllerName` under which Gateways and what is attached to them get their status.
+pub const GATEWAY_CONTROLLER_NAME: &str = "gammarus.io/gateway-controller";
+
+/// Which object a listener is written in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum ListenerOwner {
+    /// The Gateway itself.
+    Gateway(ObjectKey),
+    /// A ListenerSet of it.
+    ListenerSet(ObjectKey),
+}
+
+/// Which listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ListenerId {
+    /// Where it is written.
+    pub owner: ListenerOwner,
+    /// Its name there.
+    pub name: Arc<str>,
+}
+
+/// A ListenerSet, judged.
+#[derive(Clone, Debug)]
+pub struct JudgedListenerSet {
+    /// Which one.
+    pub key: ObjectKey,
+    /// Its `metadata.generation`.
+    pub generation: Option<i64>,
+    /// Its listeners, in the order of its list; empty when its Gateway does not take it.
+    pub listeners: Vec<Listener>,
+    /// Why it is not accepted.
+    refusal: Option<(ConditionReason, String)>,
+}
+
+/// A Gateway, judged.
+#[derive(Clone, Debug)]
+pub struct JudgedGateway {
+    /// Which one.
+    pub key: ObjectKey,
+    /// Its `metadata.generation`.
+    pub generation: Option<i64>,
+    /// Its own listeners, in the order of its list.
+    pub listeners: Vec<Listener>,
+    /// The ListenerSets that name it, in the order in which their listeners count.
+    pub listener_sets: Vec<JudgedListenerSet>,
+}
+
+/// A route on one of its parents of ours.
+#[derive(Clone, Debug)]
+pub struct GatewayParent {
+    /// Its place in the route's `parentRefs`.
+    pub index: usize,
+    /// The parentRef, as written.
+    pub parent_ref: ParentRef,
+    /// The Gateway that it leads to, itself or by its ListenerSet.
+    pub gateway: ObjectKey,
+    /// The listeners that take the route, each with the names for which it holds there, `None` for any.
+    pub listeners: Vec<(ListenerId, Vec<Option<HostnameMatch>>)>,
+    /// `Accepted`, `ResolvedRefs` and, when only some rules hold, `PartiallyInvalid`.
+    pub conditions: Vec<Condition>,
+}
+
+/// A route with its parents of ours.
+#[derive(Clone, Debug)]
+pub struct GatewayRoute {
+    /// The route, for the data path.
+    pub attached: Arc<AttachedRoute>,
+    /// Its parents that are Gateways or ListenerSets of ours, in the order of the route.
+    pub parents: Vec<GatewayParent>,
+}
+
+/// The judgement of all Gateways of our classes.
+#[derive(Clone, Debug, Default)]
+pub struct Gateways {
+    /// The Gateways.
+    pub gateways: BTreeMap<ObjectKey, JudgedGateway>,
+    /// The routes that name one of them.
+    pub routes: BTreeMap<RouteRef, GatewayRoute>,
+}
+
+impl Gateways {
+    /// The judgement of these objects.
+    #[must_use]
+    pub fn new(objects: &Objects) -> Self {
+        let gateways: BTreeMap<_, _> = objects
+            .gateways
+            .iter()
+            .filter(|(_, gateway)| is_ours(objects, gateway))
+            .map(|(key, gateway)| (key.clone(), judge_gateway(objects, key, gateway)))
+            .collect();
+        let routes = route::judge_routes(objects, &gateways);
+        Self { gateways, routes }
+    }
+
+    /// How many routes are attached to a listener: those whose parent is accepted there.
+    #[must_use]
+    pub fn attached_routes(&self, listener: &ListenerId) -> usize {
+        let holds = |route: &&GatewayRoute| {
+            route.parents.iter().any(|parent| parent.listeners.iter().any(|(id, _)| id == listener))
+        };
+        self.routes.values().filter(holds).count()
+    }
+}
+
+/// Whether a Gateway's class is one of ours, by whatever name.
+fn is_ours(objects: &Objects, gateway: &Gateway) -> bool {
+    let class = objects.gateway_classes.get(&ObjectKey::new("", &gateway.spec.gateway_class_name));
+    class.is_some_and(|class| class.spec.controller_name == GATEWAY_CONTROLLER_NAME)
+}
+
+fn judge_gateway(objects: &Objects, key: &ObjectKey, gateway: &Gateway) -> JudgedGateway {
+    let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
+    let home = |kind, namespace| Home {
+        objects,
+        referrer: Referrer { kind, namespace },
+        gateway_namespace: &key.namespace,
+    };
+    let own = home("Gateway", &key.namespace);
+    let judge = |home, view: view::ListenerView| {
+        let validation = view_frontend(frontend, view.port);
+        Listener::judge(home, view, validation)
+    };
+    let mut listeners: Vec<Listener> =
+        view_gateway(gateway).into_iter().map(|view| judge(own, view)).collect();
+    let mut listener_sets: Vec<JudgedListenerSet> = find_sets(objects, key)
+        .into_iter()
+        .map(|(set_key, set)| {
+            let refusal = refuse_set(objects, (key, gateway), set_key);
+            let home = home("ListenerSet", &set_key.namespace);
+            let taken = if refusal.is_none() { view_listener_set(set) } else { Vec::new() };
+            JudgedListenerSet {
+                key: set_key.clone(),
+                generation: set.metadata.generation,
+                listeners: taken.into_iter().map(|view| judge(home, view)).collect(),
+                refusal,
+            }
+        })
+        .collect();
+    let sets = listener_sets.iter_mut().map(|set| set.listeners.as_mut_slice());
+    find_conflicts(std::iter::once(listeners.as_mut_slice()).chain(sets));
+    JudgedGateway { key: key.clone(), generation: gateway.metadata.generation, listeners, listener_sets }
+}
+
+/// The ListenerSets that name a Gateway: the oldest first, then by name (ListenerSetSpec.listeners).
+fn find_sets<'o>(objects: &'o Objects, gateway: &ObjectKey) -> Vec<(&'o ObjectKey, &'o ListenerSet)> {
+    let names = |key: &ObjectKey, set: &ListenerSet| {
+        let parent = &set.spec.parent_ref;
+        let is_gateway = parent.kind.as_deref().unwrap_or("Gateway") == "Gateway"
+            && parent.group.as_deref().unwrap_or(GROUP) == GROUP;
+        let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
+        is_gateway && *namespace == *gateway.namespace && *parent.name == *gateway.name
+    };
+    let all = objects.listener_sets.iter().map(|(key, set)| (key, &**set));
+    let mut sets: Vec<_> = all.filter(|(key, set)| names(key, set)).collect();
+    sets.sort_by_cached_key(|(key, set)| {
+        Age::of(set.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()), key)
+    });
+    sets
+}
+
+/// Why a Gateway does not take a ListenerSet.
+fn refuse_set(
+    objects: &Objects,
+    (key, gateway): (&ObjectKey, &Gateway),
+    set: &ObjectKey,
+) -> Option<(ConditionReason, String)> {
+    let namespace = objects.namespaces.get(&ObjectKey::new("", &set.namespace));
+    let labels = namespace.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+    let allowed = view_allowed_listeners(gateway).allows(&key.namespace, &set.namespace, labels.as_ref());
+    let message = || format!("Gateway {key} takes no ListenerSets of namespace {}", set.namespace);
+    (!allowed).then(|| (ConditionReason::NotAllowed, message()))
+}
+
+impl JudgedListenerSet {
+    /// `Accepted`, unless it is not accepted by its Gateway: true while any listener is.
+    #[must_use]
+    pub fn accepted(&self) -> Condition {
+        match &self.refusal {
+            Some((reason, message)) => Condition {
+                kind: ConditionType::Accepted,
+                status: ConditionStatus::False,
+                reason: *reason,
+                message: message.clone(),
+                observed_generation: self.generation,
+            },
+            None => accept(&self.listeners, self.generation),
+        }
+    }
+
+    /// Whether it is accepted.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.accepted().status == ConditionStatus::True
+    }
+}
+
+impl JudgedGateway {
+    /// `Accepted`: true while any of its own listeners is.
+    #[must_use]
+    pub fn accepted(&self) -> Condition {
+        accept(&self.listeners, self.generation)
+    }
+
+    /// All of its listeners with their names, its own first.
+    pub fn all_listeners(&self) -> impl Iterator<Item = (ListenerId, &Listener)> {
+        let name =
+            |owner: ListenerOwner, listener: &Listener| ListenerId { owner, name: listener.name.clone() };
+        let own = self
+            .listeners
+            .iter()
+            .map(move |listener| (name(ListenerOwner::Gateway(self.key.clone()), listener), listener));
+        let sets = self.listener_sets.iter().flat_map(move |set| {
+            set.listeners
+                .iter()
+                .map(move |listener| (name(ListenerOwner::ListenerSet(set.key.clone()), listener), listener))
+        });
+        own.chain(sets)
+    }
+}
+
+/// `Accepted` of what has listeners: some that are not leave the others alone.
+fn accept(listeners: &[Listener], generation: Option<i64>) -> Condition {
+    let refused: Vec<&str> =
+        listeners.iter().filter(|listener| !listener.is_accepted()).map(|listener| &*listener.name).collect();
+    let (status, reason, message) = if refused.is_empty() {
+        (ConditionStatus::True, ConditionReason::Accepted, String::new())
+    } else {
+        let status =
+            if refused.len() < listeners.len() { ConditionStatus::True } else { ConditionStatus::False };
+        let message = format!("listeners that are not accepted: {}", refused.join(", "));
+        (status, ConditionReason::ListenersNotValid, message)
+    };
+    Condition { kind: ConditionType::Accepted, status, reason, message, observed_generation: generation }
+}
