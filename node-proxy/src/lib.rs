@@ -21,6 +21,7 @@
 //! | [`turns`] | which pod's step a thread takes next |
 //! | [`cluster`] | what the cluster says: objects from a directory of YAML |
 //! | [`attach`] | pure: which route holds where, and with which conditions |
+//! | [`check`] | pure: what attach says of objects that are not applied yet |
 //! | [`compile`] | pure: objects and attachments → snapshot |
 //! | [`snapshot`] | what the data path reads |
 //! | [`controller`] | what is judged, written into the status of routes |
@@ -41,6 +42,7 @@ pub mod admin;
 pub mod app;
 pub mod attach;
 pub mod balance;
+pub mod check;
 pub mod cluster;
 pub mod compile;
 pub mod config;

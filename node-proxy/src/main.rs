@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match config {
+        Config::Check(directory) => app::run_check(&directory),
         Config::Controller(config) => app::run_controller(&config),
         Config::Demo(programme) => app::run_demo(&programme),
         Config::Holder(config) => app::run_holder(&config),

@@ -1,5 +1,6 @@
 //! Wiring only: one function per mode. Nothing is decided here, but for how a proxy's life goes on (`life`).
 
+mod check;
 mod controller;
 mod life;
 mod parting;
@@ -41,6 +42,7 @@ use crate::turns::Memory;
 use life::Life;
 use source::Cluster;
 
+pub use check::run_check;
 pub use controller::run_controller;
 
 /// How many pods may join or leave before the data path has taken notice of the first.

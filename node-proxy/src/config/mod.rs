@@ -42,6 +42,8 @@ enum RawMode {
     Mesh(Box<RawMesh>),
     /// What writes the status of routes.
     Controller(RawController),
+    /// Says what is wrong with the objects of a directory, and exits.
+    Check(RawCheck),
     /// What keeps a node's sockets and keys while its proxy is exchanged.
     Holder(RawHolder),
     /// Two nodes on this machine, and what the mesh does between them.
@@ -49,6 +51,13 @@ enum RawMode {
     /// The application that answers in the demo's pods
     #[command(hide = true)]
     DemoApp(AppArgs),
+}
+
+#[derive(Debug, Args)]
+struct RawCheck {
+    /// The directory of YAML
+    #[arg(value_name = "DIR")]
+    directory: String,
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +86,8 @@ struct RawDemo {
 /// What to run, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Config {
+    /// A look at the objects of a directory.
+    Check(PathBuf),
     /// The controller.
     Controller(ControllerConfig),
     /// The demo.
@@ -204,6 +215,11 @@ impl TryFrom<RawConfig> for Config {
         match raw.mode {
             RawMode::Mesh(raw) => read_mesh(&raw).map(|config| Self::Mesh(Box::new(config))),
             RawMode::Controller(raw) => read_controller(&raw).map(Self::Controller),
+            RawMode::Check(raw) => {
+                let mut reading = Reading::default();
+                let path = reading.read("DIR", &raw.directory, directory);
+                reading.finish(path).map(Self::Check)
+            }
             RawMode::Holder(raw) => read_holder(&raw).map(Self::Holder),
             RawMode::Demo(raw) => read_demo(&raw).map(Self::Demo),
             RawMode::DemoApp(args) => Ok(Self::DemoApp(args)),
