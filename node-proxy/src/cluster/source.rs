@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use super::objects::Change;
 use super::report::Report;
-use super::schema::SchemaError;
 
 /// What a source has to say at one moment.
 #[derive(Debug, Default)]
@@ -50,9 +49,6 @@ pub enum ClusterError {
         /// Why.
         source: std::io::Error,
     },
-    /// The vendored CRDs cannot be used.
-    #[error(transparent)]
-    Schema(#[from] SchemaError),
     /// A watch of the API server ended for good, which only a fault of the program makes it do.
     #[error("a watch of the API server has ended")]
     WatchEnded,

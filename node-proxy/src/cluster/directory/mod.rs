@@ -60,7 +60,7 @@ impl Directory {
         let watch = Watch::open(&root)?;
         let trees = BTreeSet::from([PathBuf::new()]);
         let pending = Touched { trees, ..Touched::default() };
-        Ok(Self { files: Files::new(&root, Schemas::load()?), root, watch, pending, lost: false })
+        Ok(Self { files: Files::new(&root, Schemas::default()), root, watch, pending, lost: false })
     }
 
     async fn wait(&mut self) -> Result<(), ClusterError> {

@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_version_that_is_asked_for_is_in_the_vendored_crds() {
-        let schemas = Schemas::load().unwrap();
+        let schemas = Schemas::default();
         let ingress =
             [Kind::BackendTlsPolicy, Kind::Gateway, Kind::GatewayClass, Kind::ListenerSet, Kind::UdpRoute];
         for kind in MESH_KINDS.into_iter().chain(ingress) {

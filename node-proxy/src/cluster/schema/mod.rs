@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::OnceLock;
 
 use regex::Regex;
 use serde::Deserialize;
@@ -24,18 +25,18 @@ use time::format_description::well_known::Rfc3339;
 use alternative::Alternative;
 use rules::Rules;
 
-/// The vendored CRDs, each of one kind in all its versions.
-const CRDS: [&str; 10] = [
-    include_str!("../crds/backendtlspolicies.yaml"),
-    include_str!("../crds/gatewayclasses.yaml"),
-    include_str!("../crds/gateways.yaml"),
-    include_str!("../crds/grpcroutes.yaml"),
-    include_str!("../crds/httproutes.yaml"),
-    include_str!("../crds/listenersets.yaml"),
-    include_str!("../crds/referencegrants.yaml"),
-    include_str!("../crds/tcproutes.yaml"),
-    include_str!("../crds/tlsroutes.yaml"),
-    include_str!("../crds/udproutes.yaml"),
+/// The vendored CRDs by their kind, each in all its versions.
+const CRDS: [(&str, &str); 10] = [
+    ("BackendTLSPolicy", include_str!("../crds/backendtlspolicies.yaml")),
+    ("GatewayClass", include_str!("../crds/gatewayclasses.yaml")),
+    ("Gateway", include_str!("../crds/gateways.yaml")),
+    ("GRPCRoute", include_str!("../crds/grpcroutes.yaml")),
+    ("HTTPRoute", include_str!("../crds/httproutes.yaml")),
+    ("ListenerSet", include_str!("../crds/listenersets.yaml")),
+    ("ReferenceGrant", include_str!("../crds/referencegrants.yaml")),
+    ("TCPRoute", include_str!("../crds/tcproutes.yaml")),
+    ("TLSRoute", include_str!("../crds/tlsroutes.yaml")),
+    ("UDPRoute", include_str!("../crds/udproutes.yaml")),
 ];
 
 /// Something wrong at one field of an object.
@@ -59,13 +60,8 @@ impl FieldError {
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// A CRD is not YAML, or uses a keyword that is not applied here.
-    #[error("the embedded CRD {index} cannot be read")]
-    Crd {
-        /// Its place among the embedded CRDs.
-        index: usize,
-        /// What the parser says.
-        source: Box<serde_saphyr::Error>,
-    },
+    #[error("the embedded CRD cannot be read: {0}")]
+    Crd(Box<serde_saphyr::Error>),
     /// The environment of the rules cannot be made.
     #[error("the environment of the embedded CRDs' rules cannot be made: {0}")]
     Environment(String),
@@ -87,10 +83,22 @@ pub enum SchemaError {
     },
 }
 
-/// The compiled schemas of every vendored kind and version.
+/// The schemas of the vendored kinds. Each is read and compiled when the first object of its kind is met: all of them
+/// would be most of what a proxy does at its start.
 #[derive(Debug)]
-pub struct Schemas {
-    by_kind: BTreeMap<(String, String), Schema>,
+pub struct Schemas(BTreeMap<&'static str, Vendored>);
+
+/// A CRD as it is embedded, and what it is once it was needed.
+#[derive(Debug)]
+struct Vendored {
+    text: &'static str,
+    compiled: OnceLock<Result<Compiled, SchemaError>>,
+}
+
+/// The schemas of one kind, by version.
+#[derive(Debug)]
+struct Compiled {
+    versions: BTreeMap<String, Schema>,
     patterns: HashMap<String, Regex>,
     rules: Rules,
 }
@@ -104,38 +112,56 @@ pub struct Verdict {
     pub errors: Vec<FieldError>,
 }
 
-impl Schemas {
-    /// Compiles the vendored CRDs.
-    ///
-    /// # Errors
-    /// If a CRD uses something that is not applied here: a fault of the program, never of the user.
-    pub fn load() -> Result<Self, SchemaError> {
-        let mut schemas = Self { by_kind: BTreeMap::new(), patterns: HashMap::new(), rules: Rules::new()? };
-        for (index, text) in CRDS.iter().enumerate() {
-            let crd: Crd = serde_saphyr::from_str(text)
-                .map_err(|source| SchemaError::Crd { index, source: Box::new(source) })?;
-            for version in crd.spec.versions.into_iter().filter(|version| version.served) {
-                let api_version = format!("{}/{}", crd.spec.group, version.name);
-                let mut schema = version.schema.open_api;
-                // A subresource: who writes an object writes none, and its default is for those who judge.
-                schema.properties.remove("status");
-                schemas.compile(&schema)?;
-                schemas.by_kind.insert((crd.spec.names.kind.clone(), api_version), schema);
-            }
-        }
-        Ok(schemas)
+impl Default for Schemas {
+    fn default() -> Self {
+        Self(CRDS.map(|(kind, text)| (kind, Vendored { text, compiled: OnceLock::new() })).into())
     }
+}
 
+impl Schemas {
     /// The versions in which objects of a kind can be validated, as `apiVersion` has them; none for a kind that
     /// is not covered.
     pub fn versions(&self, kind: &str) -> impl Iterator<Item = &str> {
-        self.by_kind.keys().filter(move |(known, _)| known == kind).map(|(_, version)| version.as_str())
+        let compiled = self.find(kind).and_then(|compiled| compiled.as_ref().ok());
+        compiled.into_iter().flat_map(|compiled| compiled.versions.keys().map(String::as_str))
     }
 
     /// Prunes, defaults and validates an object in place. A kind that is not covered is not looked at.
     pub fn admit(&self, kind: &str, api_version: &str, object: &mut Value) -> Verdict {
+        match self.find(kind) {
+            Some(Ok(compiled)) => compiled.admit(api_version, object),
+            // A fault of the program, never of the user: an object that cannot be judged is not taken.
+            Some(Err(error)) => {
+                Verdict { errors: vec![FieldError::new("", error.to_string())], ..Verdict::default() }
+            }
+            None => Verdict::default(),
+        }
+    }
+
+    fn find(&self, kind: &str) -> Option<&Result<Compiled, SchemaError>> {
+        let vendored = self.0.get(kind)?;
+        Some(vendored.compiled.get_or_init(|| Compiled::read(vendored.text)))
+    }
+}
+
+impl Compiled {
+    /// Compiles a CRD. An error is one that uses something that is not applied here.
+    fn read(text: &str) -> Result<Self, SchemaError> {
+        let crd: Crd = serde_saphyr::from_str(text).map_err(|source| SchemaError::Crd(Box::new(source)))?;
+        let mut compiled = Self { versions: BTreeMap::new(), patterns: HashMap::new(), rules: Rules::new()? };
+        for version in crd.spec.versions.into_iter().filter(|version| version.served) {
+            let mut schema = version.schema.open_api;
+            // A subresource: who writes an object writes none, and its default is for those who judge.
+            schema.properties.remove("status");
+            compiled.compile(&schema)?;
+            compiled.versions.insert(format!("{}/{}", crd.spec.group, version.name), schema);
+        }
+        Ok(compiled)
+    }
+
+    fn admit(&self, api_version: &str, object: &mut Value) -> Verdict {
         let mut verdict = Verdict::default();
-        let Some(schema) = self.find(kind, api_version) else { return verdict };
+        let Some(schema) = self.versions.get(api_version) else { return verdict };
         if let Value::Object(fields) = object {
             fields.remove("status");
         }
@@ -145,10 +171,6 @@ impl Schemas {
             self.rules.check(schema, object, "", &mut verdict.errors);
         }
         verdict
-    }
-
-    fn find(&self, kind: &str, api_version: &str) -> Option<&Schema> {
-        self.by_kind.get(&(kind.to_owned(), api_version.to_owned()))
     }
 
     fn compile(&mut self, schema: &Schema) -> Result<(), SchemaError> {
@@ -180,13 +202,7 @@ struct Crd {
 #[derive(Debug, Deserialize)]
 struct CrdSpec {
     group: String,
-    names: CrdNames,
     versions: Vec<CrdVersion>,
-}
-
-#[derive(Debug, Deserialize)]
-struct CrdNames {
-    kind: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{FieldError, Fields, Format, ListType, Schema, Schemas, Type, child, entry, shown};
+use super::{Compiled, FieldError, Fields, Format, ListType, Schema, Type, child, entry, shown};
 
 /// Takes out what the schema does not know (said in `unknown`) and nulls, and puts in defaults.
 /// The root's `metadata` has no properties in a CRD: an object without properties keeps what it has.
@@ -53,7 +53,7 @@ pub(super) fn prune_and_default(schema: &Schema, value: &mut Value, path: &str, 
 
 /// Checks a value and all below it, adding to `errors`.
 pub(super) fn validate(
-    schemas: &Schemas,
+    schemas: &Compiled,
     schema: &Schema,
     value: &Value,
     path: &str,
@@ -91,7 +91,7 @@ pub(super) fn validate(
 }
 
 fn validate_object(
-    schemas: &Schemas,
+    schemas: &Compiled,
     schema: &Schema,
     fields: &Fields,
     path: &str,
@@ -113,7 +113,7 @@ fn validate_object(
 }
 
 fn validate_array(
-    schemas: &Schemas,
+    schemas: &Compiled,
     schema: &Schema,
     items: &[Value],
     path: &str,
@@ -146,7 +146,13 @@ fn identity(schema: &Schema, item: &Value) -> Option<String> {
     }
 }
 
-fn validate_string(schemas: &Schemas, schema: &Schema, text: &str, path: &str, errors: &mut Vec<FieldError>) {
+fn validate_string(
+    schemas: &Compiled,
+    schema: &Schema,
+    text: &str,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
     let bounds = (schema.min_length, schema.max_length);
     check_bounds(text.chars().count(), bounds, "characters", (path, errors));
     if let Some(pattern) = &schema.pattern

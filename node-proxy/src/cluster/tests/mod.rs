@@ -11,7 +11,7 @@ use super::document::{Content, Outcome, read_objects};
 use super::objects::Object;
 use super::schema::Schemas;
 
-static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| Schemas::load().unwrap());
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(Schemas::default);
 
 fn read(text: &str) -> Content {
     read_objects(&SCHEMAS, Path::new("a.yaml"), text)

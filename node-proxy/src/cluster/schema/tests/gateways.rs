@@ -39,7 +39,8 @@ fn places_of(schema: &Schema, value: &Value, path: &str, found: &mut BTreeSet<St
 fn the_whole_objects_are_taken_and_leave_no_field_out() {
     let documents: Vec<Value> = serde_saphyr::from_multiple(include_str!("../../tests/whole.yaml")).unwrap();
     for kind in ["BackendTLSPolicy", "Gateway", "GatewayClass", "ListenerSet", "UDPRoute"] {
-        let schema = &SCHEMAS.find(kind, &format!("{GROUP}/v1")).unwrap().properties["spec"];
+        let schema = &SCHEMAS.find(kind).unwrap().as_ref().unwrap().versions[&format!("{GROUP}/v1")]
+            .properties["spec"];
         let (mut there, mut used) = (BTreeSet::new(), BTreeSet::new());
         places(schema, "spec", &mut there);
         for document in documents.iter().filter(|document| document["kind"] == kind) {
