@@ -60,7 +60,10 @@ impl Directory {
         let watch = Watch::open(&root)?;
         let trees = BTreeSet::from([PathBuf::new()]);
         let pending = Touched { trees, ..Touched::default() };
-        Ok(Self { files: Files::new(&root, Schemas::default()), root, watch, pending, lost: false })
+        let schemas = Schemas::default();
+        // Hardly a directory is without, and the first one is not to take effect later than those that follow.
+        schemas.prepare("HTTPRoute");
+        Ok(Self { files: Files::new(&root, schemas), root, watch, pending, lost: false })
     }
 
     async fn wait(&mut self) -> Result<(), ClusterError> {

@@ -138,6 +138,11 @@ impl Schemas {
         }
     }
 
+    /// Compiles the schemas of a kind now.
+    pub fn prepare(&self, kind: &str) {
+        let _compiled_or_told_later = self.find(kind);
+    }
+
     fn find(&self, kind: &str) -> Option<&Result<Compiled, SchemaError>> {
         let vendored = self.0.get(kind)?;
         Some(vendored.compiled.get_or_init(|| Compiled::read(vendored.text)))
