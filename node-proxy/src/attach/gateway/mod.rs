@@ -200,9 +200,7 @@ fn refuse_set(
     (key, gateway): (&ObjectKey, &Gateway),
     set: &ObjectKey,
 ) -> Option<(ConditionReason, String)> {
-    let namespace = objects.namespaces.get(&ObjectKey::new("", &set.namespace));
-    let labels = namespace.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
-    let allowed = view_allowed_listeners(gateway).allows(&key.namespace, &set.namespace, labels.as_ref());
+    let allowed = view_allowed_listeners(gateway).allows(objects, &key.namespace, &set.namespace);
     let message = || format!("Gateway {key} takes no ListenerSets of namespace {}", set.namespace);
     (!allowed).then(|| (ConditionReason::NotAllowed, message()))
 }

@@ -189,11 +189,8 @@ fn place(
     }
     let (ListenerOwner::Gateway(own) | ListenerOwner::ListenerSet(own)) = owner;
     let from = &view.route.key.namespace;
-    let namespace = objects.namespaces.get(&ObjectKey::new("", from));
-    let labels = namespace.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
     let allows = |listener: &&Listener| {
-        listener.kinds.contains(&view.route.kind)
-            && listener.namespaces.allows(&own.namespace, from, labels.as_ref())
+        listener.kinds.contains(&view.route.kind) && listener.namespaces.allows(objects, &own.namespace, from)
     };
     let allowed: Vec<&Listener> = named.into_iter().filter(allows).collect();
     if allowed.is_empty() {

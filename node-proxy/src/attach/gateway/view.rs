@@ -7,6 +7,7 @@ use super::grant::Reference;
 use crate::attach::view::wire_name;
 use crate::cluster::api::gateway::GatewayTlsFrontend;
 use crate::cluster::api::{Gateway, ListenerSet};
+use crate::cluster::objects::{ObjectKey, Objects};
 use crate::cluster::selector::Selector;
 use crate::route::HostnameMatch;
 
@@ -46,17 +47,20 @@ pub(super) enum NamespacesView {
 }
 
 impl NamespacesView {
-    /// Whether an object of namespace `from` may be attached to one of `own`; `labels` are those of `from`.
-    pub(super) fn allows(&self, own: &str, from: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
+    /// Whether an object of namespace `from` may be attached to one of `own`.
+    pub(super) fn allows(&self, objects: &Objects, own: &str, from: &str) -> bool {
         match self {
             Self::All => true,
             Self::None => false,
             Self::Same => own == from,
-            Self::Selector(selector) => match (selector, labels) {
-                (Ok(selector), Some(labels)) => selector.matches(labels),
-                // Of a namespace that is not known nothing is known to match.
-                (Err(_), _) | (_, None) => false,
-            },
+            Self::Selector(Err(_)) => false,
+            // Of a namespace that is not known nothing is known to match.
+            Self::Selector(Ok(selector)) => {
+                let namespace = objects.namespaces.get(&ObjectKey::new("", from));
+                let none = BTreeMap::new();
+                let matches = |labels: Option<&_>| selector.matches(labels.unwrap_or(&none));
+                namespace.is_some_and(|namespace| matches(namespace.metadata.labels.as_ref()))
+            }
         }
     }
 }
