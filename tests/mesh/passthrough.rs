@@ -82,8 +82,7 @@ fn an_address_outside_the_mesh_is_passed_through() {
     let _ = outside.wait();
     assert!(reached, "the node was not reached");
     assert_eq!(sixth, "200");
-    let lines = stage.lines("node-a", &["dst.addr=192.168.2.2:8088 ", "mtls=no"]);
-    assert!(!lines.is_empty());
+    let lines = stage.some_lines("node-a", &["dst.addr=192.168.2.2:8088 ", "mtls=no"]);
     lines[0].check(&[("plaintext_reason", "destination_unknown"), ("route", ""), ("level", "INFO")]);
 }
 

@@ -211,6 +211,13 @@ impl Stage {
         found.map(|line| Line(take_apart(line))).collect()
     }
 
+    /// The access lines of these texts, once there is one: a line is written when both ends have been told.
+    #[track_caller]
+    pub(crate) fn some_lines(&self, node: &str, texts: &[&str]) -> Vec<Line> {
+        assert!(until(PATIENCE, || !self.lines(node, texts).is_empty()), "no line of {node} with {texts:?}");
+        self.lines(node, texts)
+    }
+
     /// The access lines of these texts, once there are `count`; and there are never more.
     #[track_caller]
     pub(crate) fn wait_lines(&self, node: &str, texts: &[&str], count: usize) -> Vec<Line> {
