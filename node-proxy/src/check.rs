@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::attach::gateway::{Gateways, ListenerId, ListenerOwner};
+use crate::attach::gateway::Gateways;
 use crate::attach::{Attachments, Condition, ConditionStatus, ConditionType};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::cluster::report::{Report, Severity};
@@ -65,7 +65,7 @@ impl Findings {
                 self.add(&format!("ListenerSet {}", set.key), &[set.accepted()]);
             }
             for (id, listener) in gateway.all_listeners() {
-                self.add(&name_listener(&id), &listener.conditions(None));
+                self.add(&id.to_string(), &listener.conditions(None));
             }
         }
         for (route, judged) in &gateways.routes {
@@ -87,13 +87,6 @@ impl Findings {
                 self.remarks.push(format!("{about}: {}", condition.message));
             }
         }
-    }
-}
-
-fn name_listener(id: &ListenerId) -> String {
-    match &id.owner {
-        ListenerOwner::Gateway(key) => format!("Gateway {key}, listener {}", id.name),
-        ListenerOwner::ListenerSet(key) => format!("ListenerSet {key}, listener {}", id.name),
     }
 }
 

@@ -40,6 +40,8 @@ pub enum FailureReason {
     MalformedRequest,
     /// An upstream answer that RFC 9112 calls malformed or ambiguous.
     MalformedResponse,
+    /// The request is for a host of another listener than its connection (RFC 9110 section 15.5.20).
+    MisdirectedRequest,
     /// The peer's certificate is not of a workload that may be on this connection.
     PeerIdentityRefused,
     /// Strict mode takes no plain text.
@@ -68,7 +70,7 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::BackendTimeout,
         Self::BufferLimit,
         Self::CertificateExpired,
@@ -83,6 +85,7 @@ impl FailureReason {
         Self::InvalidBackend,
         Self::MalformedRequest,
         Self::MalformedResponse,
+        Self::MisdirectedRequest,
         Self::NoCertificate,
         Self::NoEndpoint,
         Self::NoMatchingRule,
@@ -115,6 +118,7 @@ impl FailureReason {
             Self::InvalidBackend => "invalid_backend",
             Self::MalformedRequest => "malformed_request",
             Self::MalformedResponse => "malformed_response",
+            Self::MisdirectedRequest => "misdirected_request",
             Self::NoCertificate => "no_certificate",
             Self::NoEndpoint => "no_endpoint",
             Self::NoMatchingRule => "no_matching_rule",
@@ -135,6 +139,7 @@ impl FailureReason {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::NoMatchingRule => StatusCode::NOT_FOUND,
+            Self::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
             Self::InvalidBackend | Self::UnsupportedRule => StatusCode::INTERNAL_SERVER_ERROR,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientClosed | Self::MalformedRequest | Self::NotTls => StatusCode::BAD_REQUEST,
@@ -165,7 +170,7 @@ impl FailureReason {
     #[must_use]
     pub const fn grpc_status(self) -> u8 {
         match self {
-            Self::NoMatchingRule | Self::ConnectMethodRefused => 12,
+            Self::NoMatchingRule | Self::MisdirectedRequest | Self::ConnectMethodRefused => 12,
             Self::BackendTimeout | Self::RequestTimeout => 4,
             Self::ClientClosed => 1,
             Self::BufferLimit

@@ -58,6 +58,7 @@ pub mod hop;
 pub mod http1;
 pub mod http2;
 pub mod inbound;
+pub mod ingress;
 pub mod outbound;
 pub mod pod;
 pub mod route;

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Config::Controller(config) => app::run_controller(&config),
         Config::Demo(programme) => app::run_demo(&programme),
         Config::Holder(config) => app::run_holder(&config),
+        Config::Ingress(config) => app::run_ingress(*config),
         Config::DemoApp(args) => app::run_demo_app(&args),
         Config::Mesh(config) => app::run_mesh(*config),
     };

@@ -273,7 +273,7 @@ async fn accept(
         let netns = netns.clone();
         let count = match direction {
             Direction::Inbound => &seen.inbound,
-            Direction::Outbound => &seen.outbound,
+            Direction::Outbound | Direction::Ingress => &seen.outbound,
         };
         count.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
@@ -294,7 +294,7 @@ async fn forward(
     let destination = original_destination(stream)?;
     let out = match direction {
         Direction::Inbound => sockets::dial_local(netns, client, destination)?,
-        Direction::Outbound => sockets::dial(netns, Some(client.ip()), destination)?,
+        Direction::Outbound | Direction::Ingress => sockets::dial(netns, Some(client.ip()), destination)?,
     };
     let out = tokio::net::TcpStream::from_std(out)?;
     out.writable().await?;

@@ -113,7 +113,7 @@ fn refuse(
 ) {
     let own = pod.as_peer(client);
     let (source, destination) = match direction {
-        Direction::Inbound => {
+        Direction::Inbound | Direction::Ingress => {
             (Peer { address: Some(client), ..Peer::default() }, Peer { address: None, ..own })
         }
         Direction::Outbound => (own, Peer::default()),

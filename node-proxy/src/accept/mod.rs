@@ -3,6 +3,7 @@
 //! The listening sockets live in the pods' namespaces; what they accept is dealt to the data path's threads.
 //! From here on a connection belongs to one thread, with its own pools and timers (design D9).
 
+pub mod client;
 pub mod detect;
 pub mod drain;
 pub mod limits;
@@ -26,6 +27,7 @@ use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
 use crate::tls::CertStore;
 use crate::turns::{Memory, Share};
+pub use client::ClientStream;
 pub use drain::{Drain, Drainer};
 use limits::Rate;
 pub use limits::{PodLimits, Seat};

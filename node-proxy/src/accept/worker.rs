@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Incoming, JoinedPod, Mesh, listener};
 use crate::balance::RetryBudget;
+use crate::connect::exchanges::ExchangeConnection;
 use crate::connect::idle::IdlePool;
 use crate::connect::streams::Stream;
 use crate::connect::{PooledHop, SharedPool};
@@ -20,7 +21,7 @@ use crate::forward::Socket;
 use crate::pod::{Direction, PodListener};
 use crate::snapshot::service::ServicePortKey;
 use crate::turns::{Memory, Share, Turns};
-use crate::{inbound, outbound};
+use crate::{inbound, ingress, outbound};
 
 /// How often what is kept open is looked through.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -71,6 +72,8 @@ pub struct Worker {
     pub idle: RefCell<IdlePool>,
     /// Open HTTP/2 connections.
     pub streams: RefCell<SharedPool<Stream>>,
+    /// HTTP/1.1 connections for requests that come by HTTP/2.
+    pub exchanges: RefCell<SharedPool<ExchangeConnection>>,
     /// What is left for retries, by Service port.
     retries: RefCell<HashMap<ServicePortKey, RetryBudget>>,
     inboxes: Arc<[Inbox]>,
@@ -114,6 +117,7 @@ impl Worker {
         self.run((&pod, pod.share(self.index)), async move {
             match incoming.direction {
                 Direction::Inbound => Box::pin(inbound::serve(worker, incoming)).await,
+                Direction::Ingress => Box::pin(ingress::serve(worker, incoming)).await,
                 Direction::Outbound => Box::pin(outbound::serve(worker, incoming)).await,
             }
         });
@@ -145,11 +149,13 @@ impl Worker {
             Message::Forget(uid) => {
                 self.idle.borrow_mut().forget(&uid);
                 self.streams.borrow_mut().forget(&uid);
+                self.exchanges.borrow_mut().forget(&uid);
                 self.hops.borrow_mut().forget(&uid);
             }
             Message::Retire => {
                 self.idle.borrow_mut().retire();
                 self.streams.borrow_mut().retire();
+                self.exchanges.borrow_mut().retire();
                 self.hops.borrow_mut().retire();
             }
             Message::Serve(incoming) => match incoming.try_map(Socket::from_std) {
@@ -191,6 +197,7 @@ impl Workers {
                     hops: RefCell::default(),
                     idle: RefCell::default(),
                     streams: RefCell::default(),
+                    exchanges: RefCell::default(),
                     retries: RefCell::default(),
                     inboxes,
                     index,
@@ -251,6 +258,7 @@ async fn run(worker: Rc<Worker>, mut messages: mpsc::UnboundedReceiver<Message>)
                 let snapshot = worker.mesh.snapshot.load();
                 worker.idle.borrow_mut().sweep(&snapshot);
                 worker.streams.borrow_mut().sweep(&snapshot);
+                worker.exchanges.borrow_mut().sweep(&snapshot);
                 worker.hops.borrow_mut().sweep(&snapshot);
                 let now = Instant::now();
                 worker.retries.borrow_mut().retain(|_, budget| !budget.is_idle(now));

@@ -57,6 +57,7 @@ fn worker(mesh: Arc<Mesh>) -> Rc<Worker> {
         hops: RefCell::default(),
         idle: RefCell::default(),
         streams: RefCell::default(),
+        exchanges: RefCell::default(),
         retries: RefCell::default(),
         inboxes: [inbox].into(),
         index: 0,
@@ -70,7 +71,7 @@ fn pod(worker: &Worker) -> (Arc<JoinedPod>, watch::Sender<bool>) {
         "pod": {"namespace": "shop", "name": "pod", "uid": "uid"}, "addresses": [],
     });
     let enrolled = EnrolledPod {
-        record: Record::new(serde_json::from_value(attachment).unwrap(), 0, "uid".to_owned()),
+        record: Some(Record::new(serde_json::from_value(attachment).unwrap(), 0, "uid".to_owned())),
         uid: "uid".into(),
         pod: ObjectKey::new("shop", "pod"),
         identity: "spiffe://cluster.local/ns/shop/sa/pod".parse().unwrap(),

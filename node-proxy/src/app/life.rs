@@ -74,7 +74,7 @@ impl Life<'_> {
             succession.keeper.accepting();
         }
         drop(loading);
-        tracing::info!(node = %config.node, socket = %config.socket.display(), "enrolling pods");
+        tracing::info!(node = %config.serving.node, socket = %config.socket.display(), "enrolling pods");
         let parting = async {
             told_to_stop().await?;
             if let Some(installation) = &installation {

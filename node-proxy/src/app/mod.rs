@@ -2,6 +2,7 @@
 
 mod check;
 mod controller;
+mod ingress;
 mod life;
 mod parting;
 mod source;
@@ -22,7 +23,7 @@ use crate::cluster::objects::{Changed, Objects};
 use crate::cluster::source::ClusterError;
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::compile::{Compiler, Step};
-use crate::config::{EnrolmentConfig, HolderConfig, MeshConfig};
+use crate::config::{EnrolmentConfig, HolderConfig, MeshConfig, ServingConfig};
 use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
 use crate::holder::succession::Succession;
@@ -44,6 +45,7 @@ use source::Cluster;
 
 pub use check::run_check;
 pub use controller::run_controller;
+pub use ingress::run_ingress;
 
 /// How many pods may join or leave before the data path has taken notice of the first.
 const POD_EVENTS: usize = 64;
@@ -82,12 +84,13 @@ pub fn run_holder(config: &HolderConfig) -> anyhow::Result<()> {
 /// # Errors
 /// If anything that it cannot do without is missing.
 pub fn run_mesh(config: MeshConfig) -> anyhow::Result<()> {
-    let log = log::start(config.telemetry.format, &config.telemetry.filter)?;
+    let log = log::start(config.serving.telemetry.format, &config.serving.telemetry.filter)?;
     remember_home().context("cannot open the network namespace of this process")?;
     raise_descriptor_limit();
     let metrics = Arc::new(Metrics::new()?);
     panics::count(&metrics);
-    let access = AccessLog::start(&config.telemetry.access, config.telemetry.format, &metrics)?;
+    let access =
+        AccessLog::start(&config.serving.telemetry.access, config.serving.telemetry.format, &metrics)?;
     let telemetry = Telemetry::new(Arc::clone(&metrics), access);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(Box::pin(serve_mesh(config, (log, metrics, telemetry.clone()))));
@@ -101,25 +104,27 @@ async fn serve_mesh(
 ) -> anyhow::Result<()> {
     let ready = Ready::new();
     let loading = ready.block("objects");
-    let trust_domain = TrustDomain::new(&config.trust_domain)?;
+    let trust_domain = TrustDomain::new(&config.serving.trust_domain)?;
     let attachments = Arc::default();
     let cluster = Cluster::of(&config.objects).await?;
     let source = cluster.follow(&config.state_dir, (&ready, &metrics))?;
-    let (writer, view) = Writer::new(source, builder(&config.node, &trust_domain, (&attachments, &metrics)));
+    let (writer, view) =
+        Writer::new(source, builder(&config.serving.node, &trust_domain, (&attachments, &metrics)));
     let has_holder = config.hand_over.holder.is_some();
     let (keeper, fetched, orders) = Keeper::new();
-    let certs = Arc::new(cert_store(&config, has_holder.then_some(fetched))?);
+    let certs = Arc::new(cert_store(&config.serving, has_holder.then_some(fetched))?);
     let (drainer, drain) = Drainer::new();
     let mesh = Arc::new(Mesh {
         snapshot: Arc::clone(view.snapshot()),
         certs: Arc::clone(&certs),
         telemetry,
-        limits: config.data_path.limits,
+        limits: config.serving.data_path.limits,
         drain,
     });
-    let workers = Workers::start(&mesh, config.data_path.workers).context("cannot start the data path")?;
-    let known = KnownPods::new(view.clone(), trust_domain, config.node.clone());
-    let backing = cluster.back(known, (&config.node, &view, &metrics));
+    let workers =
+        Workers::start(&mesh, config.serving.data_path.workers).context("cannot start the data path")?;
+    let known = KnownPods::new(view.clone(), trust_domain, config.serving.node.clone());
+    let backing = cluster.back(known, (&config.serving.node, &view, &metrics));
     let troubles = Arc::new(Troubles::new(Arc::clone(&metrics), Arc::clone(&backing.herald)));
     let admin = Admin {
         metrics: Arc::clone(&metrics),
@@ -129,7 +134,7 @@ async fn serve_mesh(
         status: status_dump(&view, attachments, Arc::clone(&troubles)),
         log,
     };
-    let doors = Doors::new(Arc::new(admin), [config.admin_listen, config.health_listen]);
+    let doors = Doors::new(Arc::new(admin), [config.serving.admin_listen, config.serving.health_listen]);
     let (events, joining) = mpsc::channel(POD_EVENTS);
     let registry = open_registry(&config, &view, (&backing, &troubles, &metrics), events.clone())?;
     let told = has_holder.then(|| keeper.clone());
@@ -176,7 +181,7 @@ fn open_registry(
 }
 
 /// The leaves, from the CA.
-fn cert_store(config: &MeshConfig, fetched: Option<Fetched>) -> anyhow::Result<CertStore> {
+fn cert_store(config: &ServingConfig, fetched: Option<Fetched>) -> anyhow::Result<CertStore> {
     let ca = &config.ca;
     let client = CaClient::new(ca.address.to_string(), &ca.server_name, &ca.bundle, &ca.token_file)?;
     let certs = CertStore::new(Arc::new(client), tokio::runtime::Handle::current());

@@ -8,6 +8,7 @@
 
 mod endpoint;
 mod frontend;
+pub mod gateway;
 mod index;
 mod route;
 mod service;

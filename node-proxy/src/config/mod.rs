@@ -4,7 +4,9 @@
 //! that directories which must be there are looked for.
 
 mod controller;
+mod ingress;
 mod mesh;
+mod serving;
 mod values;
 
 #[cfg(test)]
@@ -19,14 +21,14 @@ use crate::demo::app::AppArgs;
 use crate::demo::{Afterwards, Programme};
 use crate::telemetry::LogFormat;
 use controller::{RawController, read_controller};
+use ingress::{RawIngress, read_ingress};
 use mesh::{RawMesh, read_mesh};
 use values::{directory, log_filter, log_format, path};
 
 pub use controller::{ControllerConfig, StartupTaint};
-pub use mesh::{
-    CaConfig, DataPathConfig, EnrolmentConfig, HandOverConfig, HostPort, MeshConfig, ObjectsConfig,
-    TelemetryConfig,
-};
+pub use ingress::IngressConfig;
+pub use mesh::{EnrolmentConfig, HandOverConfig, MeshConfig, ObjectsConfig};
+pub use serving::{CaConfig, DataPathConfig, HostPort, ServingConfig, TelemetryConfig};
 
 /// The command line and environment, as typed.
 #[derive(Debug, Parser)]
@@ -40,6 +42,8 @@ pub struct RawConfig {
 enum RawMode {
     /// The proxy of one node.
     Mesh(Box<RawMesh>),
+    /// The proxy of one Gateway.
+    Ingress(Box<RawIngress>),
     /// What writes the status of routes.
     Controller(RawController),
     /// Says what is wrong with the objects of a directory, and exits.
@@ -96,6 +100,8 @@ pub enum Config {
     DemoApp(AppArgs),
     /// The holder of sockets and keys.
     Holder(HolderConfig),
+    /// The proxy of one Gateway.
+    Ingress(Box<IngressConfig>),
     /// The proxy of one node.
     Mesh(Box<MeshConfig>),
 }
@@ -214,6 +220,7 @@ impl TryFrom<RawConfig> for Config {
     fn try_from(raw: RawConfig) -> Result<Self, ConfigErrors> {
         match raw.mode {
             RawMode::Mesh(raw) => read_mesh(&raw).map(|config| Self::Mesh(Box::new(config))),
+            RawMode::Ingress(raw) => read_ingress(&raw).map(|config| Self::Ingress(Box::new(config))),
             RawMode::Controller(raw) => read_controller(&raw).map(Self::Controller),
             RawMode::Check(raw) => {
                 let mut reading = Reading::default();

@@ -42,25 +42,25 @@ fn mesh(more: &[&str]) -> Result<MeshConfig, ConfigErrors> {
 #[test]
 fn what_is_not_given_has_its_default() {
     let config = mesh(&[]).unwrap();
-    assert_eq!(config.node, "worker-1");
+    assert_eq!(config.serving.node, "worker-1");
     assert_eq!(config.socket, Path::new("/run/gammarus/enrol.sock"));
     assert_eq!(config.state_dir, Path::new("/var/lib/gammarus"));
     assert_eq!(config.host_root, Path::new("/"));
     assert_eq!(config.hand_over, HandOverConfig { holder: None, drain: Duration::from_secs(3600) });
-    assert_eq!(config.trust_domain, "cluster.local");
-    assert_eq!(config.ca.address.to_string(), "ca.gammarus-system.svc:15012");
-    assert_eq!(config.ca.server_name, "ca.gammarus-system.svc");
-    assert_eq!(config.admin_listen, "127.0.0.1:15000".parse().unwrap());
-    assert_eq!(config.health_listen, "[::]:15021".parse().unwrap());
-    assert!(config.data_path.workers >= 1);
+    assert_eq!(config.serving.trust_domain, "cluster.local");
+    assert_eq!(config.serving.ca.address.to_string(), "ca.gammarus-system.svc:15012");
+    assert_eq!(config.serving.ca.server_name, "ca.gammarus-system.svc");
+    assert_eq!(config.serving.admin_listen, "127.0.0.1:15000".parse().unwrap());
+    assert_eq!(config.serving.health_listen, "[::]:15021".parse().unwrap());
+    assert!(config.serving.data_path.workers >= 1);
     let limits =
         PodLimits { connections: 20_000, handshakes_per_second: 1_000, buffered_bytes: 64 * 1024 * 1024 };
-    assert_eq!(config.data_path.limits, limits);
+    assert_eq!(config.serving.data_path.limits, limits);
     let EnrolmentConfig { inspection, lag, release } = config.enrolment;
     assert_eq!([inspection, lag, release].map(|time| time.as_secs()), [15, 10, 30]);
     let telemetry =
         TelemetryConfig { access: AccessOutput::Stdout, format: LogFormat::Text, filter: "info".to_owned() };
-    assert_eq!(config.telemetry, telemetry);
+    assert_eq!(config.serving.telemetry, telemetry);
 }
 
 #[test]
@@ -79,15 +79,15 @@ fn what_is_given_counts() {
         "--drain-seconds=60",
     ])
     .unwrap();
-    assert_eq!(config.ca.server_name, "ca");
+    assert_eq!(config.serving.ca.server_name, "ca");
     let holder = Some("/run/holder.sock".into());
     assert_eq!(config.hand_over, HandOverConfig { holder, drain: Duration::from_secs(60) });
-    assert_eq!(config.admin_listen, "[::1]:1".parse().unwrap());
+    assert_eq!(config.serving.admin_listen, "[::1]:1".parse().unwrap());
     let limits = PodLimits { connections: 7, handshakes_per_second: 8, buffered_bytes: 9 };
-    assert_eq!(config.data_path, DataPathConfig { workers: 3, limits });
-    assert_eq!(config.telemetry.access, AccessOutput::File("/var/log/a".into()));
-    assert_eq!(config.telemetry.format, LogFormat::Json);
-    assert_eq!(config.telemetry.filter, "warn,h2=debug");
+    assert_eq!(config.serving.data_path, DataPathConfig { workers: 3, limits });
+    assert_eq!(config.serving.telemetry.access, AccessOutput::File("/var/log/a".into()));
+    assert_eq!(config.serving.telemetry.format, LogFormat::Json);
+    assert_eq!(config.serving.telemetry.filter, "warn,h2=debug");
 }
 
 #[test]
@@ -157,7 +157,6 @@ fn all_mistakes_are_reported_at_once() {
     let text = errors.to_string();
     let wanted = "the configuration cannot be used:
   --node is required (or GAMMARUS_NODE in the environment)
-  --objects \"/nowhere\": is not a directory
   --ca-address \"x\": is not HOST:PORT
   --ca-server-name \"/\": is not a host name or address
   --ca-bundle is required (or GAMMARUS_CA_BUNDLE in the environment)
@@ -165,7 +164,8 @@ fn all_mistakes_are_reported_at_once() {
   --admin-listen \"1\": is not IP:PORT
   --health-listen \"2\": is not IP:PORT
   --workers \"none\": is not a number in range
-  --log-format \"xml\": is neither text nor json";
+  --log-format \"xml\": is neither text nor json
+  --objects \"/nowhere\": is not a directory";
     assert_eq!(text, wanted);
 }
 
@@ -242,4 +242,23 @@ fn the_controller_needs_nothing_and_knows_its_flags() {
     let errors: ConfigErrors =
         controller(&["--kubeconfig=/nowhere", "--namespace=a.b", "--admin-listen=1.2.3.4:5"]).unwrap_err();
     assert_eq!(errors.0.len(), 3, "{errors}");
+}
+
+#[test]
+fn a_gateways_proxy_is_told_which_gateway_and_which_pod_it_is() {
+    let ingress = |arguments: &[&str]| match parse(&[&["ingress"][..], arguments].concat())? {
+        Config::Ingress(config) => Ok::<_, ConfigErrors>(*config),
+        other => panic!("not a Gateway's: {other:?}"),
+    };
+    let errors = ingress(&[]).unwrap_err().to_string();
+    for flag in ["--gateway", "--pod", "--objects", "--node", "--ca-address"] {
+        assert!(errors.contains(&format!("{flag} is required")), "{errors}");
+    }
+    let serving = |gateway: &str| ingress(&[&NEEDED[..], &["--pod=front-1", "--gateway", gateway]].concat());
+    let config = serving("edge/front").unwrap();
+    assert_eq!((&*config.gateway.to_string(), &*config.pod.to_string()), ("edge/front", "edge/front-1"));
+    assert_eq!(config.service_account, "default");
+    for wrong in ["front", "edge/", "Edge/front", "edge/front/1"] {
+        assert!(serving(wrong).unwrap_err().to_string().contains("is not NAMESPACE/NAME"), "{wrong}");
+    }
 }

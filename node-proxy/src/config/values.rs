@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 
 use super::HostPort;
 use crate::cluster::name::{is_label, is_subdomain};
+use crate::cluster::objects::ObjectKey;
 use crate::telemetry::LogFormat;
 use crate::telemetry::log::parse_filter;
 
@@ -39,6 +40,24 @@ pub(super) fn node_name(value: &str) -> Result<String, &'static str> {
         Ok(value.to_owned())
     } else {
         Err("is not the name of a node: lower case letters, digits, '-' and '.'")
+    }
+}
+
+/// The name of a Pod or a ServiceAccount.
+pub(super) fn object_name(value: &str) -> Result<String, &'static str> {
+    if is_subdomain(value) {
+        Ok(value.to_owned())
+    } else {
+        Err("is not the name of an object: lower case letters, digits, '-' and '.'")
+    }
+}
+
+pub(super) fn object_key(value: &str) -> Result<ObjectKey, &'static str> {
+    match value.split_once('/') {
+        Some((namespace, name)) if is_label(namespace) && is_subdomain(name) => {
+            Ok(ObjectKey::new(namespace, name))
+        }
+        _ => Err("is not NAMESPACE/NAME"),
     }
 }
 

@@ -4,6 +4,7 @@
 //! What this stage must never do: fall back to plain text where mTLS is due. A failed handshake is the end.
 
 mod continuation;
+pub mod exchanges;
 pub mod hops;
 pub mod idle;
 mod shared;

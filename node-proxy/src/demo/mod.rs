@@ -9,6 +9,7 @@ pub mod app;
 pub mod capture;
 pub mod command;
 pub mod fault;
+pub mod gateway;
 pub mod node;
 pub mod objects;
 pub mod pod;

@@ -148,6 +148,16 @@ pub(crate) fn restart_proxy(world: &mut World, name: &str) -> Result<(), DemoErr
     Ok(())
 }
 
+/// How a proxy of a node finds the CA, and what it shows there.
+pub(crate) fn ca_flags(world: &World, node: &str) -> [String; 4] {
+    [
+        format!("--ca-address={}", ca_address(world)),
+        format!("--ca-server-name={CA_NAME}"),
+        format!("--ca-bundle={}", world.dir().join("ca/ca.crt").display()),
+        format!("--token-file={}", world.dir().join("tokens").join(node).display()),
+    ]
+}
+
 /// Starts a proxy of a node, with a log of its own.
 pub(crate) fn start_proxy(world: &mut World, name: &str, more: &[&str]) -> Result<Process, DemoError> {
     let number = world.nodes.get_mut(name).map_or(0, |node| {
@@ -164,15 +174,12 @@ pub(crate) fn start_proxy(world: &mut World, name: &str, more: &[&str]) -> Resul
         AccessLog::Off => "off".to_owned(),
     };
     let mut argv = vec![binary("node-proxy")?.display().to_string(), "mesh".to_owned()];
+    argv.extend(ca_flags(world, name));
     argv.extend([
         format!("--node={name}"),
         format!("--socket={}", node.socket().display()),
         format!("--state-dir={}", node.dir.join("state").display()),
         format!("--host-root={}", node.host_root().display()),
-        format!("--ca-address={}", ca_address(world)),
-        format!("--ca-server-name={CA_NAME}"),
-        format!("--ca-bundle={}", world.dir().join("ca/ca.crt").display()),
-        format!("--token-file={}", token.display()),
         format!("--admin-listen={ADMIN}"),
         "--health-listen=[::]:15021".to_owned(),
         "--workers=1".to_owned(),

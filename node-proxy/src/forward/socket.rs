@@ -6,6 +6,7 @@
 //! loses that when its own side has ended in order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,6 +74,15 @@ impl Socket {
     /// When it cannot be watched.
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
         TcpStream::from_std(stream).map(Self::from)
+    }
+
+    /// The address at which it was taken, an IPv4-mapped one made IPv4.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        let address = self.0.local_addr()?;
+        Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
     /// Has the kernel break the connection off once what was sent has not been acknowledged for so long, or the other

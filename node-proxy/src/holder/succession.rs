@@ -89,8 +89,9 @@ impl Succession {
                 }
                 Heard::Left(uid) => {
                     let pods = self.registry.pods().await;
-                    if let Some(pod) = pods.iter().find(|pod| pod.uid == uid) {
-                        self.registry.withdraw(&pod.record.attachment.id).await;
+                    let left = pods.iter().find(|pod| pod.uid == uid);
+                    if let Some(record) = left.and_then(|pod| pod.record.as_ref()) {
+                        self.registry.withdraw(&record.attachment.id).await;
                     }
                 }
                 Heard::Leaf(cert) => self.certs.adopt(cert),

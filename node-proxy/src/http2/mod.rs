@@ -4,6 +4,7 @@
 
 pub mod body;
 pub mod kept;
+pub mod translate;
 
 use std::borrow::Cow;
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! The ClientHello of a client whose connection a TLSRoute decides about: read, and left to go on as it is.
 
 use crate::error::FailureReason;
-use crate::forward::Socket;
+use crate::forward::Source;
 use crate::http1::ReadBuffer;
 use crate::tls::client_hello::{HelloPeek, find_hello};
 
@@ -11,8 +11,8 @@ use crate::tls::client_hello::{HelloPeek, find_hello};
 /// # Errors
 /// `NotTls` as soon as the bytes can be no ClientHello, or are more than one may have; `ClientClosed` when the client
 /// ends before.
-pub(super) async fn read_server_name(
-    (stream, buffer): (&mut Socket, &mut ReadBuffer),
+pub(crate) async fn read_server_name(
+    (stream, buffer): (&mut impl Source, &mut ReadBuffer),
 ) -> Result<Option<String>, FailureReason> {
     loop {
         match find_hello(buffer.unread()) {

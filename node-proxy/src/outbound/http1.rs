@@ -2,7 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,14 +10,15 @@ use tokio::io::AsyncWriteExt;
 
 use super::attempts::{Attempts, LATE, Limit};
 use super::dial::{self, Chosen, Origin, Reuse, Wish};
-use super::plan::{Action, Forwarding, RequestPlan, plan};
-use super::{Session, begin_session, http_label, mirror};
-use crate::balance::{self, InFlight};
+use super::plan::{Action, Forwarding, RequestPlan};
+use super::{Session, begin_session, http_label, http2, mirror};
+use crate::accept::ClientStream;
+use crate::balance::InFlight;
 use crate::connect::idle::Repeatable;
 use crate::connect::{Destination, HopKey};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
 use crate::forward::copy::Copied;
-use crate::forward::{Reset as _, Socket, copy_both};
+use crate::forward::{Reset as _, copy_both};
 use crate::http1::framing::BodyLength;
 use crate::http1::head::{Persistence, Version};
 use crate::http1::relay::Relay;
@@ -36,9 +37,11 @@ const LINGER_READS: usize = 64;
 /// A client's connection with what is used again from request to request.
 struct Connection {
     session: Session,
-    stream: Socket,
+    stream: ClientStream,
     buffer: ReadBuffer,
     request: RequestHead1,
+    /// The length of its head, in bytes, which are at the beginning of the buffer until it is taken.
+    head: usize,
     answer: ResponseHead1,
     /// An upstream connection that belongs to this client alone: one dialled for its first bytes, or one that
     /// its authentication has bound (NTLM, Negotiate).
@@ -51,17 +54,20 @@ enum Next {
     Close,
     /// Both ways have ended already.
     Ended,
+    /// This request, which has not been taken, goes on by HTTP/2.
+    Version2,
     Request,
     Reset,
 }
 
 /// Serves a client's connection. `buffer` holds its first bytes, `own` the endpoint dialled for them.
-pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer, own: Option<Chosen>) {
+pub(super) async fn serve(session: Session, stream: ClientStream, buffer: ReadBuffer, own: Option<Chosen>) {
     let mut connection = Connection {
         session,
         stream,
         buffer,
         request: RequestHead1::default(),
+        head: 0,
         answer: ResponseHead1::default(),
         own,
     };
@@ -76,6 +82,10 @@ pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer, 
             Next::Request => connection.buffer.release(),
             Next::Close => return connection.close().await,
             Next::Ended => return connection.part_with_own(),
+            Next::Version2 => {
+                connection.part_with_own();
+                return http2::serve_version1(connection.session, connection.stream, connection.buffer).await;
+            }
             Next::Reset => {
                 connection.part_with_own();
                 return connection.stream.reset();
@@ -114,7 +124,7 @@ impl Connection {
             if !self.buffer.unread().is_empty() {
                 match self.request.parse(self.buffer.unread())? {
                     Parsed::Complete(length) => {
-                        self.buffer.consume(length);
+                        self.head = length;
                         return Ok(Some(()));
                     }
                     Parsed::Partial => {}
@@ -132,16 +142,14 @@ impl Connection {
             self.request.be_the_last();
         }
         let mut record = self.record();
-        let Some(frontend) = self.session.find_frontend() else {
-            record.journey.fail(FailureReason::NoEndpoint, "the service is gone");
-            return self.answer_failure(record, FailureReason::NoEndpoint).await;
-        };
-        let namespace = &self.session.pod.pod.pod.namespace;
-        let RequestPlan { rule, action, .. } = {
-            let snapshot = self.session.worker.mesh.snapshot.load();
-            plan(&snapshot, &frontend, namespace, &self.request, (balance::random(), SystemTime::now))
-        };
-        record.journey.service = Some(frontend.port.key.clone());
+        let RequestPlan { rule, action, .. } = self.session.plan(&self.request, &mut record);
+        if let Action::Forward(Forwarding { port, .. }) = &action
+            && self.session.version_towards(port, rule.as_deref()) == Some(http::Version::HTTP_2)
+        {
+            record.dismiss();
+            return Next::Version2;
+        }
+        self.buffer.consume(self.head);
         record.rule = rule;
         match action {
             Action::Forward(forwarding) => {
@@ -154,10 +162,7 @@ impl Connection {
             Action::Preflight(Preflight(lines)) => {
                 self.answer(record, &OwnAnswer::head(StatusCode::NO_CONTENT, &lines)).await
             }
-            Action::Fail(reason) => {
-                record.journey.fail(reason, format!("for {}", frontend.port.key.service));
-                self.answer_failure(record, reason).await
-            }
+            Action::Fail(reason) => self.answer_failure(record, reason).await,
         }
     }
 

@@ -3,36 +3,34 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::error::Error;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::sleep_until;
 
+use super::answer_body::{AnswerBody, Busy, Origin, is_of_the_endpoint};
 use super::attempts::{Attempts, LATE, Limit};
 use super::dial::{self, Wish};
-use super::plan::{Action, Forwarding, RequestPlan, plan};
+use super::plan::{Action, Forwarding, RequestPlan};
+use super::upstream::Upstream;
 use super::{Session, begin_session, http_label, mirror, tunnel};
+use crate::accept::ClientStream;
 use crate::accept::rewind::Rewind;
-use crate::balance::{self, InFlight};
-use crate::connect::Destination;
-use crate::connect::streams::{self, Stream};
+use crate::balance::InFlight;
+use crate::connect::{Destination, exchanges, streams};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
-use crate::forward::Socket;
-use crate::hop;
 use crate::http1::{FIELD_LIMIT, Judge as _, ReadBuffer};
 use crate::http2::body::BodyTap;
+use crate::http2::translate::to_http2;
 use crate::http2::{self, ClientBody, KeptRequest, LocalExecutor, MAX_HEAD, RequestBody, RequestHead2};
 use crate::route::filter::Preflight;
 use crate::route::{FieldEdit, RouteKind, is_grpc};
@@ -49,15 +47,19 @@ const MAX_RESETS: usize = 64;
 const MAX_SENT: usize = 64 * 1024;
 
 /// Serves a client's connection. `buffer` holds its first bytes.
-pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) {
+pub(super) async fn serve(session: Session, stream: ClientStream, buffer: ReadBuffer) {
     let session = Rc::new(session);
     let superseded = session.worker.mesh.drain.begun();
-    let service = service_fn(move |request| {
+    let service = service_fn(|request| {
         let session = Rc::clone(&session);
         async move { Ok::<_, Infallible>(Box::pin(answer(&session, request)).await) }
     });
-    let serving = hyper::server::conn::http2::Builder::new(LocalExecutor)
-        .enable_connect_protocol()
+    let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    if session.gate.is_none() {
+        // Behind a Gateway most endpoints speak HTTP/1.1, which has another way to WebSocket: clients are to take that.
+        builder.enable_connect_protocol();
+    }
+    let serving = builder
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD)
         .max_send_buf_size(MAX_SENT)
@@ -77,90 +79,29 @@ pub(super) async fn serve(session: Session, stream: Socket, buffer: ReadBuffer) 
     }
 }
 
-/// The body of an answer.
-#[derive(Debug)]
-enum AnswerBody {
-    /// Passed on from upstream; the record is written when it ends.
-    Upstream {
-        inner: Incoming,
-        sent: Rc<Cell<u64>>,
-        record: Option<Recording<RequestRecord>>,
-        /// By when it must have ended, and what is said when it has not.
-        limit: Option<(Pin<Box<Sleep>>, FailureReason)>,
-        /// Whose it is. The endpoint and the connection are busy as long as the answer lasts.
-        origin: Origin,
-    },
-    /// Of the proxy's own making.
-    Own(Option<Bytes>),
-}
-
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let (inner, sent, record, limit, origin) = match &mut *self {
-            Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Upstream { inner, sent, record, limit, origin } => (inner, sent, record, limit, origin),
-        };
-        let frame = match Pin::new(&mut *inner).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                let Some((end, late)) = limit else { return Poll::Pending };
-                ready!(end.as_mut().poll(cx));
-                if let Some(mut record) = record.take() {
-                    if *late == FailureReason::BackendTimeout {
-                        origin.session.note_failure(&origin.port, &origin.busy.0);
-                    }
-                    record.journey.bytes_sent = sent.get();
-                    record.journey.fail(*late, LATE);
-                    record.finish();
-                }
-                return Poll::Ready(Some(Err(LATE.into())));
-            }
-        };
-        let Some(open) = record else { return Poll::Ready(frame.map(|frame| frame.map_err(Into::into))) };
-        // Now and not at the end, which a client that leaves does not wait for.
-        open.journey.bytes_sent = sent.get();
-        match &frame {
-            Some(Ok(frame)) => {
-                open.journey.bytes_received += frame.data_ref().map_or(0, |data| data.remaining() as u64);
-            }
-            Some(Err(error)) => {
-                open.journey.fail(FailureReason::UpstreamReset, with_causes(error));
-                if is_of_the_endpoint(error) {
-                    origin.session.note_failure(&origin.port, &origin.busy.0);
-                }
-            }
-            None => {}
+/// Serves a client's connection of HTTP/1.1 whose requests go on by HTTP/2. `buffer` holds its first bytes.
+pub(super) async fn serve_version1(session: Session, stream: ClientStream, buffer: ReadBuffer) {
+    let session = Rc::new(session);
+    let superseded = session.worker.mesh.drain.begun();
+    let service = service_fn(|request| {
+        let session = Rc::clone(&session);
+        async move { Ok::<_, Infallible>(Box::pin(answer(&session, request)).await) }
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .half_close(true)
+        .max_headers(FIELD_LIMIT)
+        .max_buf_size(MAX_HEAD as usize)
+        .serve_connection(TokioIo::new(Rewind::new(buffer, stream)), service);
+    let mut serving = pin!(serving);
+    let outcome = tokio::select! {
+        outcome = serving.as_mut() => outcome,
+        () = superseded => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
         }
-        // hyper does not ask again after the last frame of a stream.
-        let has_ended = !matches!(&frame, Some(Ok(_))) || inner.is_end_stream();
-        if has_ended && !matches!(&frame, Some(Err(_))) {
-            origin.session.note_end(&origin.port, &origin.busy.0, open.status);
-        }
-        if let Some(record) = record.take_if(|_| has_ended) {
-            record.finish();
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            // An open record must be finished by a last poll.
-            Self::Upstream { inner, record, .. } => record.is_none() && inner.is_end_stream(),
-            Self::Own(bytes) => bytes.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Upstream { inner, .. } => inner.size_hint(),
-            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "an HTTP/1.1 client connection has ended");
     }
 }
 
@@ -170,32 +111,19 @@ async fn answer(session: &Rc<Session>, request: Request<Incoming>) -> Response<A
     let grpc = is_grpc(&head);
     let mut record = session.worker.mesh.telemetry.request(RequestRecord {
         journey: session.journey(),
-        protocol: http_label(grpc, true),
+        protocol: http_label(grpc, parts.version == Version::HTTP_2),
         method: Bytes::copy_from_slice(parts.method.as_str().as_bytes()),
         path: Bytes::copy_from_slice(parts.uri.path().as_bytes()),
         status: None,
         rule: None,
         backend: None,
     });
-    let Some(frontend) = session.find_frontend() else {
-        record.journey.fail(FailureReason::NoEndpoint, "the service is gone");
-        return failure(record, FailureReason::NoEndpoint, grpc);
-    };
-    record.journey.service = Some(frontend.port.key.clone());
     if let Some((reason, error)) = refusal(&parts) {
+        record.journey.service = session.find_frontend().map(|frontend| frontend.port.key.clone());
         record.journey.fail(reason, error);
         return failure(record, reason, grpc);
     }
-    let RequestPlan { kind, rule, action } = {
-        let snapshot = session.worker.mesh.snapshot.load();
-        plan(
-            &snapshot,
-            &frontend,
-            &session.pod.pod.pod.namespace,
-            &head,
-            (balance::random(), SystemTime::now),
-        )
-    };
+    let RequestPlan { kind, rule, action } = session.plan(&head, &mut record);
     // HTTPRoute says which HTTP status a failure has, whatever the request may carry.
     let grpc = grpc && kind != Some(RouteKind::Http);
     record.rule = rule;
@@ -206,10 +134,7 @@ async fn answer(session: &Rc<Session>, request: Request<Incoming>) -> Response<A
         }
         Action::Redirect { status, location } => head_only(record, status, &[("location", location)]),
         Action::Preflight(Preflight(lines)) => head_only(record, StatusCode::NO_CONTENT, &lines),
-        Action::Fail(reason) => {
-            record.journey.fail(reason, format!("for {}", frontend.port.key.service));
-            failure(record, reason, grpc)
-        }
+        Action::Fail(reason) => failure(record, reason, grpc),
     }
 }
 
@@ -226,8 +151,11 @@ async fn forward(
     session: &Rc<Session>,
     mut record: Recording<RequestRecord>,
     forwarding: Forwarding,
-    (request, grpc): (Request<Incoming>, bool),
+    (mut request, grpc): (Request<Incoming>, bool),
 ) -> Response<AnswerBody> {
+    if request.version() != Version::HTTP_2 {
+        to_http2(&mut request);
+    }
     let (mut parts, body) = request.into_parts();
     // There only if the request is a CONNECT.
     let mut tunnel = parts.extensions.remove::<OnUpgrade>();
@@ -314,24 +242,6 @@ fn note_late((session, port): (&Session, &ServicePort), reason: FailureReason, r
     }
 }
 
-/// What is held as long as an answer lasts: the endpoint and the connection are busy.
-pub(super) type Busy = (InFlight, Rc<()>);
-
-/// Where an answer comes from.
-#[derive(Debug)]
-struct Origin {
-    session: Rc<Session>,
-    port: Arc<ServicePort>,
-    busy: Busy,
-}
-
-/// Whether an answer that broke off says something of its endpoint: the client's own side may be to blame.
-fn is_of_the_endpoint(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-    let kind = cause.and_then(h2::Error::get_io).map(std::io::Error::kind);
-    !matches!(kind, Some(hop::EXPIRED | hop::SHED))
-}
-
 /// Sends a request to an endpoint of the port, one that is wished for if there is. It is left in its place if
 /// nothing of it was sent.
 async fn send(
@@ -343,11 +253,11 @@ async fn send(
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let (stream, load) = find_stream(session, port, wish, record).await?;
-        let Stream { mut sender, hop, under_way, .. } = stream;
-        record.journey.hop = Some(hop);
+        let (upstream, load) = find_upstream(session, port, wish, record).await?;
+        record.journey.hop = Some(upstream.hop());
+        let under_way = upstream.under_way();
         let Some(sent) = request.take() else { return Err(FailureReason::UpstreamReset) };
-        let mut error = match sender.try_send_request(sent).await {
+        let mut error = match upstream.send(sent).await {
             Ok(response) => {
                 let is_whole = response.body().is_end_stream();
                 session.note_head(port, &load, (response.status(), is_whole));
@@ -414,14 +324,21 @@ fn copy(
 }
 
 /// An open connection to an endpoint that was not tried yet.
-async fn find_stream(
+async fn find_upstream(
     session: &Session,
     port: &ServicePort,
     wish: &mut Wish,
     record: &mut Recording<RequestRecord>,
-) -> Result<(Stream, InFlight), FailureReason> {
+) -> Result<(Upstream, InFlight), FailureReason> {
+    let version = session.version_towards(port, record.rule.as_deref());
     let connect = async |key, destination: &Destination| {
-        streams::open(&session.worker, &session.pod, &key, destination).await
+        let (worker, pod) = (&session.worker, &session.pod);
+        Ok(match version {
+            Some(Version::HTTP_11) => {
+                Upstream::Version1(exchanges::open(worker, pod, &key, destination).await?)
+            }
+            _ => Upstream::Version2(streams::open(worker, pod, &key, destination).await?),
+        })
     };
     dial::try_endpoints((session, port), wish, &mut record.journey, connect).await
 }

@@ -4,10 +4,12 @@
 //! the hop begins. A connection to a pod's own address is never routed; one to nothing that the mesh knows is
 //! passed through as it is.
 
+mod answer_body;
 mod attempts;
 mod dial;
 mod fare;
-mod hello;
+mod gate;
+pub(crate) mod hello;
 mod http1;
 mod http2;
 mod mirror;
@@ -15,6 +17,7 @@ mod opaque;
 pub mod plan;
 pub mod target;
 mod tunnel;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,11 +28,11 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::accept::detect::{FirstBytes, claims_http1, is_http2_server, judge};
 use crate::accept::orig_dst::original_destination;
-use crate::accept::{Incoming, JoinedPod, Worker};
+use crate::accept::{ClientStream, Incoming, JoinedPod, Worker};
 use crate::balance::{self, AddressFamilies, InFlight};
 use crate::connect::Destination;
 use crate::error::FailureReason;
-use crate::forward::{CopyError, Reset as _, Socket};
+use crate::forward::{CopyError, Reset as _};
 use crate::http1::ReadBuffer;
 use crate::http2::INVALID_PREFACE;
 use crate::pod::Direction;
@@ -38,25 +41,43 @@ use crate::route::session::SessionToken;
 use crate::snapshot::service::{Endpoint, Frontend, PortProtocol, ServicePort};
 use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording, RequestRecord};
 use dial::{Chosen, Wish};
+pub use gate::Gate;
+pub use opaque::serve_listener;
 use target::{Target, find_target};
 
 /// How long a client that cannot be connected is listened to before it is reset.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// One captured connection of a pod, on its way.
+/// One connection that a pod has opened, or that has come to a Gateway, on its way.
 #[derive(Clone, Debug)]
-struct Session {
+pub struct Session {
     worker: Rc<Worker>,
     pod: Arc<JoinedPod>,
     client: SocketAddr,
     destination: SocketAddr,
+    /// The port of the Gateway that it has come to.
+    gate: Option<Rc<Gate>>,
 }
 
 impl Session {
+    /// A connection that has come to a port of a Gateway, whose pod is this process.
+    #[must_use]
+    pub fn of_gateway(
+        (worker, pod): (Rc<Worker>, Arc<JoinedPod>),
+        (client, destination): (SocketAddr, SocketAddr),
+        gate: Rc<Gate>,
+    ) -> Self {
+        Self { worker, pod, client, destination, gate: Some(gate) }
+    }
+
     /// A journey of this connection, nothing but its ends known.
     fn journey(&self) -> Journey {
-        let destination = Peer { address: Some(self.destination), ..Peer::default() };
-        Journey::new(Direction::Outbound, self.pod.as_peer(self.client), destination)
+        let at = |address| Peer { address: Some(address), ..Peer::default() };
+        let destination = at(self.destination);
+        match self.gate {
+            Some(_) => Journey::new(Direction::Ingress, at(self.client), destination),
+            None => Journey::new(Direction::Outbound, self.pod.as_peer(self.client), destination),
+        }
     }
 
     /// The namespace of the client's pod, by which routes hold for it.
@@ -95,10 +116,16 @@ impl Session {
         self.worker.mesh.telemetry.metrics().detected_protocol(&frontend.port.key, protocol);
     }
 
-    fn refuse(&self, stream: &Socket, reason: FailureReason, error: String) {
+    /// Notes why nothing has come of the connection.
+    pub(crate) fn note(&self, reason: FailureReason, error: String) {
         let mut journey = self.journey();
         journey.fail(reason, error);
         self.worker.mesh.telemetry.connection(ConnectionRecord::new(journey)).finish();
+    }
+
+    /// Notes why nothing comes of the connection, and breaks it off.
+    pub(crate) fn refuse(&self, stream: &ClientStream, reason: FailureReason, error: String) {
+        self.note(reason, error);
         stream.reset();
     }
 }
@@ -107,7 +134,8 @@ impl Session {
 pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
     let Ok(destination) = original_destination(&stream) else { return };
-    let session = Session { worker, pod, client, destination };
+    let stream = ClientStream::from(stream);
+    let session = Session { worker, pod, client, destination, gate: None };
     if is_own_port(&session) {
         let error = format!("{destination} is a port of the proxy itself");
         return session.refuse(&stream, FailureReason::DestinationIsProxy, error);
@@ -127,6 +155,16 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     }
 }
 
+/// Serves a client of a Gateway that is to speak HTTP, of the version that its TLS has agreed on or that its first bytes
+/// are of.
+pub async fn serve_requests(session: Session, stream: ClientStream) {
+    match stream.agreed_protocol() {
+        Some(b"h2") => http2::serve(session, stream, ReadBuffer::default()).await,
+        Some(_) => http1::serve(session, stream, ReadBuffer::default(), None).await,
+        None => serve_declared_http(session, stream, PortProtocol::Http).await,
+    }
+}
+
 /// A connection to the proxy's own ports would come back to the proxy for ever.
 fn is_own_port(session: &Session) -> bool {
     let destination = session.destination;
@@ -136,7 +174,7 @@ fn is_own_port(session: &Session) -> bool {
     own_address && matches!(destination.port(), OUTBOUND_PORT | INBOUND_PORT)
 }
 
-async fn serve_service(session: Session, stream: Socket, frontend: Frontend) {
+async fn serve_service(session: Session, stream: ClientStream, frontend: Frontend) {
     match frontend.protocol_for(session.namespace()) {
         protocol @ (PortProtocol::Http | PortProtocol::Http2) => {
             serve_declared_http(session, stream, protocol).await;
@@ -147,7 +185,7 @@ async fn serve_service(session: Session, stream: Socket, frontend: Frontend) {
 }
 
 /// A port that is said to speak HTTP: the client speaks first, by definition.
-async fn serve_declared_http(session: Session, mut stream: Socket, protocol: PortProtocol) {
+async fn serve_declared_http(session: Session, mut stream: ClientStream, protocol: PortProtocol) {
     let mut buffer = ReadBuffer::default();
     loop {
         match (judge(buffer.unread()), protocol) {
@@ -174,7 +212,7 @@ async fn serve_declared_http(session: Session, mut stream: Socket, protocol: Por
 }
 
 /// Ends the connection of a client that was to speak HTTP/2 and does not.
-async fn refuse_preface(session: &Session, mut stream: Socket) {
+async fn refuse_preface(session: &Session, mut stream: ClientStream) {
     let mut journey = session.journey();
     journey.service = session.find_frontend().map(|frontend| frontend.port.key.clone());
     journey.fail(FailureReason::MalformedRequest, "the connection preface is invalid");
@@ -187,7 +225,7 @@ async fn refuse_preface(session: &Session, mut stream: Socket) {
 }
 
 /// A port that says nothing: an endpoint is dialled at once, and whoever speaks first decides.
-async fn serve_undeclared(session: Session, mut stream: Socket, frontend: Frontend) {
+async fn serve_undeclared(session: Session, mut stream: ClientStream, frontend: Frontend) {
     let mut record = opaque::record(&session, Some(&frontend.port));
     let chosen = dial::choose_and_dial(&session, &frontend.port, &mut record.journey).await;
     let mut chosen: Chosen = match chosen {
@@ -240,7 +278,7 @@ async fn serve_undeclared(session: Session, mut stream: Socket, frontend: Fronte
 
 /// No endpoint could be dialled for a client of an undeclared port. One that speaks HTTP is told so in its own
 /// words; its first bytes are on their way, if it speaks first at all.
-async fn answer_or_reset(session: Session, mut stream: Socket, record: Recording<ConnectionRecord>) {
+async fn answer_or_reset(session: Session, mut stream: ClientStream, record: Recording<ConnectionRecord>) {
     let mut buffer = ReadBuffer::default();
     let listening = async {
         while judge(buffer.unread()) == FirstBytes::Undecided

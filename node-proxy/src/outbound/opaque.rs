@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use super::dial::{self, Chosen};
-use super::plan::{ConnectionPlan, plan_connection};
+use super::plan::{ConnectionPlan, plan_connection, plan_connection_for_gateway};
 use super::{Session, hello};
+use crate::accept::ClientStream;
 use crate::balance;
 use crate::connect::{self, Destination, Dialled, HopKey};
 use crate::error::{FailureReason, with_causes};
 use crate::forward::copy::Copied;
-use crate::forward::{CopyError, Reset as _, Socket, copy_both};
+use crate::forward::{CopyError, Reset as _, copy_both};
 use crate::http1::ReadBuffer;
 use crate::route::RouteKind;
+use crate::snapshot::gateway::ConnectionListener;
 use crate::snapshot::service::{Frontend, ServicePort};
 use crate::telemetry::{ConnectionRecord, Peer, ProtocolLabel, Recording};
 
@@ -32,10 +34,41 @@ pub(super) fn label(bytes: &[u8]) -> ProtocolLabel {
 }
 
 /// A port of a Service that is said not to speak HTTP. Its routes are of connections, if it has any.
-pub(super) async fn serve_service(session: &Session, mut stream: Socket, frontend: Frontend) {
+pub(super) async fn serve_service(session: &Session, mut stream: ClientStream, frontend: Frontend) {
     let mut record = record(session, Some(&frontend.port));
     let mut buffer = ReadBuffer::default();
-    let taken = match find_port(session, frontend, (&mut stream, &mut buffer), &mut record).await {
+    let port = find_port(session, frontend, (&mut stream, &mut buffer), &mut record).await;
+    connect(session, (stream, buffer), port, record).await;
+}
+
+/// A connection that a listener of a Gateway has taken. `server_name` is what its ClientHello asks for, where there was one.
+pub async fn serve_listener(
+    session: &Session,
+    client: (ClientStream, ReadBuffer),
+    listener: &ConnectionListener,
+    (server_name, protocol): (Option<String>, ProtocolLabel),
+) {
+    let mut record = record(session, None);
+    record.protocol = Some(protocol);
+    let plan = {
+        let snapshot = session.worker.mesh.snapshot.load();
+        plan_connection_for_gateway(&snapshot, listener, server_name.as_deref(), balance::random())
+    };
+    let port = note_plan(plan, &mut record, || match &server_name {
+        Some(name) => format!("for {name} {}", session.name_place()),
+        None => session.name_place(),
+    });
+    connect(session, client, port, record).await;
+}
+
+/// Dials an endpoint of a port for a client, and joins both.
+async fn connect(
+    session: &Session,
+    (stream, buffer): (ClientStream, ReadBuffer),
+    port: Result<Arc<ServicePort>, FailureReason>,
+    mut record: Recording<ConnectionRecord>,
+) {
+    let taken = match port {
         Ok(port) => {
             record.opened();
             let chosen = dial::choose_and_dial(session, &port, &mut record.journey).await;
@@ -55,11 +88,22 @@ pub(super) async fn serve_service(session: &Session, mut stream: Socket, fronten
     }
 }
 
+/// Notes in the record which rule takes a connection, or why nobody does: `what` says for what it was.
+fn note_plan(
+    ConnectionPlan { rule, port }: ConnectionPlan,
+    record: &mut ConnectionRecord,
+    what: impl FnOnce() -> String,
+) -> Result<Arc<ServicePort>, FailureReason> {
+    record.backend = port.as_ref().ok().filter(|_| rule.is_some()).map(|port| port.key.clone());
+    record.rule = rule;
+    port.inspect_err(|reason| record.journey.fail(*reason, what()))
+}
+
 /// The Service port whose endpoints take a connection. Notes in the record which rule says so, or why nobody takes it.
 async fn find_port(
     session: &Session,
     mut frontend: Frontend,
-    client: (&mut Socket, &mut ReadBuffer),
+    client: (&mut ClientStream, &mut ReadBuffer),
     record: &mut ConnectionRecord,
 ) -> Result<Arc<ServicePort>, FailureReason> {
     let namespace = session.namespace();
@@ -72,13 +116,11 @@ async fn find_port(
         // The client may have been silent for long: what counts is what there is now.
         frontend = session.find_frontend().unwrap_or(frontend);
     }
-    let ConnectionPlan { rule, port } = {
+    let plan = {
         let snapshot = session.worker.mesh.snapshot.load();
         plan_connection(&snapshot, &frontend, namespace, server_name.as_deref(), balance::random())
     };
-    record.backend = port.as_ref().ok().filter(|_| rule.is_some()).map(|port| port.key.clone());
-    record.rule = rule;
-    port.inspect_err(|reason| record.journey.fail(*reason, say_refused(&frontend, server_name)))
+    note_plan(plan, record, || say_refused(&frontend, server_name))
 }
 
 /// Why nobody takes a connection, in words.
@@ -91,7 +133,7 @@ fn say_refused(frontend: &Frontend, server_name: Option<String>) -> String {
 }
 
 /// An address that is not a Service's: never routed, passed on to exactly there.
-pub(super) async fn serve_address(session: &Session, stream: Socket, destination: Destination) {
+pub(super) async fn serve_address(session: &Session, stream: ClientStream, destination: Destination) {
     let mut record = record(session, None);
     record.protocol = Some(ProtocolLabel::Opaque);
     record.opened();
@@ -126,7 +168,7 @@ pub(super) fn note(session: &Session, port: &ServicePort, chosen: &Chosen) {
 /// Joins a client with the endpoint that was chosen for it. Both buffers may hold first bytes.
 pub(super) async fn join(
     record: Recording<ConnectionRecord>,
-    client: (Socket, ReadBuffer),
+    client: (ClientStream, ReadBuffer),
     (chosen, buffer): (Chosen, ReadBuffer),
 ) {
     let Chosen { dialled, load, .. } = chosen;
@@ -136,7 +178,7 @@ pub(super) async fn join(
 
 async fn copy(
     mut record: Recording<ConnectionRecord>,
-    (mut client, mut client_buffer): (Socket, ReadBuffer),
+    (mut client, mut client_buffer): (ClientStream, ReadBuffer),
     (mut dialled, mut server_buffer): (Dialled, ReadBuffer),
 ) {
     record.opened();
@@ -159,7 +201,7 @@ async fn copy(
 /// takes a part for the whole.
 pub(super) fn break_off(
     mut record: Recording<ConnectionRecord>,
-    (client, dialled): (&Socket, &Dialled),
+    (client, dialled): (&ClientStream, &Dialled),
     error: &CopyError,
 ) {
     record.journey.fail(error.reason(), with_causes(error));

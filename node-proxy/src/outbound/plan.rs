@@ -5,11 +5,13 @@ use std::time::SystemTime;
 
 use http::StatusCode;
 
+use crate::attach::gateway::ListenerId;
 use crate::error::FailureReason;
 use crate::route::filter::location::Asked;
 use crate::route::filter::{Preflight, Redirect};
 use crate::route::{Backend, Filters, RequestHead, RouteKind, Rule, WeightedBackend};
 use crate::snapshot::Snapshot;
+use crate::snapshot::gateway::ConnectionListener;
 use crate::snapshot::service::{Frontend, ServicePort};
 
 /// What shall become of a request.
@@ -54,6 +56,13 @@ pub struct Forwarding {
     pub stays_with: Option<u64>,
 }
 
+/// What a request was made to, as far as a redirect asks for it (HTTPRequestRedirectFilter).
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    scheme: &'static str,
+    port: u16,
+}
+
 /// Plans a request of a client in `namespace` to a Service port. `random` decides between weights and shares; `now` is
 /// asked only where a session may have ended.
 pub fn plan(
@@ -73,8 +82,43 @@ pub fn plan(
     let Some(rule) = routes.find(head) else {
         return RequestPlan { kind, rule: None, action: Action::Fail(FailureReason::NoMatchingRule) };
     };
-    let action = decide(snapshot, frontend, rule, (head, random, now));
+    // What a pod says to its Service is plain text to the proxy.
+    let place = Place { scheme: "http", port: frontend.port.key.port };
+    let action = decide(snapshot, place, rule, (head, random, now));
     RequestPlan { kind, rule: Some(Arc::clone(rule)), action }
+}
+
+/// Plans a request that has come to a port of a Gateway, `through` the listener that has ended TLS where one has. Routes of
+/// the Services behind it are not applied.
+pub fn plan_for_gateway(
+    snapshot: &Snapshot,
+    (port, through): (u16, Option<&ListenerId>),
+    head: &impl RequestHead,
+    (random, now): (u64, impl FnOnce() -> SystemTime),
+) -> RequestPlan {
+    let authority = head.header("host").unwrap_or_default();
+    let host = find_host(&String::from_utf8_lossy(&authority));
+    let found = match snapshot.gateway_ports.get(&port) {
+        Some(listeners) => listeners.find_rule(through, &host, head),
+        None => Err(FailureReason::NoMatchingRule),
+    };
+    match found {
+        Ok(rule) => {
+            let place = Place { scheme: if through.is_some() { "https" } else { "http" }, port };
+            let action = decide(snapshot, place, rule, (head, random, now));
+            RequestPlan { kind: Some(rule.route.kind), rule: Some(Arc::clone(rule)), action }
+        }
+        Err(reason) => RequestPlan { kind: None, rule: None, action: Action::Fail(reason) },
+    }
+}
+
+/// The host of an authority, in lower case (RFC 3986 section 3.2.2).
+fn find_host(authority: &str) -> String {
+    let without_port = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    without_port.to_ascii_lowercase()
 }
 
 /// What shall become of an opaque connection.
@@ -101,23 +145,42 @@ pub fn plan_connection(
     let Some(rule) = routes.find_connection(server_name) else {
         return ConnectionPlan { rule: None, port: Err(FailureReason::NoMatchingRule) };
     };
-    let port = match rule.backends.pick(random).map(|picked| &picked.backend) {
-        Some(Backend::Service(key)) => {
-            snapshot.find_service_port(key).cloned().ok_or(FailureReason::InvalidBackend)
-        }
-        Some(Backend::Failing(reason)) => Err(*reason),
-        None => Err(FailureReason::InvalidBackend),
-    };
-    ConnectionPlan { rule: Some(Arc::clone(rule)), port }
+    ConnectionPlan::by_rule(snapshot, rule, random)
+}
+
+/// Plans a connection that a listener of a Gateway has taken. Routes of the Services behind it are not applied.
+pub fn plan_connection_for_gateway(
+    snapshot: &Snapshot,
+    listener: &ConnectionListener,
+    server_name: Option<&str>,
+    random: u64,
+) -> ConnectionPlan {
+    match listener.find_rule(server_name) {
+        Some(rule) => ConnectionPlan::by_rule(snapshot, rule, random),
+        None => ConnectionPlan { rule: None, port: Err(FailureReason::NoMatchingRule) },
+    }
+}
+
+impl ConnectionPlan {
+    fn by_rule(snapshot: &Snapshot, rule: &Arc<Rule>, random: u64) -> Self {
+        let port = match rule.backends.pick(random).map(|picked| &picked.backend) {
+            Some(Backend::Service(key)) => {
+                snapshot.find_service_port(key).cloned().ok_or(FailureReason::InvalidBackend)
+            }
+            Some(Backend::Failing(reason)) => Err(*reason),
+            None => Err(FailureReason::InvalidBackend),
+        };
+        Self { rule: Some(Arc::clone(rule)), port }
+    }
 }
 
 fn decide(
     snapshot: &Snapshot,
-    frontend: &Frontend,
+    place: Place,
     rule: &Rule,
     (head, random, now): (&impl RequestHead, u64, impl FnOnce() -> SystemTime),
 ) -> Action {
-    if let Some(answered) = answer(&rule.filters, frontend, head) {
+    if let Some(answered) = answer(&rule.filters, place, head) {
         return answered;
     }
     // A rule without a backend that could be picked answers 500 (HTTPRouteRule.backendRefs).
@@ -135,7 +198,7 @@ fn decide(
     if picked.filters.is_empty() {
         return Action::Forward(Forwarding { port, filters: None, mirrors: Vec::new(), stays_with });
     }
-    if let Some(answered) = answer(&picked.filters, frontend, head) {
+    if let Some(answered) = answer(&picked.filters, place, head) {
         return answered;
     }
     let mirrors = find_mirrors(snapshot, &picked.filters, random);
@@ -161,23 +224,22 @@ fn find_session<'r>(
 }
 
 /// What filters answer themselves.
-fn answer(filters: &Filters, frontend: &Frontend, head: &impl RequestHead) -> Option<Action> {
+fn answer(filters: &Filters, place: Place, head: &impl RequestHead) -> Option<Action> {
     if let Some(preflight) = filters.cors.as_ref().and_then(|cors| cors.preflight(head)) {
         return Some(Action::Preflight(preflight));
     }
     let redirect = filters.redirect.as_ref()?;
-    Some(Action::Redirect { status: redirect.status, location: locate(redirect, frontend, head) })
+    Some(Action::Redirect { status: redirect.status, location: locate(redirect, place, head) })
 }
 
-fn locate(redirect: &Redirect, frontend: &Frontend, head: &impl RequestHead) -> String {
+fn locate(redirect: &Redirect, place: Place, head: &impl RequestHead) -> String {
     let authority = head.header("host").unwrap_or_default();
     redirect.location(&Asked {
-        // What a pod says to its Service is plain text to the proxy.
-        scheme: "http",
+        scheme: place.scheme,
         authority: &String::from_utf8_lossy(&authority),
         path: head.path(),
         query: head.query(),
-        port: frontend.port.key.port,
+        port: place.port,
     })
 }
 

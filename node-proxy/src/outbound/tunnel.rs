@@ -10,7 +10,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
-use super::http2::Busy;
+use super::answer_body::Busy;
 use crate::error::{FailureReason, with_causes};
 use crate::telemetry::{Recording, RequestRecord};
 use crate::turns;

@@ -24,6 +24,7 @@ pub mod news;
 mod nft;
 pub mod node_socket;
 mod older;
+pub mod own;
 pub mod proof;
 mod records;
 pub mod redirect;
@@ -52,7 +53,7 @@ use netns::NetnsFd;
 use proof::ProofBoard;
 use standing::Standing;
 
-/// Which way a captured connection goes, seen from the pod.
+/// Which way a connection goes, seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Direction {
@@ -60,6 +61,8 @@ pub enum Direction {
     Inbound,
     /// From the pod.
     Outbound,
+    /// To a Gateway, whose pod it is: nothing is captured there.
+    Ingress,
 }
 
 /// A pod of this node that is in the mesh.
@@ -73,8 +76,8 @@ pub struct EnrolledPod {
     pub identity: SpiffeId,
     /// Its addresses, as its CNI result gave them.
     pub addresses: Vec<IpAddr>,
-    /// What is known of it on the disk.
-    pub record: Record,
+    /// What is known of it on the disk; nothing of a pod that is this process.
+    pub record: Option<Record>,
     /// Its network namespace.
     pub netns: NetnsFd,
     /// Its node.

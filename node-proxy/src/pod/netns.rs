@@ -32,13 +32,29 @@ pub struct NetnsCookie(pub u64);
 #[derive(Debug)]
 pub struct NetnsFd {
     fd: OwnedFd,
+    /// Whether it is the process's own, which no thread has to enter: that would take a privilege.
+    is_own: bool,
 }
 
 impl NetnsFd {
     /// Wraps an open namespace.
     #[must_use]
     pub const fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        Self { fd, is_own: false }
+    }
+
+    /// The process's own namespace, to work in as in any other, without a privilege.
+    ///
+    /// # Errors
+    /// When `/proc/self/ns/net` cannot be opened.
+    pub fn own() -> io::Result<Self> {
+        Ok(Self { fd: home()?.try_clone_to_owned()?, is_own: true })
+    }
+
+    /// Whether it was opened as the process's own.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.is_own
     }
 
     /// Opens the namespace at a path such as `/run/netns/NAME`.
@@ -46,7 +62,7 @@ impl NetnsFd {
     /// # Errors
     /// When the path cannot be opened. That it is a network namespace shows in the first [`Self::run`].
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { fd: File::open(path)?.into() })
+        Ok(Self::new(File::open(path)?.into()))
     }
 
     /// Another holder of the same namespace.
@@ -54,7 +70,7 @@ impl NetnsFd {
     /// # Errors
     /// When the process is out of file descriptors.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()? })
+        Ok(Self { fd: self.fd.try_clone()?, is_own: self.is_own })
     }
 
     /// The namespace's cookie.
@@ -76,6 +92,9 @@ impl NetnsFd {
     /// # Errors
     /// When the namespace cannot be entered, and what `work` returns.
     pub fn run<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.is_own && !INSIDE.get() {
+            return work();
+        }
         let home = home()?;
         if INSIDE.replace(true) {
             return Err(io::Error::other("this thread is inside a network namespace already"));

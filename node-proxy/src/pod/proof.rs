@@ -71,7 +71,7 @@ impl ProofError {
             Self::Dial { .. } => "not_reachable",
             Self::NoAddress => "no_address",
             Self::NotCaptured { direction: Direction::Inbound, .. } => "inbound_not_captured",
-            Self::NotCaptured { direction: Direction::Outbound, .. } => "outbound_not_captured",
+            Self::NotCaptured { .. } => "outbound_not_captured",
         }
     }
 

@@ -379,7 +379,7 @@ impl PodRegistry {
             pod: key_of(&record.attachment.pod),
             identity: fact.identity,
             addresses: record.attachment.addresses.clone(),
-            record: record.clone(),
+            record: Some(record.clone()),
             netns,
             host: self.parts.host.clone(),
             proofs: super::proof::ProofBoard::default(),

@@ -58,21 +58,29 @@ pub fn listen(netns: &NetnsFd) -> io::Result<Vec<PodListener>> {
 /// # Errors
 /// When one cannot be opened for another reason.
 pub fn listen_on(netns: &NetnsFd, wanted: impl Fn(SocketAddr) -> bool) -> io::Result<Vec<PodListener>> {
-    netns.run(|| {
-        let mut listeners = Vec::new();
-        for (direction, address) in LISTENERS.into_iter().filter(|(_, address)| wanted(*address)) {
-            match listener(address) {
-                Ok(socket) => listeners.push(PodListener { direction, socket: socket.into() }),
-                Err(error) if is_family_missing(&error) => {
-                    tracing::debug!(%address, %error, "the namespace lacks an address family");
-                }
-                Err(error) => {
-                    return Err(io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")));
-                }
+    netns.run(|| listen_at(LISTENERS.into_iter().filter(|(_, address)| wanted(*address))))
+}
+
+/// Opens listeners in the calling thread's namespace, as far as it has their families.
+///
+/// # Errors
+/// When one cannot be opened for another reason.
+pub(super) fn listen_at(
+    addresses: impl IntoIterator<Item = (Direction, SocketAddr)>,
+) -> io::Result<Vec<PodListener>> {
+    let mut listeners = Vec::new();
+    for (direction, address) in addresses {
+        match listener(address) {
+            Ok(socket) => listeners.push(PodListener { direction, socket: socket.into() }),
+            Err(error) if is_family_missing(&error) => {
+                tracing::debug!(%address, %error, "the namespace lacks an address family");
+            }
+            Err(error) => {
+                return Err(io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")));
             }
         }
-        Ok(listeners)
-    })
+    }
+    Ok(listeners)
 }
 
 /// Which of a pod's listeners, by their addresses, are not there any more.
@@ -138,12 +146,20 @@ impl EnrolledPod {
 /// # Errors
 /// When the socket cannot be made, bound or connected at once.
 pub fn dial(netns: &NetnsFd, source: Option<IpAddr>, destination: SocketAddr) -> io::Result<TcpStream> {
-    netns.run(|| dial_from_here(source, destination))
+    // Only where there are rules to be let past: it takes CAP_NET_ADMIN.
+    let mark = (!netns.is_own()).then_some(DIAL_MARK);
+    netns.run(|| dial_from_here(source, destination, mark))
 }
 
-fn dial_from_here(source: Option<IpAddr>, destination: SocketAddr) -> io::Result<TcpStream> {
+fn dial_from_here(
+    source: Option<IpAddr>,
+    destination: SocketAddr,
+    mark: Option<u32>,
+) -> io::Result<TcpStream> {
     let socket = tcp_socket(destination)?;
-    socket.set_mark(DIAL_MARK)?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
     prepare(&socket)?;
     if let Some(source) = source {
         // The port is chosen at connect, where it need only be free towards this destination.

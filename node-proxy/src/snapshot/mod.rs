@@ -4,6 +4,7 @@
 //! `find_*`. Everything stringly was parsed when it was compiled.
 
 mod dump;
+pub mod gateway;
 pub mod health;
 pub mod map;
 pub mod service;
@@ -17,6 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use gateway::GatewayPorts;
 use map::SharedMap;
 use service::{Frontend, FrontendMap, ServicePort, ServicePortKey};
 use workload::{MtlsMode, Workload};
@@ -94,6 +96,8 @@ pub struct Snapshot {
     pub pod_ranges: Arc<[AddressRange]>,
     /// The nodes' own addresses.
     pub node_addresses: Arc<HashMap<IpAddr, Arc<str>>>,
+    /// The ports of the Gateway that is served, where one is.
+    pub gateway_ports: Arc<GatewayPorts>,
 }
 
 impl Snapshot {

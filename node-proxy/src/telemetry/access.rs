@@ -93,6 +93,8 @@ impl PlaintextReason {
 pub enum Course {
     /// To a pod of this node.
     Inbound,
+    /// To a Gateway.
+    Ingress,
     /// From a pod of this node.
     Outbound,
     /// A copy of a request from a pod of this node.
@@ -103,6 +105,7 @@ impl From<Direction> for Course {
     fn from(direction: Direction) -> Self {
         match direction {
             Direction::Inbound => Self::Inbound,
+            Direction::Ingress => Self::Ingress,
             Direction::Outbound => Self::Outbound,
         }
     }

@@ -395,6 +395,7 @@ fn connection_texts(view: &ConnectionView<'_>) -> [String; 11] {
 const fn reporter_label(direction: Course) -> &'static str {
     match direction {
         Course::Inbound => "destination",
+        Course::Ingress => "gateway",
         Course::Mirror => "mirror",
         Course::Outbound => "source",
     }

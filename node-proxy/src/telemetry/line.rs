@@ -218,6 +218,7 @@ fn tail(line: &mut Line<'_>, journey: &Journey) {
 pub(crate) const fn direction_label(direction: Course) -> &'static str {
     match direction {
         Course::Inbound => "inbound",
+        Course::Ingress => "ingress",
         Course::Mirror => "mirror",
         Course::Outbound => "outbound",
     }

@@ -15,6 +15,7 @@ mod view;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -53,6 +54,15 @@ pub struct ListenerId {
     pub owner: ListenerOwner,
     /// Its name there.
     pub name: Arc<str>,
+}
+
+impl fmt::Display for ListenerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            ListenerOwner::Gateway(key) => write!(f, "Gateway {key}, listener {}", self.name),
+            ListenerOwner::ListenerSet(key) => write!(f, "ListenerSet {key}, listener {}", self.name),
+        }
+    }
 }
 
 /// A ListenerSet, judged.

@@ -1,0 +1,191 @@
+//! Wiring of the proxy of one Gateway: its objects, its ports, and its end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use gammarus_ca::{SpiffeId, TrustDomain};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::life::told_to_stop;
+use super::{cert_store, certificates, raise_descriptor_limit, snapshot_dump, source_ended};
+use crate::accept::{Drainer, JoinedPod, Mesh, Workers};
+use crate::admin::{Admin, Doors, Dump, MayCome, Ready};
+use crate::attach::Attachments;
+use crate::attach::gateway::Gateways;
+use crate::cluster::directory::Directory;
+use crate::cluster::objects::{Changed, ObjectKey, Objects};
+use crate::cluster::writer::{ClusterView, Writer};
+use crate::compile::gateway::GatewayCompiler;
+use crate::compile::{Compiler, Step};
+use crate::config::IngressConfig;
+use crate::ingress::ports::Ports;
+use crate::pod::own::own_pod;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log, panics};
+use crate::turns::Memory;
+
+/// How long those who stay are served once the proxy was told to stop.
+const FAREWELL: Duration = Duration::from_secs(20);
+/// How often is looked whether anybody has stayed.
+const FAREWELL_STEP: Duration = Duration::from_millis(100);
+/// How long a port that could not be opened is left alone.
+const NEXT_TRY: Duration = Duration::from_secs(5);
+
+/// Serves one Gateway until it is told to stop.
+///
+/// # Errors
+/// If anything that it cannot do without is missing.
+pub fn run_ingress(config: IngressConfig) -> anyhow::Result<()> {
+    let telemetry = &config.serving.telemetry;
+    let log = log::start(telemetry.format, &telemetry.filter)?;
+    raise_descriptor_limit();
+    let metrics = Arc::new(Metrics::new()?);
+    panics::count(&metrics);
+    let access = AccessLog::start(&telemetry.access, telemetry.format, &metrics)?;
+    let telemetry = Telemetry::new(Arc::clone(&metrics), access);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(Box::pin(serve(config, (log, metrics, telemetry.clone()))));
+    telemetry.flush();
+    outcome
+}
+
+async fn serve(
+    config: IngressConfig,
+    (log, metrics, telemetry): (LogControl, Arc<Metrics>, Telemetry),
+) -> anyhow::Result<()> {
+    let IngressConfig { serving, objects, gateway, pod, service_account } = config;
+    let ready = Ready::new();
+    let loading = ready.block("the Gateway's ports");
+    let trust_domain = TrustDomain::new(&serving.trust_domain)?;
+    let identity = SpiffeId::new(trust_domain.clone(), &pod.namespace, &service_account)?;
+    let source = Directory::open(&objects)?;
+    let gateways = Arc::default();
+    let compiler = Compiler::new(&serving.node, trust_domain);
+    let (writer, view) = Writer::new(source, builder(gateway.clone(), compiler, (&gateways, &metrics)));
+    let certs = Arc::new(cert_store(&serving, None)?);
+    let (drainer, drain) = Drainer::new();
+    let limits = serving.data_path.limits;
+    let mesh = Arc::new(Mesh {
+        snapshot: Arc::clone(view.snapshot()),
+        certs: Arc::clone(&certs),
+        telemetry,
+        limits,
+        drain,
+    });
+    let workers = Workers::start(&mesh, serving.data_path.workers).context("cannot start the data path")?;
+    certs.start(&identity);
+    let (_stays, gone) = watch::channel(false);
+    let memory = Memory::new(limits.buffered_bytes);
+    let shares = workers.shares(&memory);
+    let own = Arc::new(own_pod(pod, identity)?);
+    let own = Arc::new(JoinedPod::new(own, gone, (memory, shares)));
+    let admin = Admin {
+        metrics,
+        certificates: certificates(&certs),
+        ready,
+        snapshot: snapshot_dump(&view),
+        status: status_dump(&view, gateways),
+        log,
+    };
+    let mut doors = Doors::new(Arc::new(admin), [serving.admin_listen, serving.health_listen]);
+    doors.open(&mut BTreeMap::new(), MayCome::No)?;
+    tracing::info!(%gateway, "serving a Gateway");
+    let following = async {
+        view.ready().await.context("the objects were never read")?;
+        let mut loading = Some(loading);
+        follow_ports(&view, (&own, &workers), || drop(loading.take())).await;
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        ended = writer.run() => return Err(source_ended(ended)),
+        ended = following => return ended,
+        told = told_to_stop() => told?,
+    }
+    drainer.begin();
+    workers.retire();
+    let end = Instant::now() + FAREWELL;
+    while workers.connections() > 0 && Instant::now() < end {
+        sleep(FAREWELL_STEP).await;
+    }
+    Ok(())
+}
+
+/// Keeps the listening sockets as the snapshot has them. `opened` is called whenever all of them are open.
+async fn follow_ports(
+    view: &ClusterView,
+    (pod, workers): (&Arc<JoinedPod>, &Workers),
+    mut opened: impl FnMut(),
+) {
+    let mut generations = view.generations();
+    let mut ports = Ports::default();
+    loop {
+        generations.borrow_and_update();
+        let wanted = Arc::clone(&view.snapshot().load().gateway_ports);
+        let refused = ports.follow(&wanted, (pod, workers));
+        for error in &refused {
+            tracing::warn!(%error, "a port of the Gateway cannot be opened");
+        }
+        if refused.is_empty() {
+            opened();
+        }
+        let again =
+            async { if refused.is_empty() { std::future::pending().await } else { sleep(NEXT_TRY).await } };
+        tokio::select! {
+            changed = generations.changed() => if changed.is_err() { return },
+            () = again => {}
+        }
+    }
+}
+
+/// What makes snapshots of objects: routes hold on the Gateway's listeners, and those on Services are not applied.
+fn builder(
+    gateway: ObjectKey,
+    mut compiler: Compiler,
+    (judged, metrics): (&Arc<RwLock<Gateways>>, &Arc<Metrics>),
+) -> impl FnMut(&Objects, &Changed) -> Snapshot + use<> {
+    let (judged, metrics) = (Arc::clone(judged), Arc::clone(metrics));
+    let (no_routes, no_groups) = (Attachments::default(), Default::default());
+    let mut ports = GatewayCompiler::default();
+    move |objects, changed| {
+        let started = Instant::now();
+        let gateways = Gateways::new(objects);
+        let step = Step { objects, changed, attachments: &no_routes, groups: &no_groups };
+        let mut snapshot = compiler.update(&step);
+        match gateways.gateways.get(&gateway) {
+            Some(own) => snapshot.gateway_ports = Arc::new(ports.update(&gateways, own)),
+            None => tracing::warn!(%gateway, "there is no Gateway of this name and of a class of ours"),
+        }
+        *judged.write().unwrap_or_else(PoisonError::into_inner) = gateways;
+        metrics.snapshot_published(snapshot.generation, started.elapsed());
+        snapshot
+    }
+}
+
+/// The conditions of the Gateway's listeners and routes, and what is wrong with the objects.
+fn status_dump(view: &ClusterView, gateways: Arc<RwLock<Gateways>>) -> Dump {
+    let view = view.clone();
+    Arc::new(move || {
+        let problems: Vec<String> = view.reports().iter().map(ToString::to_string).collect();
+        let gateways = gateways.read().unwrap_or_else(PoisonError::into_inner);
+        let mut conditions = BTreeMap::new();
+        for gateway in gateways.gateways.values() {
+            for (id, listener) in gateway.all_listeners() {
+                conditions.insert(id.to_string(), render(&listener.conditions(None)));
+            }
+        }
+        for (route, judged) in &gateways.routes {
+            for parent in &judged.parents {
+                conditions
+                    .insert(format!("{route} on Gateway {}", parent.gateway), render(&parent.conditions));
+            }
+        }
+        serde_json::json!({ "conditions": conditions, "problems": problems })
+    })
+}
+
+fn render(conditions: &[crate::attach::Condition]) -> Vec<String> {
+    conditions.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,150 @@
+//! From a client to a Gateway: port → listener, by the server name of a ClientHello where there is TLS, which ends here or
+//! goes on → requests, or a connection as it is. Both go on as a pod's own do, by [`outbound`].
+
+pub mod ports;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt as _;
+use tokio_rustls::TlsAcceptor;
+
+use crate::accept::rewind::Rewind;
+use crate::accept::{ClientStream, Incoming, JoinedPod, Worker};
+use crate::attach::gateway::ListenerId;
+use crate::error::{FailureReason, with_causes};
+use crate::forward::Socket;
+use crate::http1::ReadBuffer;
+use crate::outbound::hello::read_server_name;
+use crate::outbound::{self, Gate, Session};
+use crate::snapshot::gateway::{GatewayPort, TlsListener};
+use crate::telemetry::ProtocolLabel;
+
+/// How long a client of TLS has for its ClientHello, and for the whole handshake where TLS ends here.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A fatal alert: there is nothing here for the name that was asked for (`unrecognized_name`, RFC 6066 section 3), in the
+/// record of a handshake that has agreed on nothing yet (RFC 8446 section 5.1).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// A connection on its way to its listener.
+struct Arrival {
+    worker: Rc<Worker>,
+    pod: Arc<JoinedPod>,
+    client: SocketAddr,
+    destination: SocketAddr,
+}
+
+/// Serves one connection that has come to a port of the Gateway.
+pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
+    let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
+    let Ok(destination) = stream.local_address() else { return };
+    let arrival = Arrival { worker, pod, client, destination };
+    match arrival.find_port().as_deref() {
+        Some(GatewayPort::Http(_)) => {
+            let session = arrival.session(None);
+            outbound::serve_requests(session, stream.into()).await;
+        }
+        Some(GatewayPort::Tcp(listener)) => {
+            let client = (ClientStream::from(stream), ReadBuffer::default());
+            let seen = (None, ProtocolLabel::Opaque);
+            outbound::serve_listener(&arrival.session(None), client, listener, seen).await;
+        }
+        Some(GatewayPort::Tls(_)) => arrival.serve_tls(stream).await,
+        // It was closed a moment ago.
+        None => arrival.refuse(&stream.into(), (FailureReason::NoMatchingRule, "the port has gone")),
+    }
+}
+
+impl Arrival {
+    fn find_port(&self) -> Option<Arc<GatewayPort>> {
+        self.worker.mesh.snapshot.load().gateway_ports.get(&self.destination.port()).cloned()
+    }
+
+    /// The listener of the port for a server name; for a client that gives none, the one for any.
+    fn find_listener(&self, server_name: Option<&str>) -> Option<TlsListener> {
+        match &*self.find_port()? {
+            GatewayPort::Tls(listeners) => listeners.find(server_name.unwrap_or_default()).cloned(),
+            GatewayPort::Http(_) | GatewayPort::Tcp(_) => None,
+        }
+    }
+
+    fn session(&self, through: Option<&Arc<ListenerId>>) -> Session {
+        let gate = Gate::new(self.destination.port(), through.cloned(), self.client.ip());
+        let ends = (self.client, self.destination);
+        Session::of_gateway((Rc::clone(&self.worker), Arc::clone(&self.pod)), ends, Rc::new(gate))
+    }
+
+    fn refuse(&self, stream: &ClientStream, (reason, error): (FailureReason, &str)) {
+        self.session(None).refuse(stream, reason, error.to_owned());
+    }
+
+    async fn serve_tls(&self, mut stream: Socket) {
+        let mut buffer = ReadBuffer::default();
+        let reading = read_server_name((&mut stream, &mut buffer));
+        let server_name = match tokio::time::timeout(HANDSHAKE_TIMEOUT, reading).await {
+            Ok(Ok(server_name)) => server_name,
+            Ok(Err(reason)) => return self.refuse(&stream.into(), (reason, "no ClientHello has come")),
+            Err(_) => {
+                let why = (FailureReason::HandshakeTimeout, "no ClientHello has come in time");
+                return self.refuse(&stream.into(), why);
+            }
+        };
+        match self.find_listener(server_name.as_deref()) {
+            Some(TlsListener::Passthrough(listener)) => {
+                let seen = (server_name, ProtocolLabel::Tls);
+                let client = (ClientStream::from(stream), buffer);
+                outbound::serve_listener(&self.session(None), client, &listener, seen).await;
+            }
+            Some(TlsListener::Requests(config, listener)) => {
+                if let Some(stream) = self.end_tls(config, (stream, buffer)).await {
+                    outbound::serve_requests(self.session(Some(&listener.id)), stream).await;
+                }
+            }
+            Some(TlsListener::Connections(config, listener)) => {
+                if let Some(stream) = self.end_tls(config, (stream, buffer)).await {
+                    let seen = (server_name, ProtocolLabel::Opaque);
+                    let client = (stream, ReadBuffer::default());
+                    outbound::serve_listener(&self.session(Some(&listener.id)), client, &listener, seen)
+                        .await;
+                }
+            }
+            None => {
+                let name = server_name.as_deref().unwrap_or("no name");
+                let error = format!("no listener of port {} is for {name}", self.destination.port());
+                if stream.write_all(&UNRECOGNIZED_NAME).await.is_ok() {
+                    let _ = stream.shutdown().await;
+                }
+                self.session(None).note(FailureReason::NoMatchingRule, error);
+            }
+        }
+    }
+
+    /// Ends the client's TLS; `None` when there is nothing to go on with, which is noted.
+    async fn end_tls(
+        &self,
+        config: Arc<ServerConfig>,
+        (stream, buffer): (Socket, ReadBuffer),
+    ) -> Option<ClientStream> {
+        if !self.pod.take_handshake(&self.worker.mesh.limits) {
+            let why = (FailureReason::HandshakeLimit, "the Gateway's pod has had as many as it may");
+            self.refuse(&stream.into(), why);
+            return None;
+        }
+        let handshake = TlsAcceptor::from(config).accept(Rewind::new(buffer, stream));
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(handshake)).await {
+            Ok(Ok(stream)) => Some(ClientStream::Terminated(Box::new(stream))),
+            Ok(Err(error)) => {
+                self.session(None).note(FailureReason::HandshakeFailed, with_causes(&error));
+                None
+            }
+            Err(_) => {
+                let error = format!("no handshake within {HANDSHAKE_TIMEOUT:?}");
+                self.session(None).note(FailureReason::HandshakeTimeout, error);
+                None
+            }
+        }
+    }
+}

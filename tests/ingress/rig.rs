@@ -1,0 +1,232 @@
+//! One stage for all of these tests: a Gateway's pod, the servers behind it, and a client outside.
+//!
+//! Tests that run at the same time share it; the last one takes it down.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use node_proxy::demo::command::{Process, until};
+use node_proxy::demo::world::World;
+use serde_json::{Value, json};
+
+/// How long anything here may take that should be quick.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The pod of the Gateway.
+pub(crate) const GATEWAY: &str = "front";
+
+static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
+
+/// The world with everything on it.
+pub(crate) struct Stage {
+    world: Mutex<World>,
+    _servers: Vec<Process>,
+}
+
+/// What curl has seen.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) fields: BTreeMap<String, String>,
+    pub(crate) body: String,
+    /// All that was printed.
+    pub(crate) printed: String,
+    /// What curl says of a failure.
+    pub(crate) error: String,
+}
+
+/// The stage, made now if no other test has it.
+pub(crate) fn stage() -> Arc<Stage> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(stage) = shared.upgrade() {
+        return stage;
+    }
+    let stage = Arc::new(Stage::make());
+    *shared = Arc::downgrade(&stage);
+    stage
+}
+
+/// Makes a certificate for these names with a key of its own, at `DIR/NAME.pem` and `DIR/NAME.key`.
+#[track_caller]
+pub(crate) fn make_certificate(dir: &Path, name: &str, hosts: &[&str]) {
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(hosts).unwrap();
+    fs::write(dir.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+    fs::write(dir.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+}
+
+/// The Secret of such a certificate.
+#[track_caller]
+pub(crate) fn secret(dir: &Path, file: &str, name: &str) -> String {
+    let read = |end| ByteString(fs::read(dir.join(format!("{file}.{end}"))).unwrap());
+    let data = json!({"tls.crt": read("pem"), "tls.key": read("key")});
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": name, "namespace": "edge"}, "data": data,
+    })
+    .to_string()
+}
+
+/// So many bytes that differ from place to place.
+pub(crate) fn pattern(count: usize) -> Vec<u8> {
+    (0..count).map(|index| u8::try_from(index * 7 % 251).unwrap_or_default()).collect()
+}
+
+/// A Gateway of its own, so that what is done to it is nobody else's concern.
+pub(crate) fn gateway(name: &str, listeners: &str) -> String {
+    format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: {name}, namespace: edge}}, \
+         spec: {{gatewayClassName: gammarus, listeners: [{listeners}]}}}}"
+    )
+}
+
+/// A route for everything that comes to such a Gateway.
+pub(crate) fn route(name: &str, gateway: &str) -> String {
+    format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}, namespace: plain}}, \
+         spec: {{parentRefs: [{{name: {gateway}, namespace: edge}}], \
+         rules: [{{backendRefs: [{{name: open, port: 80}}]}}]}}}}"
+    )
+}
+
+/// A listener that takes routes from everywhere.
+pub(crate) const ALL: &str = "allowedRoutes: {namespaces: {from: All}}";
+
+impl Stage {
+    fn make() -> Self {
+        let mut world = World::builder().start().unwrap();
+        for node in ["node-a", "node-b"] {
+            world.node(node).unwrap();
+        }
+        world.namespace("shop", &[("gammarus.io/mesh", "enabled"), ("gammarus.io/mtls", "strict")]).unwrap();
+        for namespace in ["edge", "plain", "outside"] {
+            world.namespace(namespace, &[]).unwrap();
+        }
+        let dir = world.dir().to_owned();
+        let mut objects = vec![include_str!("stage.yaml").to_owned()];
+        for (name, host) in [
+            ("secure", "secure.example.com"),
+            ("below", "*.example.com"),
+            ("special", "special.example.com"),
+            ("ended", "ended.example.com"),
+            ("bytes", "bytes.example.com"),
+            ("passed", "passed.example.com"),
+        ] {
+            make_certificate(&dir, name, &[host]);
+            objects.push(secret(&dir, name, name));
+        }
+        world
+            .pod("client")
+            .namespace("outside")
+            .on("node-a")
+            .program(&["sleep", "infinity"])
+            .start()
+            .unwrap();
+        for (name, namespace, node) in [("inside", "shop", "node-b"), ("open", "plain", "node-b")] {
+            let pod = world.pod(name).namespace(namespace).service_account(name).on(node);
+            pod.labels(&[("app", name)]).app(name).unwrap().start().unwrap();
+        }
+        let origin = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/mesh/origin.py");
+        let (key, certificate) = (dir.join("passed.key"), dir.join("passed.pem"));
+        let (key, certificate) = (key.display().to_string(), certificate.display().to_string());
+        let web =
+            ["openssl", "s_server", "-accept", "8443", "-key", &key, "-cert", &certificate, "-www", "-quiet"];
+        let pages = dir.join("pages").display().to_string();
+        fs::create_dir(&pages).unwrap();
+        fs::write(format!("{pages}/page"), "a page over HTTP/2\n").unwrap();
+        let servers = vec![
+            world.spawn("open", "tcp", &["/usr/bin/python3", origin, "tcp", "9000"]).unwrap(),
+            world.spawn("open", "tls", &web).unwrap(),
+            world.spawn("open", "version1", &["/usr/bin/python3", origin, "http", "8081"]).unwrap(),
+            world.spawn("open", "version2", &["nghttpd", "--no-tls", "-d", &pages, "8082"]).unwrap(),
+        ];
+        world.apply_in("edge", "the stage", &objects.join("\n---\n")).unwrap();
+        for port in ["8080", "8081", "8082", "8443", "9000"] {
+            let listens =
+                || world.exec("open", &["ss", "-Hltn"]).unwrap().stdout.contains(&format!(":{port} "));
+            assert!(until(PATIENCE, listens), "nobody listens on {port}");
+        }
+        world.gateway_pod(GATEWAY, ("edge", "front"), "node-a").unwrap();
+        let stage = Self { world: Mutex::new(world), _servers: servers };
+        stage.wait_status("conditions of its objects", |status| status["problems"] == json!([]));
+        stage
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `/status` of the Gateway's pod says this.
+    #[track_caller]
+    pub(crate) fn wait_status(&self, what: &str, says: impl Fn(&Value) -> bool) {
+        let probe = ["curl", "-s", "http://127.0.0.1:15000/status"];
+        let mut last = Value::Null;
+        let said = until(PATIENCE, || {
+            let text = self.world().exec(GATEWAY, &probe).unwrap().stdout;
+            last = serde_json::from_str(&text).unwrap_or_default();
+            says(&last)
+        });
+        assert!(said, "{what}: {last:#}");
+    }
+
+    /// The first address of the Gateway's pod.
+    pub(crate) fn gateway(&self) -> String {
+        self.world().running_pod(GATEWAY).unwrap().addresses[0].to_string()
+    }
+
+    /// Runs curl in the client's pod; every name leads to the Gateway.
+    #[track_caller]
+    pub(crate) fn curl(&self, arguments: &[&str]) -> Answer {
+        let to_gateway = format!("::{}:", self.gateway());
+        let fixed = ["curl", "-s", "-S", "-i", "--max-time", "10", "--connect-to", &to_gateway];
+        let done = self.world().exec("client", &[&fixed[..], arguments].concat()).unwrap();
+        let (head, body) = done.stdout.split_once("\r\n\r\n").unwrap_or((&done.stdout, ""));
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).unwrap_or(0);
+        let field = |line: &str| {
+            let (name, value) = line.split_once(": ")?;
+            Some((name.to_ascii_lowercase(), value.to_owned()))
+        };
+        Answer {
+            status,
+            fields: lines.filter_map(field).collect(),
+            body: body.to_owned(),
+            printed: done.stdout.clone(),
+            error: done.stderr,
+        }
+    }
+
+    /// As [`Stage::curl`] to a backend that says what it was asked.
+    #[track_caller]
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Value {
+        let answer = self.curl(&[arguments, &["-H", "accept: application/json"]].concat());
+        assert_eq!(answer.status, 200, "{arguments:?}: {answer:?}");
+        serde_json::from_str(&answer.body).unwrap()
+    }
+
+    /// A file of this stage.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.world().dir().join(name).display().to_string()
+    }
+
+    /// The access lines of the Gateway's pod that have all of these texts in them.
+    pub(crate) fn lines(&self, texts: &[&str]) -> Vec<String> {
+        let log = fs::read_to_string(self.world().gateway_access_log(GATEWAY)).unwrap_or_default();
+        log.lines().filter(|line| texts.iter().all(|text| line.contains(text))).map(str::to_owned).collect()
+    }
+
+    /// Waits for an access line with all of these texts.
+    #[track_caller]
+    pub(crate) fn wait_line(&self, texts: &[&str]) -> String {
+        let mut lines = Vec::new();
+        let found = until(PATIENCE, || {
+            lines = self.lines(texts);
+            !lines.is_empty()
+        });
+        assert!(found, "no line with {texts:?} in {:#?}", self.lines(&[]));
+        lines.remove(0)
+    }
+}
