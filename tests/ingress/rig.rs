@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use k8s_openapi::ByteString;
 use node_proxy::demo::command::{Process, until};
 use node_proxy::demo::world::World;
 use serde_json::{Value, json};
+
+pub(crate) use crate::certificate::{make_certificate, secret};
 
 /// How long anything here may take that should be quick.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,27 +47,6 @@ pub(crate) fn stage() -> Arc<Stage> {
     let stage = Arc::new(Stage::make());
     *shared = Arc::downgrade(&stage);
     stage
-}
-
-/// Makes a certificate for these names with a key of its own, at `DIR/NAME.pem` and `DIR/NAME.key`.
-#[track_caller]
-pub(crate) fn make_certificate(dir: &Path, name: &str, hosts: &[&str]) {
-    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let made = rcgen::generate_simple_self_signed(hosts).unwrap();
-    fs::write(dir.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
-    fs::write(dir.join(format!("{name}.pem")), made.cert.pem()).unwrap();
-}
-
-/// The Secret of such a certificate.
-#[track_caller]
-pub(crate) fn secret(dir: &Path, file: &str, name: &str) -> String {
-    let read = |end| ByteString(fs::read(dir.join(format!("{file}.{end}"))).unwrap());
-    let data = json!({"tls.crt": read("pem"), "tls.key": read("key")});
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": name, "namespace": "edge"}, "data": data,
-    })
-    .to_string()
 }
 
 /// So many bytes that differ from place to place.

@@ -3,6 +3,7 @@
 //! The application speaks plain text; the hop does the rest. Cases that need the credentials of a cloud are not among
 //! them, and those of compression this client does not have.
 
+use crate::gateway;
 use crate::rig::{GRPC, NAMED_GRPC, program, stage};
 
 /// A case of the client, and what the mesh has to have seen of it.
@@ -28,6 +29,8 @@ enum Way {
     Routed,
     /// Without the mesh: what fails here as well is not the mesh's doing.
     Bare,
+    /// From outside, by TLS that ends at a Gateway in front of the mesh.
+    Gateway,
 }
 
 impl Case {
@@ -69,6 +72,9 @@ macro_rules! cases {
         mod without_the_mesh {
             $(#[test] fn $name() { super::check(stringify!($name), super::Way::Bare); })*
         }
+        mod through_a_gateway {
+            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Gateway); })*
+        }
     };
 }
 
@@ -97,7 +103,11 @@ cases! {
 /// The Service of a case: each has its own, by which its calls are found.
 fn service(name: &str, way: Way) -> String {
     let name = name.replace('_', "-");
-    if matches!(way, Way::Routed) { format!("routed-{name}") } else { name }
+    match way {
+        Way::Routed => format!("routed-{name}"),
+        Way::Gateway => format!("gated-{name}"),
+        Way::Service | Way::Bare => name,
+    }
 }
 
 /// The pod that serves a case, and its port.
@@ -106,7 +116,8 @@ const fn server(case: &Case, way: Way) -> (&'static str, u16) {
         (Server::Own, Way::Service) => ("calls", GRPC),
         (Server::Own, Way::Routed) => ("routed-calls", GRPC),
         (Server::Own, Way::Bare) => ("bare-calls", GRPC),
-        (Server::Named, Way::Service | Way::Routed) => ("named", NAMED_GRPC),
+        (Server::Own, Way::Gateway) => ("gated-calls", GRPC),
+        (Server::Named, Way::Service | Way::Routed | Way::Gateway) => ("named", NAMED_GRPC),
         (Server::Named, Way::Bare) => ("bare-named", NAMED_GRPC),
     }
 }
@@ -116,7 +127,7 @@ const fn server(case: &Case, way: Way) -> (&'static str, u16) {
 pub(crate) fn objects() -> String {
     let mut objects = Vec::new();
     for (name, case) in CASES {
-        for way in [Way::Service, Way::Routed] {
+        for way in [Way::Service, Way::Routed, Way::Gateway] {
             let (service, (pod, port)) = (service(name, way), server(case, way));
             objects.push(format!(
                 "{{apiVersion: v1, kind: Service, metadata: {{name: {service}}}, spec: {{selector: {{app: {pod}}}, \
@@ -134,6 +145,15 @@ pub(crate) fn objects() -> String {
              - backendRefs: [{{name: {service}, port: 80}}]"
         ));
     }
+    objects.extend(CASES.iter().map(|(name, _)| {
+        let service = service(name, Way::Gateway);
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {{name: {service}}}, spec: {{\
+             parentRefs: [{{name: gate, namespace: edge, sectionName: calls}}], hostnames: [{}], \
+             rules: [{{backendRefs: [{{name: {service}, port: 80}}]}}]}}}}",
+            gateway::host(&service)
+        )
+    }));
     objects.join("\n---\n")
 }
 
@@ -145,6 +165,7 @@ fn check(name: &str, way: Way) {
     let reach = match way {
         Way::Service | Way::Routed => stage.service(&service, 80),
         Way::Bare => stage.bare(pod, port),
+        Way::Gateway => stage.gateway(gateway::CALLS),
     };
     let (client, host, port) = (
         program("GRPC_INTEROP", Some("client")),
@@ -154,7 +175,10 @@ fn check(name: &str, way: Way) {
     // It is silent when all is well, unless it is asked to say what it has done.
     let talkative = ["env", "GRPC_GO_LOG_SEVERITY_LEVEL=info", &client];
     let asked = [&host, "-server_port", &port, "-test_case", name];
-    let done = stage.run(&reach, &[&talkative, &asked[..], case.arguments].concat());
+    let (trusted, named) = (gateway::trusted(&stage), gateway::host(&service));
+    let secure = ["-use_tls", "-use_test_ca", "-ca_file", &trusted, "-server_host_override", &named];
+    let secure = if reach.tls { &secure[..] } else { &[] };
+    let done = stage.run(&reach, &[&talkative, &asked[..], secure, case.arguments].concat());
     let is_done = done.stderr.lines().any(|line| line.contains("[interop]") && line.ends_with(" done"));
     assert!(done.success() && is_done, "{}: {}\n{}{}", done.command, done.status, done.stdout, done.stderr);
     let workload = format!("dst.workload={pod} ");
@@ -165,5 +189,6 @@ fn check(name: &str, way: Way) {
         _ if case.calls == 0 => {}
         Way::Service => stage.check_travelled(&service, case.calls, &common),
         Way::Routed => stage.check_travelled(&service, case.calls, &[&common[..], &[&*route]].concat()),
+        Way::Gateway => gateway::check_answered(&stage, case.calls, &[&common[..], &[&*route]].concat()),
     }
 }

@@ -33,13 +33,14 @@ spec:
 
 /// What h2spec says of a server; `name` is that of its report.
 #[track_caller]
-fn judge(stage: &Stage, reach: &Reach, name: &str) -> Report {
+pub(crate) fn judge(stage: &Stage, reach: &Reach, name: &str) -> Report {
     let file = stage.world.dir().join(format!("{name}.xml"));
     let (tool, place, port) = (program("H2SPEC", None), file.display().to_string(), reach.port.to_string());
-    let server = ["--host", &reach.host, "--port", &port, "--path", "/page"];
+    let tls: &[&str] = if reach.tls { &["--tls", "--insecure"] } else { &[] };
+    let server = [&["--host", &*reach.host, "--port", &port, "--path", "/page"], tls].concat();
     // In seconds: a server on a busy machine is not to be blamed for being late.
     let how = ["--strict", "--timeout", "5", "--junit-report", &place];
-    let done = stage.run(reach, &[&[&*tool], &server[..], &how].concat());
+    let done = stage.run(reach, &[&[&*tool], &*server, &how].concat());
     let xml = fs::read_to_string(&file).unwrap_or_default();
     assert!(!xml.is_empty(), "{}: {}: {}{}", done.command, done.status, done.stdout, done.stderr);
     let report = Report::read(&xml);

@@ -6,6 +6,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[path = "../ingress/certificate.rs"]
+mod certificate;
+mod gateway;
 mod grpc;
 #[path = "../grpc/programs.rs"]
 mod grpc_programs;

@@ -34,6 +34,8 @@ pub(crate) struct Reach {
     pub(crate) pod: &'static str,
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// Whether the client is to begin with TLS.
+    pub(crate) tls: bool,
 }
 
 /// The stage, made now if no other test has it.
@@ -76,6 +78,7 @@ impl Stage {
             ("calls", "shop", "node-b", &[&calls]),
             // What it reports is of the whole server: one for each way to it.
             ("routed-calls", "shop", "node-b", &[&calls]),
+            ("gated-calls", "shop", "node-b", &[&calls]),
             ("named", "shop", "node-b", &[&named, "-name", "named"]),
             ("stranger", "outside", "node-a", &["sleep", "infinity"]),
             ("bare-web", "outside", "node-b", &web),
@@ -87,6 +90,7 @@ impl Stage {
         }
         let yaml = [crate::h2spec::OBJECTS, &crate::grpc::objects()].join("\n---\n");
         world.apply_in("shop", "the stage", &yaml).unwrap();
+        crate::gateway::start(&mut world);
         let mut stage = Self { world };
         stage.settle();
         stage
@@ -100,6 +104,7 @@ impl Stage {
             ("bare-web", HTTP),
             ("calls", GRPC),
             ("routed-calls", GRPC),
+            ("gated-calls", GRPC),
             ("bare-calls", GRPC),
             ("named", NAMED_GRPC),
             ("bare-named", NAMED_GRPC),
@@ -127,13 +132,19 @@ impl Stage {
     pub(crate) fn service(&self, name: &str, port: u16) -> Reach {
         let found = self.world.exec("client", &["getent", "ahostsv4", name]).unwrap().checked().unwrap();
         let host = found.stdout.split_whitespace().next().unwrap().to_owned();
-        Reach { pod: "client", host, port }
+        Reach { pod: "client", host, port, tls: false }
     }
 
     /// A pod outside of the mesh, asked from one outside of it.
     pub(crate) fn bare(&self, pod: &str, port: u16) -> Reach {
         let address = self.world.running_pod(pod).unwrap().addresses[0];
-        Reach { pod: "stranger", host: address.to_string(), port }
+        Reach { pod: "stranger", host: address.to_string(), port, tls: false }
+    }
+
+    /// A port of the Gateway, asked from outside of the mesh.
+    pub(crate) fn gateway(&self, port: u16) -> Reach {
+        let address = self.world.running_pod(crate::gateway::POD).unwrap().addresses[0];
+        Reach { pod: "stranger", host: address.to_string(), port, tls: port != crate::gateway::PLAIN }
     }
 
     /// Runs a program where `reach` says.

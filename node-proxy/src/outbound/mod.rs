@@ -159,9 +159,9 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
 /// are of.
 pub async fn serve_requests(session: Session, stream: ClientStream) {
     match stream.agreed_protocol() {
-        Some(b"h2") => http2::serve(session, stream, ReadBuffer::default()).await,
-        Some(_) => http1::serve(session, stream, ReadBuffer::default(), None).await,
-        None => serve_declared_http(session, stream, PortProtocol::Http).await,
+        Some(b"http/1.1") => http1::serve(session, stream, ReadBuffer::default(), None).await,
+        // What is of no version at all is told so as HTTP/2 does it: in HTTP/1.1 there is no word for that.
+        Some(_) | None => serve_declared_http(session, stream, PortProtocol::Http2).await,
     }
 }
 
