@@ -24,6 +24,7 @@ use crate::config::IngressConfig;
 use crate::ingress::ports::Ports;
 use crate::pod::own::own_pod;
 use crate::snapshot::Snapshot;
+use crate::snapshot::gateway::GatewayPorts;
 use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log, panics};
 use crate::turns::Memory;
 
@@ -149,16 +150,23 @@ fn builder(
     let (judged, metrics) = (Arc::clone(judged), Arc::clone(metrics));
     let (no_routes, no_groups) = (Attachments::default(), Default::default());
     let mut ports = GatewayCompiler::default();
+    let mut served = Arc::<GatewayPorts>::default();
     move |objects, changed| {
         let started = Instant::now();
-        let gateways = Gateways::new(objects);
         let step = Step { objects, changed, attachments: &no_routes, groups: &no_groups };
         let mut snapshot = compiler.update(&step);
-        match gateways.gateways.get(&gateway) {
-            Some(own) => snapshot.gateway_ports = Arc::new(ports.update(&gateways, own)),
-            None => tracing::warn!(%gateway, "there is no Gateway of this name and of a class of ours"),
+        if Gateways::are_concerned(changed) {
+            let gateways = Gateways::new(objects);
+            served = match gateways.gateways.get(&gateway) {
+                Some(own) => Arc::new(ports.update(&gateways, own)),
+                None => {
+                    tracing::warn!(%gateway, "there is no Gateway of this name and of a class of ours");
+                    Arc::default()
+                }
+            };
+            *judged.write().unwrap_or_else(PoisonError::into_inner) = gateways;
         }
-        *judged.write().unwrap_or_else(PoisonError::into_inner) = gateways;
+        snapshot.gateway_ports = Arc::clone(&served);
         metrics.snapshot_published(snapshot.generation, started.elapsed());
         snapshot
     }

@@ -264,3 +264,7 @@ const fn scramble(number: u64) -> u64 {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gateway_plan_tests.rs"]
+mod gateway_tests;

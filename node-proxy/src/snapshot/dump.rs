@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use super::Snapshot;
+use super::gateway::{ConnectionListener, GatewayPort, RequestListener, TlsListener};
 use super::service::{Endpoint, FrontendKind, PortProtocol, ServicePort};
 use super::workload::{Enrolment, MtlsMode, Workload};
 use crate::route::{Backend, RouteTable, Rule, WeightedBackend};
@@ -38,6 +39,7 @@ impl Snapshot {
             "frontends": self.dump_frontends(),
             "workloads": workloads.collect::<Vec<_>>(),
             "servicePorts": ports.into_iter().map(|port| dump_port(port)).collect::<Vec<_>>(),
+            "gatewayPorts": self.gateway_ports.iter().map(dump_gateway_port).collect::<Vec<_>>(),
         })
     }
 
@@ -86,6 +88,37 @@ fn dump_port(port: &ServicePort) -> Value {
 
 fn dump_endpoints(port: &ServicePort) -> Vec<Value> {
     port.endpoints.endpoints.iter().map(|endpoint| dump_endpoint(endpoint)).collect()
+}
+
+fn dump_gateway_port((number, port): (&u16, &Arc<GatewayPort>)) -> Value {
+    let (protocol, listeners): (_, Vec<Value>) = match &**port {
+        GatewayPort::Http(listeners) => {
+            ("http", listeners.values().map(|listener| dump_requests("http", listener)).collect())
+        }
+        GatewayPort::Tcp(listener) => ("tcp", vec![dump_connections("tcp", listener)]),
+        GatewayPort::Tls(listeners) => {
+            let dump = |listener: &TlsListener| match listener {
+                TlsListener::Passthrough(listener) => dump_connections("passthrough", listener),
+                TlsListener::Connections(_, listener) => dump_connections("terminate", listener),
+                TlsListener::Requests(_, listener) => dump_requests("https", listener),
+            };
+            ("tls", listeners.values().map(dump).collect())
+        }
+    };
+    let mut listeners = listeners;
+    listeners.sort_by_key(|listener| listener["listener"].to_string());
+    json!({"port": number, "protocol": protocol, "listeners": listeners})
+}
+
+fn dump_requests(kind: &str, listener: &RequestListener) -> Value {
+    let mut rules: Vec<_> = listener.hosts.values().flat_map(|table| dump_table(table)).collect();
+    rules.sort_by_cached_key(Value::to_string);
+    json!({"listener": listener.id.to_string(), "kind": kind, "rules": rules})
+}
+
+fn dump_connections(kind: &str, listener: &ConnectionListener) -> Value {
+    let rules: Vec<_> = listener.tables.iter().flat_map(|table| dump_table(table)).collect();
+    json!({"listener": listener.id.to_string(), "kind": kind, "rules": rules})
 }
 
 fn dump_table(table: &RouteTable) -> Vec<Value> {

@@ -24,7 +24,7 @@ use super::AttachedRoute;
 use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 use super::parent::ParentRef;
 use crate::cluster::api::{Gateway, ListenerSet};
-use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::route::{Age, HostnameMatch, RouteRef};
 pub use authority::Validation;
 use conflict::find_conflicts;
@@ -136,6 +136,43 @@ impl Gateways {
             .collect();
         let routes = route::judge_routes(objects, &gateways);
         Self { gateways, routes }
+    }
+
+    /// Whether these changes may have made another judgement due: endpoints and pods come and go without.
+    #[must_use]
+    pub fn are_concerned(changed: &Changed) -> bool {
+        let Changed {
+            backend_tls_policies: _,
+            config_maps,
+            endpoint_slices: _,
+            gateway_classes,
+            gateways,
+            grpc_routes,
+            http_routes,
+            listener_sets,
+            marks: _,
+            namespaces,
+            nodes: _,
+            pods: _,
+            reference_grants,
+            secrets,
+            services,
+            tcp_routes,
+            tls_routes,
+            udp_routes: _,
+        } = changed;
+        !(config_maps.is_empty()
+            && gateway_classes.is_empty()
+            && gateways.is_empty()
+            && grpc_routes.is_empty()
+            && http_routes.is_empty()
+            && listener_sets.is_empty()
+            && namespaces.is_empty()
+            && reference_grants.is_empty()
+            && secrets.is_empty()
+            && services.is_empty()
+            && tcp_routes.is_empty()
+            && tls_routes.is_empty())
     }
 
     /// How many routes are attached to a listener: those whose parent is accepted there.
