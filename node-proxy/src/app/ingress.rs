@@ -18,13 +18,13 @@ use crate::attach::gateway::Gateways;
 use crate::cluster::directory::Directory;
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::cluster::writer::{ClusterView, Writer};
-use crate::compile::gateway::GatewayCompiler;
+use crate::compile::gateway::{GatewayCompiler, compile_backend_tls};
 use crate::compile::{Compiler, Step};
 use crate::config::IngressConfig;
 use crate::ingress::ports::Ports;
 use crate::pod::own::own_pod;
 use crate::snapshot::Snapshot;
-use crate::snapshot::gateway::GatewayPorts;
+use crate::snapshot::gateway::{BackendTlsPorts, GatewayPorts};
 use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log, panics};
 use crate::turns::Memory;
 
@@ -150,7 +150,7 @@ fn builder(
     let (judged, metrics) = (Arc::clone(judged), Arc::clone(metrics));
     let (no_routes, no_groups) = (Attachments::default(), Default::default());
     let mut ports = GatewayCompiler::default();
-    let mut served = Arc::<GatewayPorts>::default();
+    let mut served = (Arc::<GatewayPorts>::default(), Arc::<BackendTlsPorts>::default());
     move |objects, changed| {
         let started = Instant::now();
         let step = Step { objects, changed, attachments: &no_routes, groups: &no_groups };
@@ -158,15 +158,18 @@ fn builder(
         if Gateways::are_concerned(changed) {
             let gateways = Gateways::new(objects);
             served = match gateways.gateways.get(&gateway) {
-                Some(own) => Arc::new(ports.update(&gateways, own)),
+                Some(own) => {
+                    let backends = compile_backend_tls(&gateways, own);
+                    (Arc::new(ports.update(&gateways, own)), Arc::new(backends))
+                }
                 None => {
                     tracing::warn!(%gateway, "there is no Gateway of this name and of a class of ours");
-                    Arc::default()
+                    Default::default()
                 }
             };
             *judged.write().unwrap_or_else(PoisonError::into_inner) = gateways;
         }
-        snapshot.gateway_ports = Arc::clone(&served);
+        (snapshot.gateway_ports, snapshot.backend_tls) = served.clone();
         metrics.snapshot_published(snapshot.generation, started.elapsed());
         snapshot
     }
@@ -183,6 +186,9 @@ fn status_dump(view: &ClusterView, gateways: Arc<RwLock<Gateways>>) -> Dump {
             for (id, listener) in gateway.all_listeners() {
                 conditions.insert(id.to_string(), render(&listener.conditions(None)));
             }
+        }
+        for (policy, judged) in &gateways.policies.judged {
+            conditions.insert(format!("BackendTLSPolicy {policy}"), render(&judged.conditions()));
         }
         for (route, judged) in &gateways.routes {
             for parent in &judged.parents {

@@ -11,9 +11,9 @@ use super::condition::ConditionReason;
 use super::gateway::grant::{Referrer, is_permitted};
 use super::judge::ParentKind;
 use super::parent::ports_of;
-use super::protocol::find_declared_protocol;
+use super::protocol::{DeclaredProtocol, find_declared_protocol};
 use crate::cluster::objects::{ObjectKey, Objects};
-use crate::route::RouteRef;
+use crate::route::{RouteKind, RouteRef};
 use crate::snapshot::service::ServicePortKey;
 
 /// A backendRef, the same for all kinds of route.
@@ -34,6 +34,17 @@ impl BackendRef {
         let namespace = self.namespace.as_deref().filter(|text| !text.is_empty());
         ObjectKey::new(namespace.unwrap_or(route_namespace), &self.name)
     }
+}
+
+/// Whether a BackendTLSPolicy names a Service, and a Gateway speaks TLS there.
+fn has_policy(objects: &Objects, service: &ObjectKey) -> bool {
+    let first = ObjectKey { namespace: service.namespace.clone(), ..ObjectKey::default() };
+    let there = objects.backend_tls_policies.range(first..);
+    let mut there = there.take_while(|(key, _)| key.namespace == service.namespace);
+    there.any(|(_, policy)| {
+        let mut targets = policy.spec.target_refs.iter();
+        targets.any(|target| target.kind == "Service" && *target.name == *service.name)
+    })
 }
 
 /// Why a backend cannot be used.
@@ -84,7 +95,12 @@ pub(super) fn resolve_backend(
     let (Some(port), Ok(number)) = (found, u16::try_from(number)) else {
         return refuse(ConditionReason::BackendNotFound, format!("Service {key} has no TCP port {number}"));
     };
-    if let Some(protocol) = find_declared_protocol(port).refuse_backend(route.kind) {
+    let declared = find_declared_protocol(port);
+    // A Gateway may end a TLSRoute's TLS, or begin one towards a port.
+    let is_translated = parent == ParentKind::Gateway
+        && (route.kind == RouteKind::Tls
+            || matches!(declared, DeclaredProtocol::Tls(_)) && has_policy(objects, &key));
+    if let Some(protocol) = declared.refuse_backend(route.kind).filter(|_| !is_translated) {
         return refuse(
             ConditionReason::UnsupportedProtocol,
             format!("port {number} of Service {key} is declared as {protocol}"),

@@ -47,6 +47,8 @@ pub enum ConditionReason {
     InvalidCACertificateRef,
     /// A certificate does not exist, or is of a kind that is not known, or cannot be read.
     InvalidCertificateRef,
+    /// The certificate that a Gateway is to show to backends cannot be used.
+    InvalidClientCertificateRef,
     /// A backend is of a kind that is not known, or a Service of a type that is not supported.
     InvalidKind,
     /// A listener asks for kinds of route that it does not take.
@@ -71,6 +73,8 @@ pub enum ConditionReason {
     RefNotPermitted,
     /// Every reference was resolved.
     ResolvedRefs,
+    /// What a policy is for does not exist.
+    TargetNotFound,
     /// A backend's port is declared to speak a protocol that the route cannot send to, or a listener has one that is not
     /// supported.
     UnsupportedProtocol,

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::continuation::Continuation;
 use super::shared::{self, Shareable};
-use super::{ConnectError, Destination, Dialled, Transport, dial, find_certificate};
+use super::{ConnectError, Content, Destination, Dialled, Origination, Transport, dial, find_certificate};
 use crate::accept::{JoinedPod, Worker};
 use crate::error::FailureReason;
 use crate::hop::switch::Side;
@@ -54,6 +54,8 @@ pub struct HopKey {
     /// How the endpoint was to be spoken with: its mark may come and go, and its namespace turn strict. A
     /// connection in plain text is never used again once mTLS is due.
     pub terms: Option<(Enrolment, MtlsMode)>,
+    /// What tells the TLS that is begun with the endpoint from any other, if there is any besides the hop's.
+    pub tls: Option<(u64, Content)>,
     /// Whether the client pod was on its way into the mesh or out of it: it speaks plain text then where it may.
     pub is_between: bool,
 }
@@ -69,6 +71,7 @@ impl HopKey {
             address: destination.address,
             workload: workload.map(|workload| Arc::clone(&workload.uid)),
             terms: workload.map(|workload| (workload.enrolment, workload.mtls)),
+            tls: destination.tls.as_ref().map(Origination::id),
             is_between: client.standing.is_between(),
         }
     }

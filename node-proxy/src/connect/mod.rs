@@ -7,6 +7,7 @@ mod continuation;
 pub mod exchanges;
 pub mod hops;
 pub mod idle;
+mod origination;
 mod shared;
 pub mod streams;
 pub mod transport;
@@ -30,6 +31,7 @@ use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::telemetry::{Hop, PlaintextReason};
 use crate::tls::WorkloadCert;
 pub use hops::{HopKey, PooledHop};
+pub use origination::{Content, Origination};
 pub use shared::SharedPool;
 pub use transport::Transport;
 
@@ -48,12 +50,14 @@ pub struct Destination {
     pub workload: Option<Arc<Workload>>,
     /// What is known of it as an endpoint, if it is one.
     pub endpoint: Option<Arc<EndpointLoad>>,
+    /// The TLS that is begun with it, if there is to be any besides the hop's.
+    pub tls: Option<Origination>,
 }
 
 impl From<&Endpoint> for Destination {
     fn from(endpoint: &Endpoint) -> Self {
         let Endpoint { address, workload, load } = endpoint;
-        Self { address: *address, workload: workload.clone(), endpoint: Some(Arc::clone(load)) }
+        Self { address: *address, workload: workload.clone(), endpoint: Some(Arc::clone(load)), tls: None }
     }
 }
 
@@ -111,6 +115,9 @@ pub enum ConnectError {
     /// The endpoint is in a strict namespace, and not (yet) ready for mTLS.
     #[error("{0} asks for mTLS and has no mark yet; plain text is never sent there")]
     PlaintextRefused(SocketAddr),
+    /// The policy for the endpoint's port cannot be obeyed.
+    #[error("the BackendTLSPolicy for {0} cannot be obeyed; its status says why")]
+    NoBackendTls(SocketAddr),
     /// The pod that was meant has gone while it was dialled.
     #[error("{0} is no longer the address of the pod that was dialled")]
     Replaced(SocketAddr),
@@ -128,6 +135,7 @@ impl ConnectError {
             Self::Handshake { reason, .. } => *reason,
             Self::HandshakeLimit => FailureReason::HandshakeLimit,
             Self::NoCertificate(_) => FailureReason::NoCertificate,
+            Self::NoBackendTls(_) => FailureReason::InvalidBackend,
             Self::PlaintextRefused(_) => FailureReason::PlaintextRefused,
         }
     }
@@ -135,7 +143,7 @@ impl ConnectError {
     /// Whether another endpoint may do better.
     #[must_use]
     pub const fn is_of_the_endpoint(&self) -> bool {
-        !matches!(self, Self::HandshakeLimit | Self::NoCertificate(_))
+        !matches!(self, Self::HandshakeLimit | Self::NoCertificate(_) | Self::NoBackendTls(_))
     }
 }
 
@@ -188,7 +196,7 @@ pub async fn open(
 ) -> Result<Dialled, ConnectError> {
     let address = destination.address;
     let opening = async {
-        match find_way(pod, key.is_between, destination) {
+        let dialled = match find_way(pod, key.is_between, destination) {
             Way::Mtls(peer) => hops::open(worker, pod, key, (destination, &peer)).await,
             Way::Plain(reason) => {
                 let stream = dial(pod, key.source, address).await?;
@@ -201,6 +209,11 @@ pub async fn open(
                 Ok(Dialled { transport, hop, usable_until, endpoint: destination.endpoint.clone() })
             }
             Way::Refused => Err(ConnectError::PlaintextRefused(address)),
+        }?;
+        match &destination.tls {
+            // In a place of its own: in the mesh there is none.
+            Some(tls) => Box::pin(tls.begin(dialled, address)).await,
+            None => Ok(dialled),
         }
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {

@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_rustls::client::TlsStream;
 
-use crate::forward::{Reset, Socket, Source};
+use crate::forward::{Reset, Socket, Source, read_behind};
 use crate::hop::{Hop, HopStream};
 use crate::turns;
 
@@ -25,6 +26,8 @@ pub enum Transport {
     Hop(HopStream),
     /// Plain text.
     Plain(Socket),
+    /// TLS with the application itself, over one of the others.
+    Secured(Box<TlsStream<Self>>),
 }
 
 impl Transport {
@@ -51,16 +54,21 @@ impl Transport {
 
     /// The hop that this is a stream of.
     #[must_use]
-    pub const fn hop(&self) -> Option<&Hop> {
+    pub fn hop(&self) -> Option<&Hop> {
         match self {
             Self::Hop(stream) => Some(stream.hop()),
             Self::Plain(_) => None,
+            Self::Secured(stream) => stream.get_ref().0.hop(),
         }
     }
 
     /// Whether an idle connection is still of use: nothing has come on it, neither bytes nor its end.
     pub fn is_quiet(&mut self) -> bool {
-        if let Self::Hop(stream) = self
+        let below = match self {
+            Self::Secured(stream) => stream.get_ref().0,
+            Self::Hop(_) | Self::Plain(_) => &*self,
+        };
+        if let Self::Hop(stream) = below
             && !stream.is_on_an_open_hop()
         {
             return false;
@@ -77,6 +85,7 @@ impl Reset for Transport {
         match self {
             Self::Hop(stream) => stream.reset(),
             Self::Plain(stream) => stream.reset(),
+            Self::Secured(stream) => stream.get_ref().0.reset(),
         }
     }
 }
@@ -90,6 +99,7 @@ impl AsyncRead for Transport {
         match &mut *self {
             Self::Hop(stream) => Pin::new(stream).poll_read(cx, space),
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, space),
+            Self::Secured(stream) => Pin::new(stream).poll_read(cx, space),
         }
     }
 }
@@ -104,6 +114,7 @@ impl Source for Transport {
         match self {
             Self::Hop(stream) => stream.poll_read_into(cx, bytes, room),
             Self::Plain(stream) => stream.poll_read_into(cx, bytes, room),
+            Self::Secured(stream) => read_behind(stream, cx, bytes, room),
         }
     }
 }
@@ -113,6 +124,7 @@ impl AsyncWrite for Transport {
         match &mut *self {
             Self::Hop(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Secured(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -120,6 +132,7 @@ impl AsyncWrite for Transport {
         match &mut *self {
             Self::Hop(stream) => Pin::new(stream).poll_flush(cx),
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secured(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -127,6 +140,7 @@ impl AsyncWrite for Transport {
         match &mut *self {
             Self::Hop(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secured(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -71,8 +71,15 @@ impl Arrival {
         }
     }
 
+    fn gate(&self, through: Option<&Arc<ListenerId>>) -> Gate {
+        Gate::new(self.destination.port(), through.cloned(), self.client.ip())
+    }
+
     fn session(&self, through: Option<&Arc<ListenerId>>) -> Session {
-        let gate = Gate::new(self.destination.port(), through.cloned(), self.client.ip());
+        self.session_by(self.gate(through))
+    }
+
+    fn session_by(&self, gate: Gate) -> Session {
         let ends = (self.client, self.destination);
         Session::of_gateway((Rc::clone(&self.worker), Arc::clone(&self.pod)), ends, Rc::new(gate))
     }
@@ -96,7 +103,8 @@ impl Arrival {
             Some(TlsListener::Passthrough(listener)) => {
                 let seen = (server_name, ProtocolLabel::Tls);
                 let client = (ClientStream::from(stream), buffer);
-                outbound::serve_listener(&self.session(None), client, &listener, seen).await;
+                let session = self.session_by(self.gate(None).passing_tls());
+                outbound::serve_listener(&session, client, &listener, seen).await;
             }
             Some(TlsListener::Requests(config, listener)) => {
                 if let Some(stream) = self.end_tls(config, (stream, buffer)).await {

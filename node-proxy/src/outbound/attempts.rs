@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::dial::Wish;
 use crate::accept::Worker;
 use crate::balance;
+use crate::connect::Content;
 use crate::error::FailureReason;
 use crate::http1::Judge;
 use crate::route::{Retry, Rule, Terms};
@@ -49,7 +50,7 @@ impl<'a> Attempts<'a> {
         worker: &Rc<Worker>,
         port: &'a ServicePortKey,
         (rule, stays_with): (Option<&Arc<Rule>>, Option<u64>),
-        is_idempotent: bool,
+        (is_idempotent, content): (bool, Content),
     ) -> Self {
         let rule = rule.filter(|rule| rule.terms != Terms::default());
         if rule.is_some_and(|rule| rule.terms.retry.is_some()) {
@@ -62,7 +63,7 @@ impl<'a> Attempts<'a> {
             rule: rule.cloned(),
             is_idempotent,
             made: 0,
-            wish: Wish { tried: Vec::new(), stays_with },
+            wish: Wish { tried: Vec::new(), stays_with, content },
         }
     }
 

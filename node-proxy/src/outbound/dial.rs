@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::Session;
 use crate::balance::InFlight;
 use crate::connect::idle::{IdleConnection, Repeatable};
-use crate::connect::{self, ConnectError, Destination, Dialled, HopKey};
+use crate::connect::{self, ConnectError, Content, Destination, Dialled, HopKey};
 use crate::error::{FailureReason, with_causes};
 use crate::http1::ReadBuffer;
 use crate::snapshot::service::{Endpoint, ServicePort};
@@ -47,6 +47,8 @@ pub(super) struct Wish {
     pub(super) tried: Vec<SocketAddr>,
     /// The endpoint that its client's session is with: taken before any other, unless it was tried.
     pub(super) stays_with: Option<u64>,
+    /// What is spoken there.
+    pub(super) content: Content,
 }
 
 /// How a request may use the pool.
@@ -100,7 +102,8 @@ pub(super) async fn try_endpoints<T>(
     while let Some(endpoint) = next.take() {
         wish.tried.push(endpoint.address);
         note_destination(journey, endpoint);
-        let destination = Destination::from(&**endpoint);
+        let mut destination = Destination::from(&**endpoint);
+        destination.tls = session.originate_tls(port, wish.content);
         let key = HopKey::new(&session.pod.pod, session.client.ip(), &destination);
         let load = InFlight::begin(&endpoint.load);
         match connect(key, &destination).await {

@@ -5,12 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::Version;
-
 use super::Session;
 use super::plan::{Action, RequestPlan, plan, plan_for_gateway};
 use crate::attach::gateway::ListenerId;
 use crate::balance;
+use crate::connect::{Content, Origination};
 use crate::error::FailureReason;
 use crate::route::{FieldEdit, Filters, RequestHead, RouteKind, Rule};
 use crate::snapshot::service::{PortProtocol, ServicePort};
@@ -24,6 +23,8 @@ pub struct Gate {
     through: Option<Arc<ListenerId>>,
     /// What backends are told of the client. What the client says itself of that is not passed on: it could be anything.
     forwarded: Arc<Filters>,
+    /// Whether the client's own TLS goes on to the backend.
+    passes_tls: bool,
 }
 
 impl Gate {
@@ -33,7 +34,15 @@ impl Gate {
         let scheme = if through.is_some() { "https" } else { "http" };
         let fields = [("x-forwarded-for", &*client.to_string()), ("x-forwarded-proto", scheme)];
         let request = FieldEdit::new(&fields, &[], &["forwarded"]);
-        Self { port, through, forwarded: Arc::new(Filters { request, ..Filters::default() }) }
+        let forwarded = Arc::new(Filters { request, ..Filters::default() });
+        Self { port, through, forwarded, passes_tls: false }
+    }
+
+    /// The same for a client whose TLS goes on to the backend.
+    #[must_use]
+    pub fn passing_tls(mut self) -> Self {
+        self.passes_tls = true;
+        self
     }
 }
 
@@ -72,13 +81,29 @@ impl Session {
         planned
     }
 
-    /// The version of HTTP that endpoints of a port are spoken to with, where it is not the client's own: behind a Gateway it
-    /// is what the port is declared to speak, or what all of gRPC is.
-    pub(super) fn version_towards(&self, port: &ServicePort, rule: Option<&Rule>) -> Option<Version> {
-        self.gate.as_ref()?;
+    /// What endpoints of a port are spoken to with for a client of HTTP/2: behind a Gateway it is what the port is declared to
+    /// speak, or what all of gRPC is; in the mesh, what the client speaks.
+    pub(super) fn content_towards(&self, port: &ServicePort, rule: Option<&Rule>) -> Content {
+        if self.gate.is_none() || self.speaks_http2(port, rule) {
+            Content::Version2
+        } else {
+            Content::Version1
+        }
+    }
+
+    /// Whether endpoints of a port behind a Gateway are spoken to with HTTP/2, whatever the client speaks.
+    pub(super) fn speaks_http2(&self, port: &ServicePort, rule: Option<&Rule>) -> bool {
         let is_grpc = rule.is_some_and(|rule| rule.route.kind == RouteKind::Grpc);
-        let is_http2 = is_grpc || port.protocol == PortProtocol::Http2;
-        Some(if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 })
+        self.gate.is_some() && (is_grpc || port.protocol == PortProtocol::Http2)
+    }
+
+    /// The TLS that is begun with endpoints of a port: behind a Gateway, where a policy says so, unless what is passed on is
+    /// the client's own.
+    pub(super) fn originate_tls(&self, port: &ServicePort, content: Content) -> Option<Origination> {
+        let gate = self.gate.as_ref()?;
+        let snapshot = self.worker.mesh.snapshot.load();
+        let tls = snapshot.backend_tls.get(&port.key).filter(|_| !gate.passes_tls)?;
+        Some(Origination::new(Arc::clone(tls), content))
     }
 
     /// What the client has asked something of, for the log.

@@ -15,7 +15,7 @@ use super::{Session, begin_session, http_label, http2, mirror};
 use crate::accept::ClientStream;
 use crate::balance::InFlight;
 use crate::connect::idle::Repeatable;
-use crate::connect::{Destination, HopKey};
+use crate::connect::{Content, Destination, HopKey};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
 use crate::forward::copy::Copied;
 use crate::forward::{Reset as _, copy_both};
@@ -144,7 +144,7 @@ impl Connection {
         let mut record = self.record();
         let RequestPlan { rule, action, .. } = self.session.plan(&self.request, &mut record);
         if let Action::Forward(Forwarding { port, .. }) = &action
-            && self.session.version_towards(port, rule.as_deref()) == Some(http::Version::HTTP_2)
+            && self.session.speaks_http2(port, rule.as_deref())
         {
             record.dismiss();
             return Next::Version2;
@@ -186,8 +186,12 @@ impl Connection {
         let mut reuse = Reuse::Pooled(repeatable);
         let worker = Rc::clone(&self.session.worker);
         let is_idempotent = self.request.is_idempotent();
-        let mut attempts =
-            Attempts::new(&worker, &port.key, (record.rule.as_ref(), stays_with), is_idempotent);
+        let mut attempts = Attempts::new(
+            &worker,
+            &port.key,
+            (record.rule.as_ref(), stays_with),
+            (is_idempotent, Content::Version1),
+        );
         let filters = filters.as_deref();
         let kept = attempts.kept().unwrap_or_default();
         let mut message = message(&mut self.request, filters).heard_by(taps).keeping(kept);
@@ -281,7 +285,8 @@ impl Connection {
                 port.endpoints.endpoints.iter().find(|endpoint| endpoint.address == own.key.address);
             // The endpoint may have become another pod, or mTLS may be due by now.
             let still_his = |endpoint: &Endpoint| {
-                let destination = Destination::from(endpoint);
+                let mut destination = Destination::from(endpoint);
+                destination.tls = self.session.originate_tls(port, Content::Version1);
                 own.key == HopKey::new(&self.session.pod.pod, own.key.source, &destination)
             };
             if let Some(endpoint) = endpoint.filter(|endpoint| still_his(endpoint))

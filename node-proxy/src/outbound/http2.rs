@@ -26,7 +26,7 @@ use super::{Session, begin_session, http_label, mirror, tunnel};
 use crate::accept::ClientStream;
 use crate::accept::rewind::Rewind;
 use crate::balance::InFlight;
-use crate::connect::{Destination, exchanges, streams};
+use crate::connect::{Content, Destination, exchanges, streams};
 use crate::error::{FailureReason, REASON_HEADER, with_causes};
 use crate::http1::{FIELD_LIMIT, Judge as _, ReadBuffer};
 use crate::http2::body::BodyTap;
@@ -171,7 +171,9 @@ async fn forward(
     let sent = Rc::new(Cell::new(0));
     let Forwarding { port, stays_with, .. } = forwarding;
     let in_session = (record.rule.as_ref(), stays_with);
-    let mut attempts = Attempts::new(&session.worker, &port.key, in_session, parts.method.is_idempotent());
+    let content = session.content_towards(&port, record.rule.as_deref());
+    let terms = (parts.method.is_idempotent(), content);
+    let mut attempts = Attempts::new(&session.worker, &port.key, in_session, terms);
     let body = ClientBody { inner: body, bytes: Rc::clone(&sent), taps };
     let (first, kept) = http2::keep((parts, body), attempts.kept());
     let mut unsent = Some(first);
@@ -295,10 +297,12 @@ fn copy(
         let request = Request::from_parts(parts.clone(), body);
         let mut record = mirror::record(session, record, port);
         let (session, port) = (session.clone(), Arc::clone(port));
+        let content = session.content_towards(&port, record.rule.as_deref());
+        let mut wish = Wish { content, ..Wish::default() };
         turns::spawn(async move {
             let sending = async {
                 let (response, busy) =
-                    send((&session, &port), &mut Some(request), &mut Wish::default(), &mut record).await?;
+                    send((&session, &port), &mut Some(request), &mut wish, &mut record).await?;
                 record.status = Some(response.status());
                 let mut body = response.into_body();
                 while let Some(frame) = body.frame().await {
@@ -330,14 +334,14 @@ async fn find_upstream(
     wish: &mut Wish,
     record: &mut Recording<RequestRecord>,
 ) -> Result<(Upstream, InFlight), FailureReason> {
-    let version = session.version_towards(port, record.rule.as_deref());
+    let content = wish.content;
     let connect = async |key, destination: &Destination| {
         let (worker, pod) = (&session.worker, &session.pod);
-        Ok(match version {
-            Some(Version::HTTP_11) => {
-                Upstream::Version1(exchanges::open(worker, pod, &key, destination).await?)
+        Ok(match content {
+            Content::Version1 => Upstream::Version1(exchanges::open(worker, pod, &key, destination).await?),
+            Content::Version2 | Content::Bytes => {
+                Upstream::Version2(streams::open(worker, pod, &key, destination).await?)
             }
-            _ => Upstream::Version2(streams::open(worker, pod, &key, destination).await?),
         })
     };
     dial::try_endpoints((session, port), wish, &mut record.journey, connect).await

@@ -11,6 +11,7 @@ use http::StatusCode;
 use super::Session;
 use super::dial::{self, Chosen, Reuse, Wish};
 use super::plan::Forwarding;
+use crate::connect::Content;
 use crate::connect::idle::Repeatable;
 use crate::error::{FailureReason, with_causes};
 use crate::forward::Reset as _;
@@ -73,7 +74,8 @@ impl Copy {
         // A copy is never sent a second time.
         let reuse = Reuse::Pooled(Repeatable::No);
         let at = (&self.session, &*port);
-        let chosen = dial::choose(at, (reuse, &mut Wish::default()), &mut self.record.journey).await;
+        let mut wish = Wish { content: Content::Version1, ..Wish::default() };
+        let chosen = dial::choose(at, (reuse, &mut wish), &mut self.record.journey).await;
         if let Ok(chosen) = chosen {
             self.exchange(&port, chosen, listener).await;
         }

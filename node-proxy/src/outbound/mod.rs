@@ -145,11 +145,11 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
         Target::Service(frontend) => serve_service(session, stream, frontend).await,
         Target::Pod(workload) => {
             let workload = Some(workload);
-            let destination = Destination { address: destination, workload, endpoint: None };
+            let destination = Destination { address: destination, workload, endpoint: None, tls: None };
             opaque::serve_address(&session, stream, destination).await;
         }
         Target::Unknown => {
-            let destination = Destination { address: destination, workload: None, endpoint: None };
+            let destination = Destination { address: destination, workload: None, endpoint: None, tls: None };
             opaque::serve_address(&session, stream, destination).await;
         }
     }

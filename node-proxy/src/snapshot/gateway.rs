@@ -3,15 +3,17 @@
 //! A connection belongs to one listener of its port from its ClientHello on, a request on a port without TLS from its
 //! authority on: to the listener whose hostname fits best, and to no other (GatewaySpec.listeners).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::attach::gateway::ListenerId;
 use crate::error::FailureReason;
 use crate::route::hostname::Hostnames;
 use crate::route::{HostTable, RequestHead, RouteTable, Rule};
+use crate::snapshot::service::ServicePortKey;
 
 /// The ports of one Gateway.
 pub type GatewayPorts = BTreeMap<u16, Arc<GatewayPort>>;
@@ -55,6 +57,31 @@ pub enum TlsListener {
     /// TLS ends here, and what is in it goes on as it is.
     Connections(Arc<ServerConfig>, Arc<ConnectionListener>),
 }
+
+/// How a port of a Service is spoken to by a Gateway: in TLS (BackendTLSPolicy).
+#[derive(Clone, Debug)]
+pub struct BackendTls {
+    /// Differs where anything of the handshake does.
+    pub id: u64,
+    /// The handshake; without one, nobody is spoken to there.
+    pub handshake: Option<BackendHandshake>,
+}
+
+/// The handshake with a backend, by what is spoken in it.
+#[derive(Clone, Debug)]
+pub struct BackendHandshake {
+    /// The server name that is asked for.
+    pub name: ServerName<'static>,
+    /// For HTTP/1.1.
+    pub version1: Arc<ClientConfig>,
+    /// For HTTP/2.
+    pub version2: Arc<ClientConfig>,
+    /// For anything else.
+    pub bytes: Arc<ClientConfig>,
+}
+
+/// The ports that are spoken to so.
+pub type BackendTlsPorts = HashMap<ServicePortKey, Arc<BackendTls>>;
 
 impl TlsListener {
     /// Which one.

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use gateway::GatewayPorts;
+use gateway::{BackendTlsPorts, GatewayPorts};
 use map::SharedMap;
 use service::{Frontend, FrontendMap, ServicePort, ServicePortKey};
 use workload::{MtlsMode, Workload};
@@ -98,6 +98,8 @@ pub struct Snapshot {
     pub node_addresses: Arc<HashMap<IpAddr, Arc<str>>>,
     /// The ports of the Gateway that is served, where one is.
     pub gateway_ports: Arc<GatewayPorts>,
+    /// The ports of Services that the Gateway speaks TLS with.
+    pub backend_tls: Arc<BackendTlsPorts>,
 }
 
 impl Snapshot {

@@ -261,7 +261,7 @@ fn judge_tls(
 }
 
 /// The certificate in a Secret, with its key.
-fn find_certificate(
+pub(super) fn find_certificate(
     home: Home<'_>,
     reference: &Reference,
 ) -> Result<(ObjectKey, Arc<CertifiedKey>), (ConditionReason, String)> {

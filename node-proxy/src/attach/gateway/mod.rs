@@ -8,6 +8,7 @@ mod authority;
 mod conflict;
 pub(super) mod grant;
 pub mod listener;
+pub mod policy;
 mod route;
 mod view;
 
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::sign::CertifiedKey;
 use serde::Serialize;
 
 use super::AttachedRoute;
@@ -28,9 +30,10 @@ use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::route::{Age, HostnameMatch, RouteRef};
 pub use authority::Validation;
 use conflict::find_conflicts;
-use grant::Referrer;
-use listener::Home;
+use grant::{Reference, Referrer};
+use listener::{Home, find_certificate};
 pub use listener::{Listener, ListenerProtocol, ListenerTls};
+use policy::Policies;
 use view::{view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
 
 /// The Gateway API's group.
@@ -89,6 +92,10 @@ pub struct JudgedGateway {
     pub listeners: Vec<Listener>,
     /// The ListenerSets that name it, in the order in which their listeners count.
     pub listener_sets: Vec<JudgedListenerSet>,
+    /// What it shows to backends that ask for a certificate.
+    pub client_certificate: Option<Arc<CertifiedKey>>,
+    /// Why it has nothing to show, where it should have.
+    unresolved: Option<(ConditionReason, String)>,
 }
 
 /// A route on one of its parents of ours.
@@ -122,6 +129,8 @@ pub struct Gateways {
     pub gateways: BTreeMap<ObjectKey, JudgedGateway>,
     /// The routes that name one of them.
     pub routes: BTreeMap<RouteRef, GatewayRoute>,
+    /// How backends are spoken to.
+    pub policies: Policies,
 }
 
 impl Gateways {
@@ -135,14 +144,14 @@ impl Gateways {
             .map(|(key, gateway)| (key.clone(), judge_gateway(objects, key, gateway)))
             .collect();
         let routes = route::judge_routes(objects, &gateways);
-        Self { gateways, routes }
+        Self { gateways, routes, policies: Policies::new(objects) }
     }
 
     /// Whether these changes may have made another judgement due: endpoints and pods come and go without.
     #[must_use]
     pub fn are_concerned(changed: &Changed) -> bool {
         let Changed {
-            backend_tls_policies: _,
+            backend_tls_policies,
             config_maps,
             endpoint_slices: _,
             gateway_classes,
@@ -161,7 +170,8 @@ impl Gateways {
             tls_routes,
             udp_routes: _,
         } = changed;
-        !(config_maps.is_empty()
+        !(backend_tls_policies.is_empty()
+            && config_maps.is_empty()
             && gateway_classes.is_empty()
             && gateways.is_empty()
             && grpc_routes.is_empty()
@@ -221,7 +231,36 @@ fn judge_gateway(objects: &Objects, key: &ObjectKey, gateway: &Gateway) -> Judge
         .collect();
     let sets = listener_sets.iter_mut().map(|set| set.listeners.as_mut_slice());
     find_conflicts(std::iter::once(listeners.as_mut_slice()).chain(sets));
-    JudgedGateway { key: key.clone(), generation: gateway.metadata.generation, listeners, listener_sets }
+    let (client_certificate, unresolved) = match find_client_certificate(own, gateway) {
+        Some(Ok(certificate)) => (Some(certificate), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
+    };
+    let (key, generation) = (key.clone(), gateway.metadata.generation);
+    JudgedGateway { key, generation, listeners, listener_sets, client_certificate, unresolved }
+}
+
+/// The certificate that a Gateway is to show to backends (GatewayBackendTLS.clientCertificateRef).
+fn find_client_certificate(
+    home: Home<'_>,
+    gateway: &Gateway,
+) -> Option<Result<Arc<CertifiedKey>, (ConditionReason, String)>> {
+    let backend = gateway.spec.tls.as_ref()?.backend.as_ref()?;
+    let reference = backend.client_certificate_ref.as_ref()?;
+    let reference = Reference {
+        group: reference.group.clone().unwrap_or_default(),
+        kind: reference.kind.clone().unwrap_or_else(|| "Secret".to_owned()),
+        namespace: reference.namespace.clone(),
+        name: reference.name.clone(),
+    };
+    let named = |(reason, message): (ConditionReason, String)| {
+        let reason = match reason {
+            ConditionReason::InvalidCertificateRef => ConditionReason::InvalidClientCertificateRef,
+            other => other,
+        };
+        (reason, format!("spec.tls.backend.clientCertificateRef: {message}"))
+    };
+    Some(find_certificate(home, &reference).map(|(_, certificate)| certificate).map_err(named))
 }
 
 /// The ListenerSets that name a Gateway: the oldest first, then by name (ListenerSetSpec.listeners).
@@ -276,6 +315,17 @@ impl JudgedListenerSet {
 }
 
 impl JudgedGateway {
+    /// `ResolvedRefs`: whether what it is to show to backends is there.
+    #[must_use]
+    pub fn resolved_refs(&self) -> Condition {
+        let (status, (reason, message)) = match &self.unresolved {
+            Some(why) => (ConditionStatus::False, why.clone()),
+            None => (ConditionStatus::True, (ConditionReason::ResolvedRefs, String::new())),
+        };
+        let kind = ConditionType::ResolvedRefs;
+        Condition { kind, status, reason, message, observed_generation: self.generation }
+    }
+
     /// `Accepted`: true while any of its own listeners is.
     #[must_use]
     pub fn accepted(&self) -> Condition {

@@ -1,19 +1,33 @@
 //! A judged Gateway → its ports as the data path reads them.
 
+mod origination;
 mod termination;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 use super::route::compile_table;
 use crate::attach::AttachedRoute;
 use crate::attach::gateway::{Gateways, JudgedGateway, Listener, ListenerId, ListenerProtocol, ListenerTls};
 use crate::route::hostname::Hostnames;
 use crate::route::{HostTable, HostnameMatch, RouteKind, RouteTable};
-use crate::snapshot::gateway::{ConnectionListener, GatewayPort, GatewayPorts, RequestListener, TlsListener};
+use crate::snapshot::gateway::{
+    BackendTlsPorts, ConnectionListener, GatewayPort, GatewayPorts, RequestListener, TlsListener,
+};
+use origination::compile_backends;
 use termination::{Content, Termination};
+
+/// What every TLS library that is in use takes: TLS 1.2 is the floor (RFC 9325 section 3.1.1).
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+
+/// How ports of Services are spoken to behind a Gateway.
+#[must_use]
+pub fn compile_backend_tls(gateways: &Gateways, gateway: &JudgedGateway) -> BackendTlsPorts {
+    compile_backends(&gateways.policies.ports, gateway.client_certificate.as_ref())
+}
 
 /// Makes the ports of a Gateway, time after time: what ends TLS stays the same object as long as it says the same, and with
 /// it the sessions that clients may resume.

@@ -2,21 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 
+use super::PROVIDER;
 use crate::attach::gateway::Validation;
 use crate::route::HostnameMatch;
 use crate::route::hostname::Hostnames;
-
-/// What every TLS library that is in use takes: TLS 1.2 is the floor (RFC 9325 section 3.1.1).
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 
 /// What is in the TLS of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
