@@ -8,13 +8,15 @@ mod authority;
 mod conflict;
 pub(super) mod grant;
 pub mod listener;
+mod named;
+mod parameters;
 mod route;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,15 +25,18 @@ use serde::Serialize;
 use super::AttachedRoute;
 use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 use super::parent::ParentRef;
+use super::view::wire_name;
 use crate::cluster::api::{Gateway, ListenerSet};
-use crate::cluster::objects::{Changed, ObjectKey, Objects};
+use crate::cluster::objects::{Changed, ObjectId, ObjectKey, Objects};
 use crate::route::{Age, HostnameMatch, RouteRef};
 pub use authority::Validation;
-use conflict::find_conflicts;
+use conflict::{find_conflicts, find_overlaps};
 use grant::Referrer;
 use listener::Home;
 pub use listener::{Listener, ListenerProtocol, ListenerTls};
-use view::{view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
+pub use parameters::JudgedClass;
+use parameters::refuse_gateway;
+use view::{find_insecure, view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
 
 /// The Gateway API's group.
 pub(super) const GROUP: &str = "gateway.networking.k8s.io";
@@ -89,6 +94,12 @@ pub struct JudgedGateway {
     pub listeners: Vec<Listener>,
     /// The ListenerSets that name it, in the order in which their listeners count.
     pub listener_sets: Vec<JudgedListenerSet>,
+    /// Why it is not accepted, whatever its listeners are.
+    refusal: Option<(ConditionReason, String)>,
+    /// What it asks for and is not done.
+    remarks: Vec<String>,
+    /// Where it lets clients without a valid certificate in.
+    insecure: Option<String>,
 }
 
 /// A route on one of its parents of ours.
@@ -118,24 +129,35 @@ pub struct GatewayRoute {
 /// The judgement of all Gateways of our classes.
 #[derive(Clone, Debug, Default)]
 pub struct Gateways {
+    /// Our classes, by name.
+    pub classes: BTreeMap<Arc<str>, JudgedClass>,
     /// The Gateways.
     pub gateways: BTreeMap<ObjectKey, JudgedGateway>,
     /// The routes that name one of them.
     pub routes: BTreeMap<RouteRef, GatewayRoute>,
+    /// The Secrets and ConfigMaps that they name, whether they are there or not.
+    pub named: BTreeSet<ObjectId>,
 }
 
 impl Gateways {
     /// The judgement of these objects.
     #[must_use]
     pub fn new(objects: &Objects) -> Self {
-        let gateways: BTreeMap<_, _> = objects
-            .gateways
+        let judge = |(key, class): (&_, &Arc<_>)| JudgedClass::judge(objects, key, class);
+        let classes: BTreeMap<_, _> = objects
+            .gateway_classes
             .iter()
-            .filter(|(_, gateway)| is_ours(objects, gateway))
-            .map(|(key, gateway)| (key.clone(), judge_gateway(objects, key, gateway)))
+            .filter_map(judge)
+            .map(|class| (class.name.clone(), class))
             .collect();
+        let judge = |(key, gateway): (&ObjectKey, &Arc<Gateway>)| {
+            let class = classes.get(&*gateway.spec.gateway_class_name)?;
+            Some((key.clone(), judge_gateway(objects, class, (key, gateway))))
+        };
+        let gateways: BTreeMap<_, _> = objects.gateways.iter().filter_map(judge).collect();
         let routes = route::judge_routes(objects, &gateways);
-        Self { gateways, routes }
+        let named = named::find_named(objects, &classes);
+        Self { classes, gateways, routes, named }
     }
 
     /// Whether these changes may have made another judgement due: endpoints and pods come and go without.
@@ -175,23 +197,27 @@ impl Gateways {
             && tls_routes.is_empty())
     }
 
-    /// How many routes are attached to a listener: those whose parent is accepted there.
+    /// How many routes are attached to each listener that has any: those whose parent is accepted there.
     #[must_use]
-    pub fn attached_routes(&self, listener: &ListenerId) -> usize {
-        let holds = |route: &&GatewayRoute| {
-            route.parents.iter().any(|parent| parent.listeners.iter().any(|(id, _)| id == listener))
-        };
-        self.routes.values().filter(holds).count()
+    pub fn attached_routes(&self) -> BTreeMap<&ListenerId, usize> {
+        let mut counts = BTreeMap::new();
+        for route in self.routes.values() {
+            let held =
+                route.parents.iter().flat_map(|parent| &parent.listeners).map(|(listener, _)| listener);
+            // By however many of its parents it is there.
+            for listener in held.collect::<BTreeSet<_>>() {
+                *counts.entry(listener).or_default() += 1;
+            }
+        }
+        counts
     }
 }
 
-/// Whether a Gateway's class is one of ours, by whatever name.
-fn is_ours(objects: &Objects, gateway: &Gateway) -> bool {
-    let class = objects.gateway_classes.get(&ObjectKey::new("", &gateway.spec.gateway_class_name));
-    class.is_some_and(|class| class.spec.controller_name == GATEWAY_CONTROLLER_NAME)
-}
-
-fn judge_gateway(objects: &Objects, key: &ObjectKey, gateway: &Gateway) -> JudgedGateway {
+fn judge_gateway(
+    objects: &Objects,
+    class: &JudgedClass,
+    (key, gateway): (&ObjectKey, &Gateway),
+) -> JudgedGateway {
     let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
     let home = |kind, namespace| Home {
         objects,
@@ -221,7 +247,27 @@ fn judge_gateway(objects: &Objects, key: &ObjectKey, gateway: &Gateway) -> Judge
         .collect();
     let sets = listener_sets.iter_mut().map(|set| set.listeners.as_mut_slice());
     find_conflicts(std::iter::once(listeners.as_mut_slice()).chain(sets));
-    JudgedGateway { key: key.clone(), generation: gateway.metadata.generation, listeners, listener_sets }
+    let sets = listener_sets.iter_mut().flat_map(|set| &mut set.listeners);
+    find_overlaps(&mut listeners.iter_mut().chain(sets).collect::<Vec<_>>());
+    let generation = gateway.metadata.generation;
+    let refusal = refuse_gateway(objects, class, (key, gateway));
+    let (remarks, insecure) = (remark(gateway), find_insecure(frontend));
+    let mut judged =
+        JudgedGateway { key: key.clone(), generation, listeners, listener_sets, refusal, remarks, insecure };
+    judged.withhold();
+    judged
+}
+
+/// What a Gateway asks for and is not done.
+fn remark(gateway: &Gateway) -> Vec<String> {
+    let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+    let certificate = backend.and_then(|backend| backend.client_certificate_ref.as_ref());
+    let scope = gateway.spec.default_scope.as_ref().filter(|scope| wire_name(scope) != "None");
+    let remarks = [
+        certificate.map(|_| "spec.tls.backend.clientCertificateRef is not applied"),
+        scope.map(|_| "spec.defaultScope is not applied: a route has to name the Gateway"),
+    ];
+    remarks.into_iter().flatten().map(str::to_owned).collect()
 }
 
 /// The ListenerSets that name a Gateway: the oldest first, then by name (ListenerSetSpec.listeners).
@@ -253,7 +299,7 @@ fn refuse_set(
 }
 
 impl JudgedListenerSet {
-    /// `Accepted`, unless it is not accepted by its Gateway: true while any listener is.
+    /// `Accepted`, unless it is not accepted by its Gateway: true while any listener can be served.
     #[must_use]
     pub fn accepted(&self) -> Condition {
         match &self.refusal {
@@ -264,7 +310,7 @@ impl JudgedListenerSet {
                 message: message.clone(),
                 observed_generation: self.generation,
             },
-            None => accept(&self.listeners, self.generation),
+            None => accept(&self.listeners, Listener::could_be_served, self.generation),
         }
     }
 
@@ -276,10 +322,58 @@ impl JudgedListenerSet {
 }
 
 impl JudgedGateway {
-    /// `Accepted`: true while any of its own listeners is.
+    /// `Accepted`: true while any of its own listeners is, unless it is refused as a whole.
     #[must_use]
     pub fn accepted(&self) -> Condition {
-        accept(&self.listeners, self.generation)
+        let mut accepted = accept(&self.listeners, Listener::is_accepted, self.generation);
+        if let Some((reason, message)) = &self.refusal {
+            accepted.status = ConditionStatus::False;
+            accepted.reason = *reason;
+            accepted.message.clone_from(message);
+        } else {
+            let said = std::iter::once(&accepted.message).filter(|message| !message.is_empty());
+            accepted.message = said.chain(&self.remarks).map(String::as_str).collect::<Vec<_>>().join("; ");
+        }
+        accepted
+    }
+
+    /// Whether it is accepted.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.accepted().status == ConditionStatus::True
+    }
+
+    /// `Accepted` and, while clients without a valid certificate are let in anywhere, `InsecureFrontendValidationMode`.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<Condition> {
+        let insecure = self.insecure.iter().map(|path| Condition {
+            kind: ConditionType::InsecureFrontendValidationMode,
+            status: ConditionStatus::True,
+            reason: ConditionReason::ConfigurationChanged,
+            message: format!("{path} lets clients in that have no valid certificate"),
+            observed_generation: self.generation,
+        });
+        std::iter::once(self.accepted()).chain(insecure).collect()
+    }
+
+    /// Serves nothing of what is not accepted.
+    fn withhold(&mut self) {
+        let is_refused = !self.is_accepted();
+        let withhold = |listeners: &mut [Listener]| {
+            listeners.iter_mut().for_each(|listener| listener.findings.is_withheld = true);
+        };
+        if is_refused {
+            withhold(&mut self.listeners);
+        }
+        for set in &mut self.listener_sets {
+            if is_refused {
+                let message = || format!("Gateway {} is not accepted", self.key);
+                set.refusal.get_or_insert_with(|| (ConditionReason::ParentNotAccepted, message()));
+            }
+            if !set.is_accepted() {
+                withhold(&mut set.listeners);
+            }
+        }
     }
 
     /// All of its listeners with their names, its own first.
@@ -300,15 +394,15 @@ impl JudgedGateway {
 }
 
 /// `Accepted` of what has listeners: some that are not leave the others alone.
-fn accept(listeners: &[Listener], generation: Option<i64>) -> Condition {
+fn accept(listeners: &[Listener], is_fine: fn(&Listener) -> bool, generation: Option<i64>) -> Condition {
     let refused: Vec<&str> =
-        listeners.iter().filter(|listener| !listener.is_accepted()).map(|listener| &*listener.name).collect();
+        listeners.iter().filter(|listener| !is_fine(listener)).map(|listener| &*listener.name).collect();
     let (status, reason, message) = if refused.is_empty() {
         (ConditionStatus::True, ConditionReason::Accepted, String::new())
     } else {
         let status =
             if refused.len() < listeners.len() { ConditionStatus::True } else { ConditionStatus::False };
-        let message = format!("listeners that are not accepted: {}", refused.join(", "));
+        let message = format!("listeners that are not valid: {}", refused.join(", "));
         (status, ConditionReason::ListenersNotValid, message)
     };
     Condition { kind: ConditionType::Accepted, status, reason, message, observed_generation: generation }

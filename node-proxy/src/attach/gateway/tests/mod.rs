@@ -1,5 +1,7 @@
 //! Which listeners there are, which routes they take, and what is said of both.
 
+mod whole;
+
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
