@@ -23,20 +23,25 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
 ];
 
 /// The features of Gateways, sorted by name as `status.supportedFeatures` of a GatewayClass must be. In it are those whose
-/// every part is judged, and routed by code that the mesh has, too.
+/// every part is judged (`attach`) and done (`ingress`, `outbound`).
 ///
-/// Not in it: UDPRoute, BackendTLSPolicy and client certificates towards backends, which are not applied; addresses and
-/// infrastructure that a Gateway asks for, while nobody makes its Service; and what only the suite's requests to a listener
-/// can show (isolation of listeners, misdirected requests, clients' certificates, protocols towards backends).
-pub const GATEWAY_FEATURES: [&str; 33] = [
+/// Not in it: UDPRoute, BackendTLSPolicy and client certificates towards backends, which are not applied; and addresses and
+/// infrastructure that a Gateway asks for, while nobody makes its Service.
+pub const GATEWAY_FEATURES: [&str; 39] = [
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
+    "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayPort8080",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
     "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
     "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
     "HTTPRouteCORS",

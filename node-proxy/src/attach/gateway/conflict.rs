@@ -13,28 +13,33 @@ use crate::route::HostnameMatch;
 pub(super) fn find_conflicts<'l>(groups: impl Iterator<Item = &'l mut [Listener]>) {
     let mut taken: Vec<Claim> = Vec::new();
     for group in groups {
-        let own: Vec<Claim> = group.iter().filter_map(Claim::of).collect();
+        // What yields to those before it takes nothing: it drives out neither its neighbours nor those that come after it.
+        let yields = |claim: &Claim| taken.iter().any(|other| claim.conflicts_with(other).is_some());
+        let own: Vec<Claim> = group.iter().filter_map(Claim::of).filter(|claim| !yields(claim)).collect();
         for listener in group {
             let Some(claim) = Claim::of(listener) else { continue };
-            let others = own.iter().filter(|other| other.name != claim.name).chain(&taken);
-            let found = others.filter_map(|other| Some((claim.conflicts_with(other)?, other)));
-            // A protocol that does not fit is worse than a name that is taken.
-            let worst = found.min_by_key(|(reason, _)| *reason != ConditionReason::ProtocolConflict);
-            listener.findings.conflict = worst.map(|(reason, other)| {
-                let what = if reason == ConditionReason::ProtocolConflict {
-                    "another protocol"
-                } else {
-                    "the same hostname"
-                };
-                // Nothing of the other one but its port: it may be another team's.
-                (reason, format!("another listener on port {} has {what}", other.port))
-            });
+            let mut found = find_conflict(&claim, taken.iter());
+            if found.is_none() {
+                found = find_conflict(&claim, own.iter().filter(|other| other.name != claim.name));
+            }
+            listener.findings.conflict = found;
         }
-        // What yields takes nothing: it is not to drive out those that come after it.
-        let yields = |claim: &Claim| taken.iter().any(|other| claim.conflicts_with(other).is_some());
-        let own: Vec<Claim> = own.into_iter().filter(|claim| !yields(claim)).collect();
         taken.extend(own);
     }
+}
+
+/// With what a listener is at odds, if it is with any of these.
+fn find_conflict<'c>(
+    claim: &Claim,
+    others: impl Iterator<Item = &'c Claim>,
+) -> Option<(ConditionReason, String)> {
+    let found = others.filter_map(|other| claim.conflicts_with(other));
+    // A protocol that does not fit is worse than a name that is taken.
+    let reason = found.min_by_key(|reason| *reason != ConditionReason::ProtocolConflict)?;
+    let is_protocol = reason == ConditionReason::ProtocolConflict;
+    let what = if is_protocol { "another protocol" } else { "the same hostname" };
+    // Nothing of the other one but its port: it may be another team's.
+    Some((reason, format!("another listener on port {} has {what}", claim.port)))
 }
 
 /// Finds the listeners with TLS that are for some of the same names on a port: a client that goes on using a connection

@@ -126,14 +126,28 @@ fn what_yields_drives_nobody_out() {
         &set("bytes", 1, "protocol: TCP"),
         &set("text", 2, "protocol: HTTP, hostname: b.example"),
         &set("twin", 3, "protocol: HTTP, hostname: b.example"),
+        // Of neighbours in a set, too.
+        &set("mixed", 4, "protocol: TCP}, {name: beside, port: 80, protocol: HTTP, hostname: c.example"),
+        &set(
+            "odd",
+            5,
+            "protocol: TCP}, {name: one, port: 82, protocol: TCP}, {name: other, port: 82, protocol: HTTP",
+        ),
     ]);
+    let conflict =
+        |name: &str, reason: &str| format!("{name}: False={reason} True={reason} True=ResolvedRefs");
     assert_eq!(
         said(&gateways),
         [
             format!("http: {FINE}"),
-            "bytes: False=ProtocolConflict True=ProtocolConflict True=ResolvedRefs".to_owned(),
+            conflict("bytes", "ProtocolConflict"),
             format!("text: {FINE}"),
-            "twin: False=HostnameConflict True=HostnameConflict True=ResolvedRefs".to_owned(),
+            conflict("twin", "HostnameConflict"),
+            conflict("mixed", "ProtocolConflict"),
+            format!("beside: {FINE}"),
+            conflict("odd", "ProtocolConflict"),
+            conflict("one", "ProtocolConflict"),
+            conflict("other", "ProtocolConflict"),
         ]
     );
 }
