@@ -85,7 +85,9 @@ impl GatewayStatuses {
         differing(&self.classes, &now.classes, class, &mut subjects);
         differing(&self.holders, &now.holders, subject_of, &mut subjects);
         differing(&self.routes, &now.routes, |route| Subject::Route(route.clone()), &mut subjects);
-        let (before, after) = (self.lines(), now.lines());
+        let others: BTreeSet<&Subject> = subjects.iter().collect();
+        let is_another = |subject: &Subject| others.contains(subject);
+        let (before, after) = (self.lines(is_another), now.lines(is_another));
         let news = after.iter().filter(|(about, line)| before.get(*about) != Some(line));
         let mut lines: Vec<String> = news.map(|(about, line)| format!("{about}: {line}")).collect();
         let gone = before.keys().filter(|about| !after.contains_key(*about));
@@ -167,31 +169,38 @@ impl GatewayStatuses {
     /// All conditions, for people: by what they are about.
     #[must_use]
     pub fn describe(&self) -> Value {
-        json!(self.lines())
+        json!(self.lines(|_| true))
     }
 
-    fn lines(&self) -> BTreeMap<String, String> {
+    /// The conditions of some subjects, by what they are about.
+    fn lines(&self, is_wanted: impl Fn(&Subject) -> bool) -> BTreeMap<String, String> {
         let mut lines = BTreeMap::new();
-        let mut add = |about: String, conditions: &[Condition]| {
+        let mut add = |about: &str, conditions: &[Condition]| {
             for condition in conditions {
                 lines.insert(format!("{about}: {}", condition.kind), condition.to_string());
             }
         };
         for (name, class) in &self.classes {
-            add(format!("GatewayClass {name}"), &[class.accepted()]);
+            let subject = Subject::GatewayClass(Arc::clone(name));
+            if is_wanted(&subject) {
+                add(&subject.to_string(), &[class.accepted()]);
+            }
         }
         for (owner, judgement) in &self.holders {
-            let about = subject_of(owner);
-            add(about.to_string(), &judgement.conditions);
-            for listener in &judgement.listeners {
-                add(format!("{about} listener {}", listener.name), &listener.conditions);
+            let subject = subject_of(owner);
+            if is_wanted(&subject) {
+                add(&subject.to_string(), &judgement.conditions);
+                for listener in &judgement.listeners {
+                    add(&format!("{subject} listener {}", listener.name), &listener.conditions);
+                }
             }
         }
         for (route, parents) in &self.routes {
-            for RouteParent { parent_ref, conditions, .. } in parents {
+            let subject = Subject::Route(route.clone());
+            for RouteParent { parent_ref, conditions, .. } in parents.iter().filter(|_| is_wanted(&subject)) {
                 let kind = parent_ref.kind.as_deref().unwrap_or("Gateway");
                 let section = parent_ref.section_name.as_deref().unwrap_or("any listener");
-                add(format!("{route} on {kind} {} ({section})", parent_ref.name), conditions);
+                add(&format!("{subject} on {kind} {} ({section})", parent_ref.name), conditions);
             }
         }
         lines
