@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::attach::gateway::Gateways;
-use crate::attach::{Attachments, Condition, ConditionStatus, ConditionType};
+use crate::attach::{Attachments, Condition, ConditionReason, ConditionStatus, ConditionType};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::cluster::report::{Report, Severity};
 use crate::route::{RouteKind, RouteRef};
@@ -60,7 +60,14 @@ pub fn check(objects: &Objects, reports: &[Report]) -> Findings {
 
 impl Findings {
     fn add_gateways(&mut self, gateways: &Gateways) {
+        for class in gateways.classes.values() {
+            self.add(&format!("GatewayClass {}", class.name), &[class.accepted()]);
+        }
         for gateway in gateways.gateways.values() {
+            let own = gateway.conditions().into_iter();
+            // What is wrong with its listeners is told of each below.
+            let own: Vec<_> = own.filter(|own| own.reason != ConditionReason::ListenersNotValid).collect();
+            self.add(&format!("Gateway {}", gateway.key), &own);
             for set in gateway.listener_sets.iter().filter(|set| set.listeners.is_empty()) {
                 self.add(&format!("ListenerSet {}", set.key), &[set.accepted()]);
             }
@@ -78,7 +85,12 @@ impl Findings {
     fn add(&mut self, about: &str, conditions: &[Condition]) {
         for condition in conditions {
             let should_be = match condition.kind {
-                ConditionType::Accepted | ConditionType::ResolvedRefs => ConditionStatus::True,
+                ConditionType::Accepted
+                | ConditionType::InsecureFrontendValidationMode
+                | ConditionType::OverlappingTLSConfig
+                | ConditionType::Programmed
+                | ConditionType::ResolvedRefs
+                | ConditionType::SupportedVersion => ConditionStatus::True,
                 ConditionType::Conflicted | ConditionType::PartiallyInvalid => ConditionStatus::False,
             };
             if condition.status != should_be {

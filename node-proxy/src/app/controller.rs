@@ -19,12 +19,12 @@ use crate::cluster::objects::{Changed, Objects};
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::config::{ControllerConfig, StartupTaint};
 use crate::controller::crds::{self, Table};
-use crate::controller::follow::Follower;
+use crate::controller::follow::{Follower, tell_versions};
 use crate::controller::judged::Judged;
 use crate::controller::lease::{Candidate, Leadership};
-use crate::controller::live::{Statuses, WatchedMesh, WatchedRoute};
+use crate::controller::live::{Statuses, WatchedClass, WatchedListeners, WatchedMesh, WatchedRoute};
 use crate::controller::metrics::ControllerMetrics;
-use crate::controller::subject::{Subject, SubjectKind};
+use crate::controller::subject::SubjectKind;
 use crate::controller::work::{self, Changes};
 use crate::controller::write::{StatusWriter, WriterParts};
 use crate::controller::{KINDS, NAME, taint};
@@ -32,7 +32,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::{LogControl, Metrics, log, panics};
 use crate::tls::Expiries;
 
-/// Writes the status of routes, or stands by, until it is told to stop.
+/// Writes the status of routes and Gateways, or stands by, until it is told to stop.
 ///
 /// # Errors
 /// If the API server cannot be named, or an address is taken.
@@ -67,6 +67,7 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
         leadership: leadership.clone(),
         judged: Arc::clone(&sight.judged),
         statuses: Arc::clone(&sight.statuses),
+        crds: sight.crds.clone(),
         metrics: counts.clone(),
     };
     let statuses = Arc::new(StatusWriter::new(client.clone(), parts));
@@ -120,8 +121,8 @@ fn judge(sight: &Sight) -> impl FnMut(&Objects, &Changed) -> Snapshot + use<> {
     let (judged, changes) = (Arc::clone(&sight.judged), sight.changes.clone());
     move |objects, changed| {
         let rejudged = judged.write().unwrap_or_else(PoisonError::into_inner).update(objects, changed);
-        for route in rejudged {
-            changes.tell(Subject::Route(route));
+        for subject in rejudged {
+            changes.tell(subject);
         }
         // Nobody here has traffic.
         Snapshot::default()
@@ -139,10 +140,16 @@ fn follow(client: &Client, sight: &Sight, ready: &Ready) -> JoinSet<Infallible> 
             loading: Some(ready.block("statuses")),
         };
         match kind {
+            SubjectKind::Gateway | SubjectKind::ListenerSet => {
+                following.spawn(follower.run::<WatchedListeners>(client.clone()))
+            }
+            SubjectKind::GatewayClass => following.spawn(follower.run::<WatchedClass>(client.clone())),
             SubjectKind::Mesh => following.spawn(follower.run::<WatchedMesh>(client.clone())),
             SubjectKind::Route(_) => following.spawn(follower.run::<WatchedRoute>(client.clone())),
         };
     }
+    let (statuses, changes) = (Arc::clone(&sight.statuses), sight.changes.clone());
+    following.spawn(tell_versions(sight.crds.clone(), statuses, changes));
     following
 }
 
@@ -160,6 +167,7 @@ fn status_dump(view: &ClusterView, sight: &Sight, statuses: &Arc<StatusWriter>) 
         let judged = judged.read().unwrap_or_else(PoisonError::into_inner);
         serde_json::json!({
             "routes": judged.attachments(),
+            "gateways": judged.gateways().describe(),
             "problems": problems,
             "crds": crds.borrow().describe(),
             "leftOut": statuses.left_out(),

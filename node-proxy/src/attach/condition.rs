@@ -14,10 +14,18 @@ pub enum ConditionType {
     Accepted,
     /// Whether a listener cannot be told apart from another one.
     Conflicted,
+    /// Clients without a valid certificate are let in; only ever set when it is true.
+    InsecureFrontendValidationMode,
+    /// Another listener that has TLS on the same port is for some of the same names; only ever set when it is true.
+    OverlappingTLSConfig,
     /// Some rules hold and some do not; only ever set when it is true.
     PartiallyInvalid,
+    /// Whether what is configured is about to be served, at an address.
+    Programmed,
     /// Whether everything that is referred to exists and may be used.
     ResolvedRefs,
+    /// Whether the CRDs of the Gateway API are of a version that is understood here.
+    SupportedVersion,
 }
 
 /// A condition's status; `Unknown` never occurs, since judging is one step.
@@ -30,17 +38,25 @@ pub enum ConditionStatus {
 }
 
 /// A condition's reason, in the words of the Gateway API (v1.6: RouteConditionReason, ListenerConditionReason,
-/// GatewayConditionReason, ListenerSetConditionReason).
+/// GatewayConditionReason, ListenerSetConditionReason, GatewayClassConditionReason).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ConditionReason {
     /// The route holds, or the listener is served.
     Accepted,
+    /// The Gateway has no address.
+    AddressNotAssigned,
+    /// The Gateway has other addresses than those that it asks for.
+    AddressNotUsable,
     /// A backend's Service or port does not exist.
     BackendNotFound,
+    /// A field that makes a Gateway less safe has been set.
+    ConfigurationChanged,
     /// A route of a more specific kind holds on the same port (GEP-1426).
     Conflicted,
     /// Another listener on the port has the same hostname.
     HostnameConflict,
+    /// What is not accepted, or has no certificate, is not served.
+    Invalid,
     /// A CA certificate is of a kind that is not known.
     InvalidCACertificateKind,
     /// A CA certificate does not exist or cannot be read.
@@ -51,6 +67,8 @@ pub enum ConditionReason {
     InvalidClientCertificateRef,
     /// A backend is of a kind that is not known, or a Service of a type that is not supported.
     InvalidKind,
+    /// Parameters do not exist, or are of a kind that is not known.
+    InvalidParameters,
     /// A listener asks for kinds of route that it does not take.
     InvalidRouteKinds,
     /// Some listeners are not accepted.
@@ -67,19 +85,33 @@ pub enum ConditionReason {
     NotAllowed,
     /// No listener takes routes of that kind from that namespace.
     NotAllowedByListeners,
+    /// Another listener that has TLS on the port is for some of the same names.
+    OverlappingHostnames,
+    /// The Gateway of a ListenerSet is not accepted.
+    ParentNotAccepted,
+    /// It waits for its Gateway's address.
+    Pending,
+    /// It is served.
+    Programmed,
     /// Another listener on the port speaks another protocol.
     ProtocolConflict,
     /// No ReferenceGrant allows the reference.
     RefNotPermitted,
     /// Every reference was resolved.
     ResolvedRefs,
+    /// The CRDs are of a version that is understood here.
+    SupportedVersion,
     /// What a policy is for does not exist.
     TargetNotFound,
+    /// An address is asked for of a type that is not supported.
+    UnsupportedAddress,
     /// A backend's port is declared to speak a protocol that the route cannot send to, or a listener has one that is not
     /// supported.
     UnsupportedProtocol,
     /// A field asks for what is not applied.
     UnsupportedValue,
+    /// The CRDs are of another version, or do not say of which.
+    UnsupportedVersion,
 }
 
 /// One condition.

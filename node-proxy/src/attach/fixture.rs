@@ -87,6 +87,7 @@ fn add(objects: &mut Objects, document: Value) {
     match kind.as_str() {
         "ConfigMap" => drop(objects.config_maps.insert(key, parse(document))),
         "EndpointSlice" => drop(objects.endpoint_slices.insert(key, trim::<EndpointSlice, _>(document))),
+        "BackendTLSPolicy" => drop(objects.backend_tls_policies.insert(key, parse(document))),
         "Gateway" => drop(objects.gateways.insert(key, parse(document))),
         "GatewayClass" => drop(objects.gateway_classes.insert(key, parse(document))),
         "GRPCRoute" => drop(objects.grpc_routes.insert(key, parse(document))),

@@ -20,7 +20,7 @@ use crate::cluster::api::http_route::{
 use crate::cluster::api::tcp_route::TcpRouteUseDefaultGateways;
 use crate::cluster::api::tls_route::TlsRouteUseDefaultGateways;
 use crate::cluster::api::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute};
-use crate::cluster::objects::ObjectKey;
+use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::terms::parse_duration;
 use crate::route::{HostnameMatch, Retry, RouteKind, RouteRef, RuleMatches, Terms};
 
@@ -90,6 +90,17 @@ macro_rules! parent_refs {
             })
             .collect()
     };
+}
+
+/// The parentRefs of a route, if it is there.
+pub(super) fn view_parents(objects: &Objects, route: &RouteRef) -> Option<Vec<ParentRef>> {
+    let key = &route.key;
+    Some(match route.kind {
+        RouteKind::Grpc => parent_refs!(objects.grpc_routes.get(key)?.spec),
+        RouteKind::Http => parent_refs!(objects.http_routes.get(key)?.spec),
+        RouteKind::Tcp => parent_refs!(objects.tcp_routes.get(key)?.spec),
+        RouteKind::Tls => parent_refs!(objects.tls_routes.get(key)?.spec),
+    })
 }
 
 /// Copies the fields that all kinds' generated backendRefs have.

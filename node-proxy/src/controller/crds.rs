@@ -18,6 +18,8 @@ use super::metrics::ControllerMetrics;
 use super::subject::SubjectKind;
 use crate::error::Complaint;
 
+/// The versions that a GatewayClass says it supports: those of one minor release.
+const SUPPORTED: [u32; 2] = [1, 6];
 /// The version whose types are used here.
 const BUNDLE_VERSION: &str = "v1.6.3";
 /// Where a CRD says which version it is of.
@@ -25,9 +27,12 @@ const BUNDLE_ANNOTATION: &str = "gateway.networking.k8s.io/bundle-version";
 /// Where a CRD says which channel it is of.
 const CHANNEL_ANNOTATION: &str = "gateway.networking.k8s.io/channel";
 /// The CRDs that are asked for, and whether the mesh can do without.
-const CRDS: [(&str, Need); 6] = [
+const CRDS: [(&str, Need); 9] = [
+    ("gatewayclasses.gateway.networking.k8s.io", Need::None),
+    ("gateways.gateway.networking.k8s.io", Need::None),
     ("grpcroutes.gateway.networking.k8s.io", Need::Routes),
     ("httproutes.gateway.networking.k8s.io", Need::Routes),
+    ("listenersets.gateway.networking.k8s.io", Need::None),
     ("referencegrants.gateway.networking.k8s.io", Need::None),
     ("tcproutes.gateway.networking.k8s.io", Need::Routes),
     ("tlsroutes.gateway.networking.k8s.io", Need::Routes),
@@ -100,6 +105,24 @@ impl Table {
     #[must_use]
     pub fn has(&self, kind: SubjectKind) -> Option<bool> {
         self.there.as_ref().map(|there| there.contains_key(&kind.crd()))
+    }
+
+    /// What is wrong with the versions of the CRDs that are there, if anything is; `None` while that is not known.
+    #[must_use]
+    pub fn judge_versions(&self) -> Option<Result<(), String>> {
+        let there = self.there.as_ref()?;
+        let others = there.iter().filter_map(|(name, crd)| {
+            let text = crd.version.as_deref();
+            let is_supported =
+                text.and_then(parse_version).is_some_and(|version| version.numbers.starts_with(&SUPPORTED));
+            (!is_supported).then(|| format!("{name} is of {}", text.unwrap_or("an unnamed version")))
+        });
+        let others: Vec<String> = others.collect();
+        let [major, minor] = SUPPORTED;
+        Some(match others.as_slice() {
+            [] => Ok(()),
+            some => Err(format!("v{major}.{minor} of the Gateway API is supported: {}", some.join(", "))),
+        })
     }
 
     /// Every CRD that is asked for, with what is wrong with it; nothing while that is not known.
@@ -282,11 +305,36 @@ mod tests {
     }
 
     #[test]
+    fn one_minor_release_is_supported() {
+        assert_eq!(Table::default().judge_versions(), None);
+        let check = |versions: &[Option<&str>], wrong: &[&str]| {
+            let crd = |version: &Option<&str>| Crd { version: version.map(str::to_owned), channel: None };
+            let there =
+                CRDS.iter().zip(versions).map(|((name, _), version)| ((*name).to_owned(), crd(version)));
+            let table = Table { there: Some(there.collect()) };
+            let said = table.judge_versions().unwrap().err().unwrap_or_default();
+            assert_eq!(said.is_empty(), wrong.is_empty(), "{said}");
+            assert!(wrong.iter().all(|text| said.contains(text)), "{said}");
+        };
+        check(&[], &[]);
+        check(&[Some("v1.6.3"), Some("v1.6.0"), Some("v1.6.99-rc.1")], &[]);
+        check(
+            &[Some("v1.6.3"), Some("v1.5.9")],
+            &["v1.6 of the", "gateways.gateway.networking.k8s.io is of v1.5.9"],
+        );
+        check(&[Some("v1.7.0")], &["is of v1.7.0"]);
+        check(
+            &[Some("v1.60.0"), None, Some("main")],
+            &["is of v1.60.0", "is of an unnamed version", "is of main"],
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_said_in_words_and_what_is_not_needed_is_not_missed() {
         let mut table = Table::default();
         assert_eq!((table.has(SubjectKind::Mesh), table.describe()), (None, Vec::new()));
         let old = Crd { version: Some("v1.2.0".to_owned()), channel: Some("standard".to_owned()) };
-        table.there = Some(BTreeMap::from([(CRDS[1].0.to_owned(), old)]));
+        table.there = Some(BTreeMap::from([("httproutes.gateway.networking.k8s.io".to_owned(), old)]));
         assert_eq!(table.has(SubjectKind::Mesh), Some(false));
         let said = table.describe();
         let problem = |name: &str| said.iter().find(|crd| crd.crd.starts_with(name)).unwrap().problem.clone();

@@ -1,4 +1,4 @@
-//! What this mesh does of what the Gateway API's conformance tests know, by the names that they have for it.
+//! What the mesh and its Gateways do of what the Gateway API's conformance tests know, by the names that they have for it.
 
 /// The features, sorted by name as `status.supportedFeatures` of an XMesh must be. A name is taken in when the
 /// suite's tests of it pass.
@@ -22,13 +22,62 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
     "MeshHTTPRouteSchemeRedirect",
 ];
 
+/// The features of Gateways, sorted by name as `status.supportedFeatures` of a GatewayClass must be. In it are those whose
+/// every part is judged (`attach`) and done (`ingress`, `outbound`).
+///
+/// Not in it: UDPRoute, BackendTLSPolicy and client certificates towards backends, which are not applied; and addresses and
+/// infrastructure that a Gateway asks for, while nobody makes its Service.
+pub const GATEWAY_FEATURES: [&str; 39] = [
+    "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
+    "Gateway",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
+    "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayPort8080",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteRetry",
+    "HTTPRouteSchemeRedirect",
+    "ListenerSet",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn they_are_sorted_and_fit() {
-        assert!(SUPPORTED_FEATURES.is_sorted_by(|one, other| one < other));
-        assert!(SUPPORTED_FEATURES.len() <= 64, "the CRD's limit");
+        for features in [&SUPPORTED_FEATURES[..], &GATEWAY_FEATURES] {
+            assert!(features.is_sorted_by(|one, other| one < other));
+            assert!(features.len() <= 64, "the CRD's limit");
+        }
     }
 }

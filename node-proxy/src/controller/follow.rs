@@ -33,6 +33,21 @@ pub struct Follower {
     pub loading: Option<BlockReady>,
 }
 
+/// Has GatewayClasses looked at whenever the CRDs change, for ever: each says whether their versions are supported.
+pub async fn tell_versions(
+    mut crds: watch::Receiver<Table>,
+    statuses: Arc<Statuses>,
+    changes: Changes,
+) -> Infallible {
+    while crds.changed().await.is_ok() {
+        for subject in statuses.subjects_of(SubjectKind::GatewayClass) {
+            changes.tell(subject);
+        }
+    }
+    // Nothing more is ever known.
+    std::future::pending().await
+}
+
 impl Follower {
     /// Follows the kind for ever.
     pub async fn run<W: Watched>(mut self, client: Client) -> Infallible {

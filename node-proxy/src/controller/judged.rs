@@ -7,7 +7,9 @@ use crate::cluster::objects::{Changed, Objects};
 use crate::route::{RouteKind, RouteRef};
 use crate::telemetry::log;
 
-use super::plan::Judgement;
+use super::gateways::GatewayStatuses;
+use super::plan::{Judgement, Role, RouteParent};
+use super::subject::Subject;
 
 /// The judgement of everything that there is.
 #[derive(Debug, Default)]
@@ -15,11 +17,12 @@ pub struct Judged {
     attachments: Attachments,
     /// Of every route, also those that ask nothing of the mesh: `metadata.generation` of what was judged.
     generations: HashMap<RouteRef, Option<i64>>,
+    gateways: GatewayStatuses,
 }
 
 impl Judged {
-    /// Judges again what has changed. Gives the routes that were, and logs what is said otherwise now.
-    pub fn update(&mut self, objects: &Objects, changed: &Changed) -> Vec<RouteRef> {
+    /// Judges again what has changed. Gives what was, and logs what is said otherwise now.
+    pub fn update(&mut self, objects: &Objects, changed: &Changed) -> Vec<Subject> {
         let rejudged = self.attachments.update(objects, changed);
         log::tell_status(&rejudged.lines);
         for route in &rejudged.routes {
@@ -28,16 +31,30 @@ impl Judged {
                 None => self.generations.remove(route),
             };
         }
-        rejudged.routes.into_iter().collect()
+        let (subjects, lines) = self.gateways.update(objects, changed);
+        log::tell_status(&lines);
+        rejudged.routes.into_iter().map(Subject::Route).chain(subjects).collect()
     }
 
-    /// What was judged of a route, if it is there.
+    /// What was judged of a route, if it is there: on its Services, and on its Gateways and ListenerSets.
     #[must_use]
     pub fn find(&self, route: &RouteRef) -> Option<Judgement> {
         let generation = *self.generations.get(route)?;
         let attachment = self.attachments.find_route(route.kind, &route.key);
-        let parents = attachment.map(|attachment| attachment.parents.clone()).unwrap_or_default();
+        let services = attachment.iter().flat_map(|attachment| &attachment.parents);
+        let services = services.map(|parent| RouteParent {
+            role: Role::Mesh,
+            parent_ref: parent.parent_ref.clone(),
+            conditions: parent.conditions.clone(),
+        });
+        let parents = services.chain(self.gateways.find_route(route).iter().cloned()).collect();
         Some(Judgement { generation, parents })
+    }
+
+    /// What was judged of GatewayClasses, Gateways and ListenerSets.
+    #[must_use]
+    pub const fn gateways(&self) -> &GatewayStatuses {
+        &self.gateways
     }
 
     /// All judgements, for people.

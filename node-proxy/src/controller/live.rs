@@ -14,6 +14,7 @@ use kube::core::{DynamicResourceScope, NotUsed, Object};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::plan::Role;
 use super::subject::{Subject, SubjectKind};
 use crate::attach::{CONTROLLER_NAME, ParentRef};
 use crate::cluster::objects::ObjectKey;
@@ -47,8 +48,10 @@ pub struct LiveCondition {
 pub enum LiveEntry {
     /// Another controller's.
     Foreign,
-    /// Ours: it has our controller's name.
+    /// Ours: it has the name of one of our controllers.
     Own {
+        /// Which of them.
+        role: Role,
         /// The parentRef that it is about.
         parent_ref: ParentRef,
         /// Its conditions, others' included, in their order.
@@ -56,9 +59,68 @@ pub enum LiveEntry {
     },
 }
 
+/// What a Gateway or a ListenerSet says of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveListener {
+    /// Its name.
+    pub name: Box<str>,
+    /// The kinds of route that it takes.
+    #[serde(default)]
+    pub supported_kinds: Vec<LiveKind>,
+    /// How many routes are attached to it.
+    #[serde(default)]
+    pub attached_routes: i32,
+    /// Its conditions, others' included, in their order.
+    #[serde(default)]
+    pub conditions: Vec<LiveCondition>,
+}
+
+/// A kind of route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveKind {
+    /// The API group.
+    #[serde(default)]
+    pub group: Option<Box<str>>,
+    /// The kind.
+    pub kind: Box<str>,
+}
+
+/// An address of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Address {
+    /// `IPAddress` or `Hostname`.
+    #[serde(rename = "type", default)]
+    pub kind: Option<Box<str>>,
+    /// The address.
+    pub value: Box<str>,
+}
+
 /// What is said now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
+    /// By a GatewayClass.
+    Class {
+        /// It has a `status`.
+        has_status: bool,
+        /// `status.conditions`, if they are there.
+        conditions: Option<Vec<LiveCondition>>,
+        /// The names in `status.supportedFeatures`, if that is there.
+        features: Option<Vec<String>>,
+    },
+    /// By a Gateway or a ListenerSet.
+    Listeners {
+        /// It has a `status`.
+        has_status: bool,
+        /// `status.conditions`, if they are there.
+        conditions: Option<Vec<LiveCondition>>,
+        /// `status.listeners`, if they are there.
+        listeners: Option<Vec<LiveListener>>,
+        /// `status.addresses`, if they are there.
+        addresses: Option<Vec<Address>>,
+        /// `status.attachedListenerSets`, if that is there.
+        attached_listener_sets: Option<i32>,
+    },
     /// By an XMesh.
     Mesh {
         /// `spec.controllerName` is ours.
@@ -93,6 +155,24 @@ pub struct Live {
 pub type WatchedRoute = Object<NotUsed, WatchedRouteStatus>;
 /// An XMesh as it is watched.
 pub type WatchedMesh = Object<WatchedMeshSpec, WatchedMeshStatus>;
+/// A GatewayClass as it is watched.
+pub type WatchedClass = Object<NotUsed, WatchedMeshStatus>;
+/// A Gateway or a ListenerSet as it is watched.
+pub type WatchedListeners = Object<NotUsed, WatchedListenersStatus>;
+
+/// The `status` of a Gateway or a ListenerSet.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchedListenersStatus {
+    #[serde(default)]
+    conditions: Option<Vec<LiveCondition>>,
+    #[serde(default)]
+    listeners: Option<Vec<LiveListener>>,
+    #[serde(default)]
+    addresses: Option<Vec<Address>>,
+    #[serde(default)]
+    attached_listener_sets: Option<i32>,
+}
 
 /// The `status` of a route.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -119,7 +199,7 @@ pub struct WatchedMeshSpec {
     parameters_ref: Option<NotUsed>,
 }
 
-/// The `status` of an XMesh.
+/// The `status` of an XMesh or a GatewayClass.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WatchedMeshStatus {
@@ -160,13 +240,13 @@ impl Watched for WatchedRoute {
     fn trim(self) -> Live {
         let parents = self.status.and_then(|status| status.parents);
         let entries = parents.map(|parents| {
-            let entries = parents.into_iter().map(|parent| match parent {
-                WatchedParent { controller_name, parent_ref, conditions }
-                    if controller_name == CONTROLLER_NAME =>
-                {
-                    LiveEntry::Own { parent_ref, conditions }
-                }
-                _ => LiveEntry::Foreign,
+            let entries = parents.into_iter().map(|parent| {
+                let WatchedParent { controller_name, parent_ref, conditions } = parent;
+                Role::find(&controller_name).map_or(LiveEntry::Foreign, |role| LiveEntry::Own {
+                    role,
+                    parent_ref,
+                    conditions,
+                })
             });
             entries.collect()
         });
@@ -184,13 +264,53 @@ impl Watched for WatchedMesh {
         let said = Said::Mesh {
             is_own: self.spec.controller_name == CONTROLLER_NAME,
             has_parameters: self.spec.parameters_ref.is_some(),
-            features: self.status.as_ref().and_then(|status| {
-                let features = status.supported_features.as_ref()?;
-                Some(features.iter().map(|feature| feature.name.clone()).collect())
-            }),
+            features: self.status.as_ref().and_then(WatchedMeshStatus::features),
             has_status: self.status.is_some(),
             conditions: self.status.and_then(|status| status.conditions),
         };
+        live(self.metadata, said)
+    }
+}
+
+impl WatchedMeshStatus {
+    fn features(&self) -> Option<Vec<String>> {
+        let features = self.supported_features.as_ref()?;
+        Some(features.iter().map(|feature| feature.name.clone()).collect())
+    }
+}
+
+impl Watched for WatchedClass {
+    fn subject(&self, kind: SubjectKind) -> Option<Subject> {
+        let name = self.metadata.name.as_deref()?;
+        (kind == SubjectKind::GatewayClass).then(|| Subject::GatewayClass(name.into()))
+    }
+
+    fn trim(self) -> Live {
+        let said = Said::Class {
+            features: self.status.as_ref().and_then(WatchedMeshStatus::features),
+            has_status: self.status.is_some(),
+            conditions: self.status.and_then(|status| status.conditions),
+        };
+        live(self.metadata, said)
+    }
+}
+
+impl Watched for WatchedListeners {
+    fn subject(&self, kind: SubjectKind) -> Option<Subject> {
+        let ObjectMeta { name, namespace, .. } = &self.metadata;
+        let key = ObjectKey::new(namespace.as_deref()?, name.as_deref()?);
+        match kind {
+            SubjectKind::Gateway => Some(Subject::Gateway(key)),
+            SubjectKind::ListenerSet => Some(Subject::ListenerSet(key)),
+            SubjectKind::GatewayClass | SubjectKind::Mesh | SubjectKind::Route(_) => None,
+        }
+    }
+
+    fn trim(self) -> Live {
+        let has_status = self.status.is_some();
+        let WatchedListenersStatus { conditions, listeners, addresses, attached_listener_sets } =
+            self.status.unwrap_or_default();
+        let said = Said::Listeners { has_status, conditions, listeners, addresses, attached_listener_sets };
         live(self.metadata, said)
     }
 }
@@ -221,6 +341,12 @@ impl Statuses {
     #[must_use]
     pub fn subjects(&self) -> Vec<Subject> {
         self.lock().keys().cloned().collect()
+    }
+
+    /// Every object of a kind.
+    #[must_use]
+    pub fn subjects_of(&self, kind: SubjectKind) -> Vec<Subject> {
+        self.lock().keys().filter(|subject| subject.kind() == kind).cloned().collect()
     }
 
     /// Takes what was seen or written, unless something newer is known: an answer to a write may overtake the watch.
@@ -297,7 +423,9 @@ mod tests {
         let Said::Route(Some(entries)) = live.said else { panic!("a route with a status") };
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0], LiveEntry::Foreign);
-        let LiveEntry::Own { parent_ref, conditions } = &entries[1] else { panic!("the second one is ours") };
+        let LiveEntry::Own { role: Role::Mesh, parent_ref, conditions } = &entries[1] else {
+            panic!("the second one is ours")
+        };
         assert_eq!((parent_ref.port, &*conditions[0].kind), (Some(80), "Accepted"));
     }
 

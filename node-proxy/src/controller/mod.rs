@@ -1,13 +1,14 @@
-//! The controller: says in the status of routes what was judged, and leads nobody's traffic.
+//! The controller: says in the status of routes, and of what they hold on, what was judged, and leads nobody's traffic.
 //!
 //! Of several controllers one writes, the one that holds a Lease ([`lease`]); the others see the same and stand by. What should be
-//! said comes from the same judgement as the data path's ([`judged`]), what is said from watches of its own ([`follow`],
+//! said comes from the same judgement as the data path's ([`judged`], [`gateways`]), what is said from watches of its own ([`follow`],
 //! [`live`]). Any change of either puts the object into a queue ([`work`]); what differs becomes a patch of our own entries
 //! alone ([`plan`], [`mod@write`]). Which CRDs there are is looked at and told of ([`crds`]), never changed.
 
 pub mod crds;
 pub mod features;
 pub mod follow;
+pub mod gateways;
 pub mod judged;
 pub mod lease;
 pub mod live;
@@ -25,7 +26,7 @@ use crate::cluster::objects::Kind;
 pub const NAME: &str = "gammarus-controller";
 
 /// What is judged by: all that could be an input of the judgement. Endpoints and pods, of which there are most, are none.
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 12] = [
     Kind::Namespace,
     Kind::Service,
     Kind::HttpRoute,
@@ -33,4 +34,10 @@ pub const KINDS: [Kind; 7] = [
     Kind::TcpRoute,
     Kind::TlsRoute,
     Kind::ReferenceGrant,
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::ListenerSet,
+    // Certificates of listeners, the authorities of their clients, and parameters.
+    Kind::Secret,
+    Kind::ConfigMap,
 ];

@@ -5,12 +5,19 @@ use std::sync::Arc;
 
 use kube::api::ApiResource;
 
-use crate::cluster::api::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute};
+use crate::cluster::api::{Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, TcpRoute, TlsRoute};
+use crate::cluster::objects::ObjectKey;
 use crate::route::{RouteKind, RouteRef};
 
 /// One object whose status is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
+    /// A Gateway.
+    Gateway(ObjectKey),
+    /// A GatewayClass (cluster-scoped), by its name.
+    GatewayClass(Arc<str>),
+    /// A ListenerSet.
+    ListenerSet(ObjectKey),
     /// An XMesh (cluster-scoped), by its name.
     Mesh(Arc<str>),
     /// A route.
@@ -20,6 +27,9 @@ pub enum Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Gateway(key) => write!(f, "Gateway {key}"),
+            Self::GatewayClass(name) => write!(f, "GatewayClass {name}"),
+            Self::ListenerSet(key) => write!(f, "ListenerSet {key}"),
             Self::Mesh(name) => write!(f, "XMesh {name}"),
             Self::Route(route) => route.fmt(f),
         }
@@ -29,6 +39,12 @@ impl fmt::Display for Subject {
 /// A kind of [`Subject`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SubjectKind {
+    /// Gateway.
+    Gateway,
+    /// GatewayClass.
+    GatewayClass,
+    /// ListenerSet.
+    ListenerSet,
     /// XMesh.
     Mesh,
     /// A kind of route.
@@ -37,11 +53,14 @@ pub enum SubjectKind {
 
 impl SubjectKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Route(RouteKind::Http),
         Self::Route(RouteKind::Grpc),
         Self::Route(RouteKind::Tls),
         Self::Route(RouteKind::Tcp),
+        Self::GatewayClass,
+        Self::Gateway,
+        Self::ListenerSet,
         Self::Mesh,
     ];
 
@@ -49,6 +68,9 @@ impl SubjectKind {
     #[must_use]
     pub fn resource(self) -> ApiResource {
         match self {
+            Self::Gateway => ApiResource::erase::<Gateway>(&()),
+            Self::GatewayClass => ApiResource::erase::<GatewayClass>(&()),
+            Self::ListenerSet => ApiResource::erase::<ListenerSet>(&()),
             Self::Mesh => ApiResource {
                 group: "gateway.networking.x-k8s.io".to_owned(),
                 version: "v1alpha1".to_owned(),
@@ -76,6 +98,9 @@ impl Subject {
     #[must_use]
     pub const fn kind(&self) -> SubjectKind {
         match self {
+            Self::Gateway(_) => SubjectKind::Gateway,
+            Self::GatewayClass(_) => SubjectKind::GatewayClass,
+            Self::ListenerSet(_) => SubjectKind::ListenerSet,
             Self::Mesh(_) => SubjectKind::Mesh,
             Self::Route(route) => SubjectKind::Route(route.kind),
         }
@@ -85,7 +110,8 @@ impl Subject {
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Mesh(name) => name,
+            Self::GatewayClass(name) | Self::Mesh(name) => name,
+            Self::Gateway(key) | Self::ListenerSet(key) => &key.name,
             Self::Route(route) => &route.key.name,
         }
     }
@@ -94,7 +120,8 @@ impl Subject {
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         match self {
-            Self::Mesh(_) => None,
+            Self::GatewayClass(_) | Self::Mesh(_) => None,
+            Self::Gateway(key) | Self::ListenerSet(key) => Some(&key.namespace),
             Self::Route(route) => Some(&route.key.namespace),
         }
     }
@@ -114,6 +141,9 @@ mod tests {
                 "grpcroutes.gateway.networking.k8s.io",
                 "tlsroutes.gateway.networking.k8s.io",
                 "tcproutes.gateway.networking.k8s.io",
+                "gatewayclasses.gateway.networking.k8s.io",
+                "gateways.gateway.networking.k8s.io",
+                "listenersets.gateway.networking.k8s.io",
                 "xmeshes.gateway.networking.x-k8s.io",
             ]
         );

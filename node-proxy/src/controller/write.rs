@@ -1,6 +1,7 @@
 //! One status: what it should say, whether it does, and if not, the write.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -9,14 +10,17 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::crds::Table;
 use super::judged::Judged;
 use super::lease::Leadership;
-use super::live::{Live, Statuses, Watched, WatchedMesh, WatchedRoute};
+use super::live::{Live, Statuses, Watched, WatchedClass, WatchedListeners, WatchedMesh, WatchedRoute};
 use super::metrics::{ControllerMetrics, WriteResult};
-use super::plan::{Plan, plan_mesh, plan_route};
+use super::plan::{Plan, plan_class, plan_listeners, plan_mesh, plan_route};
 use super::subject::Subject;
+use crate::attach::gateway::ListenerOwner;
 use crate::cluster::kubernetes::backoff::{Doubling, any_part};
 
 /// Who it is that writes, in `metadata.managedFields`.
@@ -44,6 +48,8 @@ pub struct WriterParts {
     pub judged: Arc<RwLock<Judged>>,
     /// What is said.
     pub statuses: Arc<Statuses>,
+    /// Which CRDs are there.
+    pub crds: watch::Receiver<Table>,
     /// What is counted.
     pub metrics: ControllerMetrics,
 }
@@ -140,14 +146,7 @@ impl StatusWriter {
     /// What is to be written now, with a hash of what is wanted.
     fn plan(&self, subject: &Subject) -> Option<(Vec<Value>, u64)> {
         let live = self.parts.statuses.find(subject)?;
-        let now = now();
-        let (plan, wanted) = match subject {
-            Subject::Mesh(_) => (plan_mesh(&live, &now), self.hasher.hash_one((&live.uid, live.generation))),
-            Subject::Route(route) => {
-                let judged = self.parts.judged.read().unwrap_or_else(PoisonError::into_inner).find(route)?;
-                (plan_route(&live, &judged, &now), self.hasher.hash_one((&live.uid, format!("{judged:?}"))))
-            }
-        };
+        let (plan, wanted) = self.plan_for(subject, &live)?;
         match plan {
             Plan::Wait => None,
             Plan::Right { left_out } => {
@@ -157,6 +156,32 @@ impl StatusWriter {
             Plan::Write { patch, left_out } => {
                 self.leave_out(subject, left_out);
                 Some((patch, wanted))
+            }
+        }
+    }
+
+    fn plan_for(&self, subject: &Subject, live: &Live) -> Option<(Plan, u64)> {
+        let now = now();
+        let judged = || self.parts.judged.read().unwrap_or_else(PoisonError::into_inner);
+        let hash = |wanted: &dyn fmt::Debug| self.hasher.hash_one((&live.uid, format!("{wanted:?}")));
+        let of_listeners = |owner: ListenerOwner| {
+            let judged = judged();
+            let holder = judged.gateways().find_holder(&owner)?;
+            Some((plan_listeners(live, holder, &now), hash(holder)))
+        };
+        match subject {
+            Subject::Gateway(key) => of_listeners(ListenerOwner::Gateway(key.clone())),
+            Subject::GatewayClass(name) => {
+                let versions = self.parts.crds.borrow().judge_versions()?;
+                let judged = judged();
+                let class = judged.gateways().find_class(name)?;
+                Some((plan_class(live, class, &versions, &now), hash(&(class, &versions))))
+            }
+            Subject::ListenerSet(key) => of_listeners(ListenerOwner::ListenerSet(key.clone())),
+            Subject::Mesh(_) => Some((plan_mesh(live, &now), hash(&live.generation))),
+            Subject::Route(route) => {
+                let judged = judged().find(route)?;
+                Some((plan_route(live, &judged, &now), hash(&judged)))
             }
         }
     }
@@ -210,6 +235,10 @@ impl StatusWriter {
 
     async fn patch(&self, subject: &Subject, patch: Vec<Value>) -> kube::Result<Live> {
         match subject {
+            Subject::Gateway(_) | Subject::ListenerSet(_) => {
+                self.patch_as::<WatchedListeners>(subject, patch).await
+            }
+            Subject::GatewayClass(_) => self.patch_as::<WatchedClass>(subject, patch).await,
             Subject::Mesh(_) => self.patch_as::<WatchedMesh>(subject, patch).await,
             Subject::Route(_) => self.patch_as::<WatchedRoute>(subject, patch).await,
         }
@@ -227,13 +256,19 @@ impl StatusWriter {
         if conflicts > 0 {
             sleep(any_part(BETWEEN_CONFLICTS.after(conflicts))).await;
         }
-        let found = match subject {
-            Subject::Mesh(_) => timeout(REQUEST_LIMIT, self.read_as::<WatchedMesh>(subject)).await,
-            Subject::Route(_) => timeout(REQUEST_LIMIT, self.read_as::<WatchedRoute>(subject)).await,
-        };
+        let found = timeout(REQUEST_LIMIT, self.read(subject)).await;
         // Otherwise the watch will say that it has gone, or the next write what is wrong.
         if let Ok(Ok(Some(live))) = found {
             self.parts.statuses.put(subject.clone(), live);
+        }
+    }
+
+    async fn read(&self, subject: &Subject) -> kube::Result<Option<Live>> {
+        match subject {
+            Subject::Gateway(_) | Subject::ListenerSet(_) => self.read_as::<WatchedListeners>(subject).await,
+            Subject::GatewayClass(_) => self.read_as::<WatchedClass>(subject).await,
+            Subject::Mesh(_) => self.read_as::<WatchedMesh>(subject).await,
+            Subject::Route(_) => self.read_as::<WatchedRoute>(subject).await,
         }
     }
 

@@ -149,6 +149,9 @@ fn values_reach_what_they_are_for() {
     let developer = &objects["ClusterRole  gammarus-application-developer"]["metadata"]["labels"];
     assert!(!developer.to_string().contains("aggregate"), "{developer}");
     assert!(!charted(&["--set=people.create=false"]).keys().any(|key| key.contains("developer")));
+    let class = "GatewayClass  gammarus";
+    assert_eq!(objects[class]["spec"]["controllerName"], "gammarus.io/gateway-controller");
+    assert!(!charted(&["--set=gatewayClass.create=false"]).contains_key(class));
 }
 
 #[test]
@@ -234,7 +237,7 @@ fn every_capability_has_its_reason() {
 fn what_is_applied_again_stays_as_it_is() {
     let server = installed();
     let kinds = "namespaces,serviceaccounts,services,daemonsets,deployments,roles,rolebindings,clusterroles,\
-                 clusterrolebindings,poddisruptionbudgets,validatingadmissionpolicies,validatingadmissionpolicybindings";
+                 clusterrolebindings,gatewayclasses,poddisruptionbudgets,validatingadmissionpolicies,validatingadmissionpolicybindings";
     let path = "jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
     let ours = ["get", kinds, "--all-namespaces", "-l", "app.kubernetes.io/part-of=gammarus", "-o", path];
     let before = server.kubectl(&ours).output();

@@ -63,14 +63,17 @@ fn account<'a>(server: &'a ApiServer, name: &str, namespace: &'a str) -> Asked<'
 }
 
 /// What nobody of the mesh may do anywhere.
-const NEVER: [(&str, &str); 6] = [
+const NEVER: [(&str, &str); 5] = [
     ("create update patch delete", "pods, services, deployments.apps, daemonsets.apps"),
     ("create", "pods/exec, pods/attach, pods/portforward, serviceaccounts/token, pods/binding"),
     ("delete", "namespaces, nodes, httproutes, configmaps, validatingadmissionpolicies"),
     ("update patch", "namespaces, httproutes, clusterroles, rolebindings, customresourcedefinitions"),
     ("create", "clusterrolebindings, customresourcedefinitions, validatingwebhookconfigurations"),
-    ("list watch", "secrets"),
 ];
+/// What only the controller may, for the certificates that Gateways name.
+const CERTIFICATES: [(&str, &str); 1] = [("list watch", "configmaps, secrets")];
+/// What the controller writes the status of, beside the mesh.
+const JUDGED: &str = "gatewayclasses, gateways, listenersets";
 
 #[test]
 fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
@@ -88,6 +91,8 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
         ],
     );
     node.check(false, &NEVER);
+    node.check(false, &CERTIFICATES);
+    node.check(false, &[("list watch", JUDGED)]);
     node.check(
         false,
         &[
@@ -120,6 +125,7 @@ fn the_ca_reviews_tokens_looks_for_pods_and_keeps_its_own_secret() {
     let ca = account(&server, "gammarus-ca", "default");
     ca.check(true, &[("create", "tokenreviews"), ("get", "pods"), ("list", "nodes")]);
     ca.check(false, &NEVER);
+    ca.check(false, &CERTIFICATES);
     ca.check(
         false,
         &[
@@ -158,7 +164,9 @@ fn the_controller_writes_status_and_its_lease() {
         &[
             ("list watch", "namespaces, services, referencegrants, xmeshes"),
             ("get list watch", ROUTES),
+            ("get list watch", JUDGED),
             ("get", "xmeshes"),
+            ("patch", "gatewayclasses/status, gateways/status, listenersets/status"),
             (
                 "patch",
                 "grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status, xmeshes/status",
@@ -167,12 +175,15 @@ fn the_controller_writes_status_and_its_lease() {
         ],
     );
     controller.check(false, &NEVER);
+    controller.check(true, &CERTIFICATES);
     controller.check(
         false,
         &[
-            ("get list", "secrets, configmaps, leases, pods, nodes, endpointslices"),
+            ("get list", "leases, pods, nodes, endpointslices"),
+            ("get create update patch delete", "secrets, configmaps"),
+            ("create update patch delete", JUDGED),
             ("get", "namespaces, services, referencegrants, customresourcedefinitions"),
-            ("patch", "pods/status, nodes, nodes/status, services/status, gateways/status, xmeshes"),
+            ("patch", "pods/status, nodes, nodes/status, services/status, xmeshes"),
             ("create", "tokenreviews, leases"),
         ],
     );

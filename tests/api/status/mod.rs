@@ -2,6 +2,7 @@
 
 mod churn;
 mod crds;
+mod gateways;
 mod leaders;
 mod others;
 mod said;
@@ -80,18 +81,17 @@ impl Cluster {
         let (group, version, plural) = match kind {
             "Lease" => ("coordination.k8s.io", "v1", "leases"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", "customresourcedefinitions"),
-            "Namespace" | "Node" | "Pod" | "Service" => (
-                "",
-                "v1",
-                match kind {
-                    "Namespace" => "namespaces",
-                    "Node" => "nodes",
-                    "Pod" => "pods",
-                    _ => "services",
-                },
-            ),
+            "ConfigMap" => ("", "v1", "configmaps"),
+            "Namespace" => ("", "v1", "namespaces"),
+            "Node" => ("", "v1", "nodes"),
+            "Pod" => ("", "v1", "pods"),
+            "Secret" => ("", "v1", "secrets"),
+            "Service" => ("", "v1", "services"),
+            "Gateway" => ("gateway.networking.k8s.io", "v1", "gateways"),
+            "GatewayClass" => ("gateway.networking.k8s.io", "v1", "gatewayclasses"),
             "GRPCRoute" => ("gateway.networking.k8s.io", "v1", "grpcroutes"),
             "HTTPRoute" => ("gateway.networking.k8s.io", "v1", "httproutes"),
+            "ListenerSet" => ("gateway.networking.k8s.io", "v1", "listenersets"),
             "ReferenceGrant" => ("gateway.networking.k8s.io", "v1beta1", "referencegrants"),
             "TCPRoute" => ("gateway.networking.k8s.io", "v1", "tcproutes"),
             "TLSRoute" => ("gateway.networking.k8s.io", "v1", "tlsroutes"),
@@ -118,7 +118,10 @@ impl Cluster {
         let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).unwrap();
         for mut object in documents.into_iter().filter(|document| !document.is_null()) {
             let kind = object["kind"].as_str().unwrap().to_owned();
-            let is_global = matches!(&*kind, "Namespace" | "Node" | "XMesh" | "CustomResourceDefinition");
+            let is_global = matches!(
+                &*kind,
+                "GatewayClass" | "Namespace" | "Node" | "XMesh" | "CustomResourceDefinition"
+            );
             if !is_global && object["metadata"]["namespace"].is_null() {
                 object["metadata"]["namespace"] = json!("shop");
             }
@@ -134,7 +137,8 @@ impl Cluster {
     }
 
     async fn delete(&self, kind: &str, name: &str) {
-        self.api(kind, "shop").delete(name, &DeleteParams::default()).await.unwrap();
+        let namespace = if kind == "GatewayClass" { "" } else { "shop" };
+        self.api(kind, namespace).delete(name, &DeleteParams::default()).await.unwrap();
     }
 
     async fn get(&self, kind: &str, namespace: &str, name: &str) -> Value {

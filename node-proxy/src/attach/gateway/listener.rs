@@ -37,6 +37,11 @@ impl ListenerProtocol {
         }
     }
 
+    /// Whether it begins with a ClientHello.
+    pub(super) const fn is_secure(self) -> bool {
+        matches!(self, Self::Https | Self::Tls)
+    }
+
     /// Whether listeners of it are told apart by hostname; of others there is one on a port.
     pub(super) const fn has_hostnames(self) -> bool {
         !matches!(self, Self::Tcp)
@@ -98,6 +103,10 @@ pub(super) struct Findings {
     pub(super) unresolved: Vec<(ConditionReason, String)>,
     /// With whom it is at odds.
     pub(super) conflict: Option<(ConditionReason, String)>,
+    /// With whom it shares names, which clients may mix up.
+    pub(super) overlap: Option<String>,
+    /// What it is written in, or its Gateway, is not accepted.
+    pub(super) is_withheld: bool,
 }
 
 /// Where a listener is written.
@@ -142,9 +151,15 @@ impl Listener {
         self.findings.refusal.is_none() && self.findings.conflict.is_none()
     }
 
-    /// Whether anything listens for it: one that ends TLS needs a certificate.
+    /// Whether anything listens for it: one that ends TLS needs a certificate, and what it is written in has to be
+    /// accepted, too.
     #[must_use]
     pub fn is_served(&self) -> bool {
+        self.could_be_served() && !self.findings.is_withheld
+    }
+
+    /// Whether anything would listen for it in an object that is accepted.
+    pub(super) fn could_be_served(&self) -> bool {
         let has_certificate = match &self.tls {
             ListenerTls::Terminate { certificates, .. } => !certificates.is_empty(),
             ListenerTls::None | ListenerTls::Passthrough => true,
@@ -152,7 +167,8 @@ impl Listener {
         self.is_accepted() && has_certificate
     }
 
-    /// `Accepted`, `Conflicted` and `ResolvedRefs`, of an object of this generation.
+    /// `Accepted`, `Conflicted`, `ResolvedRefs` and, when it is true, `OverlappingTLSConfig`, of an object of this
+    /// generation.
     #[must_use]
     pub fn conditions(&self, generation: Option<i64>) -> Vec<Condition> {
         let build = |kind, status, (reason, message): (ConditionReason, String)| Condition {
@@ -162,7 +178,7 @@ impl Listener {
             message,
             observed_generation: generation,
         };
-        let Findings { refusal, unresolved, conflict } = &self.findings;
+        let Findings { refusal, unresolved, conflict, overlap, .. } = &self.findings;
         let accepted = match conflict.as_ref().or(refusal.as_ref()) {
             Some(why) => build(ConditionType::Accepted, ConditionStatus::False, why.clone()),
             None => {
@@ -187,7 +203,11 @@ impl Listener {
                 build(ConditionType::ResolvedRefs, ConditionStatus::True, fine)
             }
         };
-        vec![accepted, conflicted, resolved]
+        let overlap = overlap.iter().map(|message| {
+            let why = (ConditionReason::OverlappingHostnames, message.clone());
+            build(ConditionType::OverlappingTLSConfig, ConditionStatus::True, why)
+        });
+        [accepted, conflicted, resolved].into_iter().chain(overlap).collect()
     }
 }
 

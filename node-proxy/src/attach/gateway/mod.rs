@@ -8,6 +8,8 @@ mod authority;
 mod conflict;
 pub(super) mod grant;
 pub mod listener;
+mod named;
+mod parameters;
 pub mod policy;
 mod route;
 mod view;
@@ -15,7 +17,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,16 +27,19 @@ use serde::Serialize;
 use super::AttachedRoute;
 use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 use super::parent::ParentRef;
+use super::view::wire_name;
 use crate::cluster::api::{Gateway, ListenerSet};
-use crate::cluster::objects::{Changed, ObjectKey, Objects};
+use crate::cluster::objects::{Changed, ObjectId, ObjectKey, Objects};
 use crate::route::{Age, HostnameMatch, RouteRef};
 pub use authority::Validation;
-use conflict::find_conflicts;
+use conflict::{find_conflicts, find_overlaps};
 use grant::{Reference, Referrer};
 use listener::{Home, find_certificate};
 pub use listener::{Listener, ListenerProtocol, ListenerTls};
+pub use parameters::JudgedClass;
+use parameters::refuse_gateway;
 use policy::Policies;
-use view::{view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
+use view::{find_insecure, view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
 
 /// The Gateway API's group.
 pub(super) const GROUP: &str = "gateway.networking.k8s.io";
@@ -96,6 +101,12 @@ pub struct JudgedGateway {
     pub client_certificate: Option<Arc<CertifiedKey>>,
     /// Why it has nothing to show, where it should have.
     unresolved: Option<(ConditionReason, String)>,
+    /// Why it is not accepted, whatever its listeners are.
+    refusal: Option<(ConditionReason, String)>,
+    /// What it asks for and is not done.
+    remarks: Vec<String>,
+    /// Where it lets clients without a valid certificate in.
+    insecure: Option<String>,
 }
 
 /// A route on one of its parents of ours.
@@ -125,10 +136,14 @@ pub struct GatewayRoute {
 /// The judgement of all Gateways of our classes.
 #[derive(Clone, Debug, Default)]
 pub struct Gateways {
+    /// Our classes, by name.
+    pub classes: BTreeMap<Arc<str>, JudgedClass>,
     /// The Gateways.
     pub gateways: BTreeMap<ObjectKey, JudgedGateway>,
     /// The routes that name one of them.
     pub routes: BTreeMap<RouteRef, GatewayRoute>,
+    /// The Secrets and ConfigMaps that they name, whether they are there or not.
+    pub named: BTreeSet<ObjectId>,
     /// How backends are spoken to.
     pub policies: Policies,
 }
@@ -137,14 +152,21 @@ impl Gateways {
     /// The judgement of these objects.
     #[must_use]
     pub fn new(objects: &Objects) -> Self {
-        let gateways: BTreeMap<_, _> = objects
-            .gateways
+        let judge = |(key, class): (&_, &Arc<_>)| JudgedClass::judge(objects, key, class);
+        let classes: BTreeMap<_, _> = objects
+            .gateway_classes
             .iter()
-            .filter(|(_, gateway)| is_ours(objects, gateway))
-            .map(|(key, gateway)| (key.clone(), judge_gateway(objects, key, gateway)))
+            .filter_map(judge)
+            .map(|class| (class.name.clone(), class))
             .collect();
+        let judge = |(key, gateway): (&ObjectKey, &Arc<Gateway>)| {
+            let class = classes.get(&*gateway.spec.gateway_class_name)?;
+            Some((key.clone(), judge_gateway(objects, class, (key, gateway))))
+        };
+        let gateways: BTreeMap<_, _> = objects.gateways.iter().filter_map(judge).collect();
         let routes = route::judge_routes(objects, &gateways);
-        Self { gateways, routes, policies: Policies::new(objects) }
+        let named = named::find_named(objects, &classes);
+        Self { classes, gateways, routes, named, policies: Policies::new(objects) }
     }
 
     /// Whether these changes may have made another judgement due: endpoints and pods come and go without.
@@ -185,23 +207,27 @@ impl Gateways {
             && tls_routes.is_empty())
     }
 
-    /// How many routes are attached to a listener: those whose parent is accepted there.
+    /// How many routes are attached to each listener that has any: those whose parent is accepted there.
     #[must_use]
-    pub fn attached_routes(&self, listener: &ListenerId) -> usize {
-        let holds = |route: &&GatewayRoute| {
-            route.parents.iter().any(|parent| parent.listeners.iter().any(|(id, _)| id == listener))
-        };
-        self.routes.values().filter(holds).count()
+    pub fn attached_routes(&self) -> BTreeMap<&ListenerId, usize> {
+        let mut counts = BTreeMap::new();
+        for route in self.routes.values() {
+            let held =
+                route.parents.iter().flat_map(|parent| &parent.listeners).map(|(listener, _)| listener);
+            // By however many of its parents it is there.
+            for listener in held.collect::<BTreeSet<_>>() {
+                *counts.entry(listener).or_default() += 1;
+            }
+        }
+        counts
     }
 }
 
-/// Whether a Gateway's class is one of ours, by whatever name.
-fn is_ours(objects: &Objects, gateway: &Gateway) -> bool {
-    let class = objects.gateway_classes.get(&ObjectKey::new("", &gateway.spec.gateway_class_name));
-    class.is_some_and(|class| class.spec.controller_name == GATEWAY_CONTROLLER_NAME)
-}
-
-fn judge_gateway(objects: &Objects, key: &ObjectKey, gateway: &Gateway) -> JudgedGateway {
+fn judge_gateway(
+    objects: &Objects,
+    class: &JudgedClass,
+    (key, gateway): (&ObjectKey, &Gateway),
+) -> JudgedGateway {
     let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
     let home = |kind, namespace| Home {
         objects,
@@ -231,13 +257,45 @@ fn judge_gateway(objects: &Objects, key: &ObjectKey, gateway: &Gateway) -> Judge
         .collect();
     let sets = listener_sets.iter_mut().map(|set| set.listeners.as_mut_slice());
     find_conflicts(std::iter::once(listeners.as_mut_slice()).chain(sets));
+    let sets = listener_sets.iter_mut().flat_map(|set| &mut set.listeners);
+    find_overlaps(&mut listeners.iter_mut().chain(sets).collect::<Vec<_>>());
     let (client_certificate, unresolved) = match find_client_certificate(own, gateway) {
         Some(Ok(certificate)) => (Some(certificate), None),
         Some(Err(why)) => (None, Some(why)),
         None => (None, None),
     };
-    let (key, generation) = (key.clone(), gateway.metadata.generation);
-    JudgedGateway { key, generation, listeners, listener_sets, client_certificate, unresolved }
+    let mut judged = JudgedGateway {
+        key: key.clone(),
+        generation: gateway.metadata.generation,
+        listeners,
+        listener_sets,
+        client_certificate,
+        unresolved,
+        refusal: refuse_gateway(objects, class, (key, gateway)),
+        remarks: remark(gateway),
+        insecure: find_insecure(frontend),
+    };
+    judged.withhold();
+    judged
+}
+
+/// What a Gateway asks for and is not done.
+fn remark(gateway: &Gateway) -> Vec<String> {
+    let scope = gateway.spec.default_scope.as_ref().filter(|scope| wire_name(scope) != "None");
+    let remark = scope.map(|_| "spec.defaultScope is not applied: a route has to name the Gateway");
+    remark.into_iter().map(str::to_owned).collect()
+}
+
+/// Where the certificate is that a Gateway is to show to backends.
+fn find_client_reference(gateway: &Gateway) -> Option<Reference> {
+    let backend = gateway.spec.tls.as_ref()?.backend.as_ref()?;
+    let reference = backend.client_certificate_ref.as_ref()?;
+    Some(Reference {
+        group: reference.group.clone().unwrap_or_default(),
+        kind: reference.kind.clone().unwrap_or_else(|| "Secret".to_owned()),
+        namespace: reference.namespace.clone(),
+        name: reference.name.clone(),
+    })
 }
 
 /// The certificate that a Gateway is to show to backends (GatewayBackendTLS.clientCertificateRef).
@@ -245,14 +303,7 @@ fn find_client_certificate(
     home: Home<'_>,
     gateway: &Gateway,
 ) -> Option<Result<Arc<CertifiedKey>, (ConditionReason, String)>> {
-    let backend = gateway.spec.tls.as_ref()?.backend.as_ref()?;
-    let reference = backend.client_certificate_ref.as_ref()?;
-    let reference = Reference {
-        group: reference.group.clone().unwrap_or_default(),
-        kind: reference.kind.clone().unwrap_or_else(|| "Secret".to_owned()),
-        namespace: reference.namespace.clone(),
-        name: reference.name.clone(),
-    };
+    let reference = find_client_reference(gateway)?;
     let named = |(reason, message): (ConditionReason, String)| {
         let reason = match reason {
             ConditionReason::InvalidCertificateRef => ConditionReason::InvalidClientCertificateRef,
@@ -292,7 +343,7 @@ fn refuse_set(
 }
 
 impl JudgedListenerSet {
-    /// `Accepted`, unless it is not accepted by its Gateway: true while any listener is.
+    /// `Accepted`, unless it is not accepted by its Gateway: true while any listener can be served.
     #[must_use]
     pub fn accepted(&self) -> Condition {
         match &self.refusal {
@@ -303,7 +354,7 @@ impl JudgedListenerSet {
                 message: message.clone(),
                 observed_generation: self.generation,
             },
-            None => accept(&self.listeners, self.generation),
+            None => accept(&self.listeners, Listener::could_be_served, self.generation),
         }
     }
 
@@ -315,21 +366,70 @@ impl JudgedListenerSet {
 }
 
 impl JudgedGateway {
-    /// `ResolvedRefs`: whether what it is to show to backends is there.
-    #[must_use]
-    pub fn resolved_refs(&self) -> Condition {
-        let (status, (reason, message)) = match &self.unresolved {
-            Some(why) => (ConditionStatus::False, why.clone()),
-            None => (ConditionStatus::True, (ConditionReason::ResolvedRefs, String::new())),
+    /// `ResolvedRefs`, where it is to show something to backends: whether that is there.
+    fn resolved_refs(&self) -> Option<Condition> {
+        let (status, (reason, message)) = match (&self.client_certificate, &self.unresolved) {
+            (_, Some(why)) => (ConditionStatus::False, why.clone()),
+            (Some(_), None) => (ConditionStatus::True, (ConditionReason::ResolvedRefs, String::new())),
+            (None, None) => return None,
         };
         let kind = ConditionType::ResolvedRefs;
-        Condition { kind, status, reason, message, observed_generation: self.generation }
+        Some(Condition { kind, status, reason, message, observed_generation: self.generation })
     }
 
-    /// `Accepted`: true while any of its own listeners is.
+    /// `Accepted`: true while any of its own listeners is, unless it is refused as a whole.
     #[must_use]
     pub fn accepted(&self) -> Condition {
-        accept(&self.listeners, self.generation)
+        let mut accepted = accept(&self.listeners, Listener::is_accepted, self.generation);
+        if let Some((reason, message)) = &self.refusal {
+            accepted.status = ConditionStatus::False;
+            accepted.reason = *reason;
+            accepted.message.clone_from(message);
+        } else {
+            let said = std::iter::once(&accepted.message).filter(|message| !message.is_empty());
+            accepted.message = said.chain(&self.remarks).map(String::as_str).collect::<Vec<_>>().join("; ");
+        }
+        accepted
+    }
+
+    /// Whether it is accepted.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.accepted().status == ConditionStatus::True
+    }
+
+    /// `Accepted`; `ResolvedRefs` where it is to show something to backends; and, while clients without a valid certificate
+    /// are let in anywhere, `InsecureFrontendValidationMode`.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<Condition> {
+        let insecure = self.insecure.iter().map(|path| Condition {
+            kind: ConditionType::InsecureFrontendValidationMode,
+            status: ConditionStatus::True,
+            reason: ConditionReason::ConfigurationChanged,
+            message: format!("{path} lets clients in that have no valid certificate"),
+            observed_generation: self.generation,
+        });
+        std::iter::once(self.accepted()).chain(self.resolved_refs()).chain(insecure).collect()
+    }
+
+    /// Serves nothing of what is not accepted.
+    fn withhold(&mut self) {
+        let is_refused = !self.is_accepted();
+        let withhold = |listeners: &mut [Listener]| {
+            listeners.iter_mut().for_each(|listener| listener.findings.is_withheld = true);
+        };
+        if is_refused {
+            withhold(&mut self.listeners);
+        }
+        for set in &mut self.listener_sets {
+            if is_refused {
+                let message = || format!("Gateway {} is not accepted", self.key);
+                set.refusal.get_or_insert_with(|| (ConditionReason::ParentNotAccepted, message()));
+            }
+            if !set.is_accepted() {
+                withhold(&mut set.listeners);
+            }
+        }
     }
 
     /// All of its listeners with their names, its own first.
@@ -350,15 +450,15 @@ impl JudgedGateway {
 }
 
 /// `Accepted` of what has listeners: some that are not leave the others alone.
-fn accept(listeners: &[Listener], generation: Option<i64>) -> Condition {
+fn accept(listeners: &[Listener], is_fine: fn(&Listener) -> bool, generation: Option<i64>) -> Condition {
     let refused: Vec<&str> =
-        listeners.iter().filter(|listener| !listener.is_accepted()).map(|listener| &*listener.name).collect();
+        listeners.iter().filter(|listener| !is_fine(listener)).map(|listener| &*listener.name).collect();
     let (status, reason, message) = if refused.is_empty() {
         (ConditionStatus::True, ConditionReason::Accepted, String::new())
     } else {
         let status =
             if refused.len() < listeners.len() { ConditionStatus::True } else { ConditionStatus::False };
-        let message = format!("listeners that are not accepted: {}", refused.join(", "));
+        let message = format!("listeners that are not valid: {}", refused.join(", "));
         (status, ConditionReason::ListenersNotValid, message)
     };
     Condition { kind: ConditionType::Accepted, status, reason, message, observed_generation: generation }

@@ -8,7 +8,7 @@ use super::{GROUP, GatewayParent, GatewayRoute, JudgedGateway, ListenerId, Liste
 use crate::attach::condition::ConditionReason;
 use crate::attach::judge::{ParentKind, Refusal, RuleVerdict, build_conditions, judge_rules, view_route};
 use crate::attach::parent::ParentRef;
-use crate::attach::view::RouteView;
+use crate::attach::view::{RouteView, view_parents};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::hostname::meet_all;
 use crate::route::{Age, HostnameMatch, RouteKind, RouteRef};
@@ -86,8 +86,15 @@ fn find_owner(parent: &ParentRef, route_namespace: &str) -> Option<ListenerOwner
 impl Pending {
     /// Looks at a route alone; `None` when no parent of it is ours.
     fn judge(objects: &Objects, parents: &Parents<'_>, route: &RouteRef) -> Option<Self> {
+        // Most routes may be the mesh's: they are not looked at any closer.
+        let namespace = &route.key.namespace;
+        let is_own = |parent: &ParentRef| {
+            find_owner(parent, namespace).is_some_and(|owner| parents.contains_key(&owner))
+        };
+        if !view_parents(objects, route)?.iter().any(is_own) {
+            return None;
+        }
         let view = view_route(objects, route)?;
-        let namespace = &view.route.key.namespace;
         let mut candidates = Vec::<Candidate>::new();
         for (index, parent_ref) in view.parents.iter().enumerate() {
             let Some(owner) = find_owner(parent_ref, namespace) else { continue };

@@ -197,3 +197,14 @@ pub(super) fn view_frontend(frontend: Option<&GatewayTlsFrontend>, port: u16) ->
         None => view_validation!(frontend.default.validation, "default.validation".to_owned()),
     }
 }
+
+/// Where a Gateway lets clients in that have no valid certificate, below its `spec`.
+pub(super) fn find_insecure(frontend: Option<&GatewayTlsFrontend>) -> Option<String> {
+    let frontend = frontend?;
+    let default = view_validation!(frontend.default.validation, "default.validation".to_owned());
+    let of_port = frontend.per_port.iter().flatten().enumerate().filter_map(|(index, own)| {
+        view_validation!(own.tls.validation, format!("perPort[{index}].tls.validation"))
+    });
+    let insecure = default.into_iter().chain(of_port).find(|validation| validation.is_fallback);
+    insecure.map(|validation| format!("spec.tls.frontend.{}", validation.path))
+}

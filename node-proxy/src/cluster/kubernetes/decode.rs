@@ -157,6 +157,8 @@ fn trim(kind: Kind, value: &mut Value) -> Option<Value> {
     match kind {
         Kind::Node => keep_of_status(fields, "addresses"),
         Kind::Service => keep_of_status(fields, "loadBalancer"),
+        Kind::ConfigMap => keep_certificates(fields, &["ca.crt"]),
+        Kind::Secret => keep_certificates(fields, &["tls.crt", "tls.key"]),
         Kind::BackendTlsPolicy
         | Kind::Gateway
         | Kind::GatewayClass
@@ -186,6 +188,14 @@ fn trim_metadata(metadata: &mut Map<String, Value>) -> Option<Value> {
 fn keep_of_status(fields: &mut Map<String, Value>, name: &str) {
     if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
         status.retain(|field, _| field == name);
+    }
+}
+
+/// Of Secrets and ConfigMaps nothing is read but certificates, and others may be as large as objects get.
+fn keep_certificates(fields: &mut Map<String, Value>, names: &[&str]) {
+    fields.remove("binaryData");
+    if let Some(data) = fields.get_mut("data").and_then(Value::as_object_mut) {
+        data.retain(|name, _| names.contains(&name.as_str()));
     }
 }
 
@@ -328,6 +338,27 @@ mod tests {
             assert!(said.len() == 1 && said[0].starts_with(&unknown), "{said:?}");
             assert_eq!(one, read("2", "ofTomorrow").0);
         }
+    }
+
+    #[test]
+    fn of_secrets_and_config_maps_certificates_are_kept_and_nothing_else() {
+        let metadata = json!({"name": "a", "namespace": "shop"});
+        let secret = json!({"metadata": metadata, "type": "kubernetes.io/tls",
+            "data": {"tls.crt": "YQ==", "tls.key": "Yg==", "password": "Yw=="}});
+        let Object::Secret(secret) = good(&read_item(Kind::Secret, secret).unwrap(), Kind::Secret) else {
+            panic!("no Secret")
+        };
+        let names: Vec<&String> = secret.data.as_ref().unwrap().keys().collect();
+        assert_eq!(names, ["tls.crt", "tls.key"]);
+        let config_map =
+            json!({"metadata": metadata, "data": {"ca.crt": "a", "page": "b"}, "binaryData": {"c": "YQ=="}});
+        let Object::ConfigMap(kept) = good(&read_item(Kind::ConfigMap, config_map).unwrap(), Kind::ConfigMap)
+        else {
+            panic!("no ConfigMap")
+        };
+        let names: Vec<&String> = kept.data.as_ref().unwrap().keys().collect();
+        assert_eq!(names, ["ca.crt"]);
+        assert_eq!(kept.binary_data, None);
     }
 
     fn key(document: &Value) -> ObjectKey {

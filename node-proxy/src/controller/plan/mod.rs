@@ -5,11 +5,15 @@
 //! entries, their order, and conditions that others have put into our entries are not in it, and so stay as they are.
 //! (`status.parents` is an atomic list: a server-side apply would replace all of it.)
 
+mod gateways;
+
 use serde_json::{Value, json};
 
 use super::features::SUPPORTED_FEATURES;
 use super::live::{Live, LiveCondition, LiveEntry, Said};
-use crate::attach::{CONTROLLER_NAME, Condition, ParentAttachment, ParentRef};
+use crate::attach::gateway::GATEWAY_CONTROLLER_NAME;
+use crate::attach::{CONTROLLER_NAME, Condition, ParentRef};
+pub use gateways::{plan_class, plan_listeners};
 
 /// `status.parents` takes no more.
 const MOST_PARENTS: usize = 32;
@@ -25,13 +29,50 @@ const ROUTE_CONDITIONS: [&str; 3] = ["Accepted", "PartiallyInvalid", "ResolvedRe
 /// Those of an XMesh. The CRD makes `Programmed` up as `Unknown`, and says nothing of what it would mean.
 const MESH_CONDITIONS: [&str; 1] = ["Accepted"];
 
+/// As which of our controllers something is said of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Of its parents that are Gateways and ListenerSets.
+    Gateway,
+    /// Of its parents that are Services.
+    Mesh,
+}
+
+impl Role {
+    /// Whose name in a status this is, if it is one of ours.
+    #[must_use]
+    pub fn find(controller_name: &str) -> Option<Self> {
+        [Self::Gateway, Self::Mesh].into_iter().find(|role| role.controller_name() == controller_name)
+    }
+
+    /// The `controllerName` in a status.
+    #[must_use]
+    pub const fn controller_name(self) -> &'static str {
+        match self {
+            Self::Gateway => GATEWAY_CONTROLLER_NAME,
+            Self::Mesh => CONTROLLER_NAME,
+        }
+    }
+}
+
+/// What was judged of a route on one of its parents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteParent {
+    /// As which controller that is said.
+    pub role: Role,
+    /// The parentRef, as written.
+    pub parent_ref: ParentRef,
+    /// What is said.
+    pub conditions: Vec<Condition>,
+}
+
 /// What was judged of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judgement {
     /// The `metadata.generation` that was judged.
     pub generation: Option<i64>,
     /// Its parents that are ours.
-    pub parents: Vec<ParentAttachment>,
+    pub parents: Vec<RouteParent>,
 }
 
 /// What is to be done about an object's status.
@@ -70,15 +111,14 @@ pub fn plan_route(live: &Live, judged: &Judgement, now: &str) -> Plan {
     if live.generation != judged.generation {
         return Plan::Wait;
     }
-    let longest = longest_message(judged);
-    let wanted = |parent: &ParentAttachment| -> Vec<Wanted> {
-        parent.conditions.iter().map(|condition| Wanted::of(condition, longest)).collect()
-    };
+    let longest = longest_message(judged.parents.iter().map(|parent| parent.conditions.len()).sum());
+    let wanted = |parent: &RouteParent| Wanted::all(&parent.conditions, longest);
     let known = entries.as_deref().unwrap_or_default();
     let (mut ops, mut gone, mut said) = (Vec::new(), Vec::new(), Vec::new());
     for (place, entry) in known.iter().enumerate() {
-        let LiveEntry::Own { parent_ref, conditions } = entry else { continue };
-        let parent = judged.parents.iter().position(|parent| is_same(&parent.parent_ref, parent_ref));
+        let LiveEntry::Own { role, parent_ref, conditions } = entry else { continue };
+        let is_it = |parent: &RouteParent| parent.role == *role && is_same(&parent.parent_ref, parent_ref);
+        let parent = judged.parents.iter().position(is_it);
         match parent.filter(|index| !said.contains(index)) {
             None => gone.push(place),
             Some(index) => {
@@ -124,21 +164,31 @@ pub fn plan_mesh(live: &Live, now: &str) -> Plan {
             .to_owned(),
         observed_generation: live.generation,
     };
-    let supported: Vec<Value> = SUPPORTED_FEATURES.iter().map(|name| json!({ "name": name })).collect();
     let mut ops = Vec::new();
     if !has_status {
         ops.push(add("/status", json!({})));
     }
-    match conditions {
-        Some(conditions) => {
-            ops.extend(change("/status/conditions", (conditions, &MESH_CONDITIONS), &[accepted], now));
-        }
-        None => ops.push(add("/status/conditions", json!([accepted.to_json(now)]))),
-    }
-    if features.as_ref().is_none_or(|features| *features != SUPPORTED_FEATURES) {
-        ops.push(add("/status/supportedFeatures", Value::Array(supported)));
-    }
+    ops.extend(change_conditions(conditions.as_deref(), &MESH_CONDITIONS, &[accepted], now));
+    ops.extend(change_features(features.as_deref(), &SUPPORTED_FEATURES));
     finish(live, ops, 0)
+}
+
+/// The operations by which `status.conditions` come to have those that are wanted, and of `own` no others.
+fn change_conditions(
+    live: Option<&[LiveCondition]>,
+    own: &[&str],
+    wanted: &[Wanted],
+    now: &str,
+) -> Vec<Value> {
+    match live {
+        Some(conditions) => change("/status/conditions", (conditions, own), wanted, now),
+        None => vec![add("/status/conditions", list(wanted, now))],
+    }
+}
+
+fn change_features(live: Option<&[String]>, wanted: &[&str]) -> Option<Value> {
+    let features: Value = wanted.iter().map(|name| json!({ "name": name })).collect();
+    live.is_none_or(|live| live != wanted).then(|| add("/status/supportedFeatures", features))
 }
 
 fn finish(live: &Live, mut patch: Vec<Value>, left_out: usize) -> Plan {
@@ -180,6 +230,11 @@ fn change(path: &str, (live, own): (&[LiveCondition], &[&str]), wanted: &[Wanted
 }
 
 impl Wanted {
+    /// Those of a list, each of whose messages has at most so many bytes.
+    fn all(conditions: &[Condition], longest: usize) -> Vec<Self> {
+        conditions.iter().map(|condition| Self::of(condition, longest)).collect()
+    }
+
     fn of(condition: &Condition, longest: usize) -> Self {
         Self {
             kind: condition.kind.to_string(),
@@ -212,9 +267,13 @@ impl Wanted {
     }
 }
 
-fn entry(parent: &ParentAttachment, wanted: &[Wanted], now: &str) -> Value {
-    let conditions: Vec<Value> = wanted.iter().map(|wanted| wanted.to_json(now)).collect();
-    json!({ "parentRef": parent.parent_ref, "controllerName": CONTROLLER_NAME, "conditions": conditions })
+fn entry(parent: &RouteParent, wanted: &[Wanted], now: &str) -> Value {
+    let name = parent.role.controller_name();
+    json!({ "parentRef": parent.parent_ref, "controllerName": name, "conditions": list(wanted, now) })
+}
+
+fn list(wanted: &[Wanted], now: &str) -> Value {
+    wanted.iter().map(|wanted| wanted.to_json(now)).collect()
 }
 
 /// Whether two parentRefs are the same, one of which the API server may have filled up with defaults.
@@ -228,8 +287,8 @@ fn is_same(one: &ParentRef, other: &ParentRef) -> bool {
     group(one) == group(other) && kind(one) == kind(other) && rest(one) == rest(other)
 }
 
-fn longest_message(judged: &Judgement) -> usize {
-    let conditions: usize = judged.parents.iter().map(|parent| parent.conditions.len()).sum();
+/// What each message may have when there are so many conditions.
+fn longest_message(conditions: usize) -> usize {
     LONGEST_MESSAGE.min(LONGEST_MESSAGES / conditions.max(1))
 }
 

@@ -1,8 +1,7 @@
 //! Plans against statuses as they may be found.
 
 use super::*;
-use crate::attach::{ConditionReason, ConditionStatus, ConditionType, RouteRole};
-use crate::cluster::objects::ObjectKey;
+use crate::attach::{ConditionReason, ConditionStatus, ConditionType};
 
 const NOW: &str = "2026-11-22T09:00:00Z";
 const THEN: &str = "2026-11-21T09:00:00Z";
@@ -22,13 +21,10 @@ fn condition(kind: ConditionType, status: ConditionStatus, reason: ConditionReas
     Condition { kind, status, reason, message: "m".to_owned(), observed_generation: Some(4) }
 }
 
-fn parent(index: usize, name: &str) -> ParentAttachment {
-    ParentAttachment {
-        index,
+fn parent(name: &str) -> RouteParent {
+    RouteParent {
+        role: Role::Mesh,
         parent_ref: parent_ref(name),
-        service: ObjectKey::new("shop", name),
-        role: RouteRole::Producer,
-        ports: vec![80],
         conditions: vec![
             condition(ConditionType::Accepted, ConditionStatus::True, ConditionReason::Accepted),
             condition(ConditionType::ResolvedRefs, ConditionStatus::True, ConditionReason::ResolvedRefs),
@@ -36,7 +32,7 @@ fn parent(index: usize, name: &str) -> ParentAttachment {
     }
 }
 
-fn judged(parents: Vec<ParentAttachment>) -> Judgement {
+fn judged(parents: Vec<RouteParent>) -> Judgement {
     Judgement { generation: Some(4), parents }
 }
 
@@ -52,7 +48,7 @@ fn said(kind: &str, status: &str, reason: &str) -> LiveCondition {
 }
 
 fn own(name: &str, conditions: Vec<LiveCondition>) -> LiveEntry {
-    LiveEntry::Own { parent_ref: parent_ref(name), conditions }
+    LiveEntry::Own { role: Role::Mesh, parent_ref: parent_ref(name), conditions }
 }
 
 fn right(name: &str) -> LiveEntry {
@@ -80,7 +76,7 @@ fn value(plan: &Plan, place: usize) -> Value {
 
 #[test]
 fn a_route_without_status_gets_one_and_one_that_is_right_gets_nothing() {
-    let judged = judged(vec![parent(0, "a"), parent(2, "b")]);
+    let judged = judged(vec![parent("a"), parent("b")]);
     let plan = plan_route(&route(None), &judged, NOW);
     assert_eq!(written(&plan), ["add /status"]);
     let entries = &value(&plan, 0)["parents"];
@@ -101,7 +97,7 @@ fn a_route_without_status_gets_one_and_one_that_is_right_gets_nothing() {
 
 #[test]
 fn only_what_differs_is_written_and_the_time_is_of_the_transition() {
-    let judged = judged(vec![parent(0, "a")]);
+    let judged = judged(vec![parent("a")]);
     let mut accepted = said("Accepted", "True", "Accepted");
     accepted.observed_generation = Some(3);
     let conditions =
@@ -128,7 +124,7 @@ fn what_is_no_longer_so_is_removed_from_the_end_and_others_is_left() {
         ],
     );
     let live = route(Some(vec![right("gone"), LiveEntry::Foreign, wrong, right("a"), LiveEntry::Foreign]));
-    let plan = plan_route(&live, &judged(vec![parent(0, "a"), parent(1, "new")]), NOW);
+    let plan = plan_route(&live, &judged(vec![parent("a"), parent("new")]), NOW);
     assert_eq!(
         written(&plan),
         [
@@ -147,16 +143,39 @@ fn what_is_no_longer_so_is_removed_from_the_end_and_others_is_left() {
 }
 
 #[test]
+fn what_is_said_of_gateways_stands_beside_what_is_said_of_services() {
+    let of_gateway = |name: &str| RouteParent { role: Role::Gateway, ..parent(name) };
+    let mesh = right("a");
+    let LiveEntry::Own { parent_ref, conditions, .. } = right("a") else { panic!("an entry of ours") };
+    let gateway = LiveEntry::Own { role: Role::Gateway, parent_ref, conditions };
+    let both = judged(vec![parent("a"), of_gateway("a")]);
+    let plan = plan_route(&route(Some(vec![mesh.clone()])), &both, NOW);
+    assert_eq!(written(&plan), ["add /status/parents/-"]);
+    assert_eq!(value(&plan, 0)["controllerName"], GATEWAY_CONTROLLER_NAME);
+    let there = route(Some(vec![gateway, LiveEntry::Foreign, mesh]));
+    assert_eq!(plan_route(&there, &both, NOW), Plan::Right { left_out: 0 });
+    assert_eq!(written(&plan_route(&there, &judged(vec![parent("a")]), NOW)), ["remove /status/parents/0"]);
+    assert_eq!(
+        written(&plan_route(&there, &judged(vec![of_gateway("a")]), NOW)),
+        ["remove /status/parents/2"]
+    );
+    for role in [Role::Gateway, Role::Mesh] {
+        assert_eq!(Role::find(role.controller_name()), Some(role));
+    }
+    assert_eq!(Role::find("example.com/other"), None);
+}
+
+#[test]
 fn another_version_than_was_judged_is_waited_for() {
     let live = route(None);
     for generation in [Some(3), Some(5), None] {
-        let judged = Judgement { generation, parents: vec![parent(0, "a")] };
+        let judged = Judgement { generation, parents: vec![parent("a")] };
         assert_eq!(plan_route(&live, &judged, NOW), Plan::Wait, "{generation:?}");
     }
     let mut later = said("Accepted", "False", "NoMatchingParent");
     later.observed_generation = Some(5);
     let live = route(Some(vec![own("a", vec![later, said("ResolvedRefs", "False", "InvalidKind")])]));
-    let plan = plan_route(&live, &judged(vec![parent(0, "a")]), NOW);
+    let plan = plan_route(&live, &judged(vec![parent("a")]), NOW);
     assert_eq!(
         written(&plan),
         ["replace /status/parents/0/conditions/1"],
@@ -167,24 +186,24 @@ fn another_version_than_was_judged_is_waited_for() {
 #[test]
 fn neighbours_are_never_driven_out() {
     let full: Vec<_> = (0..31).map(|_| LiveEntry::Foreign).collect();
-    let parents = || vec![parent(0, "a"), parent(1, "b"), parent(2, "c")];
+    let parents = || vec![parent("a"), parent("b"), parent("c")];
     let plan = plan_route(&route(Some(full.clone())), &judged(parents()), NOW);
     assert_eq!(written(&plan), ["add /status/parents/-"]);
     assert!(matches!(plan, Plan::Write { left_out: 2, .. }));
     let full: Vec<_> = full.into_iter().chain([right("a")]).collect();
     assert_eq!(plan_route(&route(Some(full.clone())), &judged(parents()), NOW), Plan::Right { left_out: 2 });
     // What goes makes room for what comes.
-    let plan = plan_route(&route(Some(full)), &judged(vec![parent(0, "b")]), NOW);
+    let plan = plan_route(&route(Some(full)), &judged(vec![parent("b")]), NOW);
     assert_eq!(written(&plan), ["remove /status/parents/31", "add /status/parents/-"]);
     let others: Vec<_> = (0..7).map(|number| said(&format!("other.io/{number}"), "True", "Y")).collect();
-    let plan = plan_route(&route(Some(vec![own("a", others)])), &judged(vec![parent(0, "a")]), NOW);
+    let plan = plan_route(&route(Some(vec![own("a", others)])), &judged(vec![parent("a")]), NOW);
     assert_eq!(written(&plan), ["add /status/parents/0/conditions/-"]);
     assert_eq!(value(&plan, 0)["type"], "Accepted", "the one that matters most");
 }
 
 #[test]
 fn messages_fit_one_by_one_and_together() {
-    let mut long = parent(0, "a");
+    let mut long = parent("a");
     long.conditions[1].message = "ä".repeat(40_000);
     let plan = plan_route(&route(None), &judged(vec![long.clone()]), NOW);
     let message = value(&plan, 0)["parents"][0]["conditions"][1]["message"].as_str().unwrap().to_owned();
@@ -193,7 +212,7 @@ fn messages_fit_one_by_one_and_together() {
     assert_eq!(message[kept..], format!("... ({} more bytes)", 80_000 - kept));
     long.conditions[0].message = "x".repeat(40_000);
     let parents: Vec<_> = (0..32)
-        .map(|index| ParentAttachment { index, parent_ref: parent_ref(&index.to_string()), ..long.clone() })
+        .map(|index: u32| RouteParent { parent_ref: parent_ref(&index.to_string()), ..long.clone() })
         .collect();
     let plan = plan_route(&route(None), &judged(parents), NOW);
     assert!(value(&plan, 0).to_string().len() < 300 * 1024);

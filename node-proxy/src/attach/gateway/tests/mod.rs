@@ -1,5 +1,8 @@
 //! Which listeners there are, which routes they take, and what is said of both.
 
+mod policies;
+mod whole;
+
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;

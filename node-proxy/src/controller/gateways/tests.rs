@@ -1,0 +1,147 @@
+//! What is said, and of what something else is to be said after a change.
+
+use super::*;
+use crate::attach::fixture;
+
+const OBJECTS: &str = "
+{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}
+---
+{kind: Namespace, metadata: {name: shop}}
+---
+{kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}
+---
+{kind: Gateway, metadata: {name: web, uid: g1, generation: 2}, spec: {gatewayClassName: gammarus,
+  addresses: [{value: 192.0.2.1}], allowedListeners: {namespaces: {from: All}},
+  listeners: [{name: http, port: 80, protocol: HTTP},
+    {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}]}}
+---
+{kind: ListenerSet, metadata: {name: more, generation: 3}, spec: {parentRef: {name: web},
+  listeners: [{name: http, port: 81, protocol: HTTP}]}}
+---
+{kind: HTTPRoute, metadata: {name: a}, spec: {parentRefs: [{name: web}, {name: web, sectionName: http}],
+  rules: [{backendRefs: [{name: web, port: 80}]}]}}
+---
+{kind: HTTPRoute, metadata: {name: b}, spec: {parentRefs: [{name: more, kind: ListenerSet}, {name: web, sectionName: gone}],
+  rules: [{backendRefs: [{name: web, port: 80}]}]}}
+";
+
+/// A Service of type LoadBalancer with this address.
+fn balancer(owner: &str, address: &str) -> String {
+    format!(
+        "---
+{{kind: Service, metadata: {{name: balancer, ownerReferences: [{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway,
+  name: web, uid: {owner}}}]}}, spec: {{type: LoadBalancer, clusterIP: 10.96.0.9, ports: [{{port: 80}}]}},
+  status: {{loadBalancer: {{ingress: [{{{address}}}]}}}}}}"
+    )
+}
+
+fn judge(more: &str) -> (GatewayStatuses, Vec<Subject>, Vec<String>) {
+    let objects = fixture::objects(&format!("{OBJECTS}{more}"));
+    let mut statuses = GatewayStatuses::default();
+    let (subjects, lines) = statuses.update(&objects, &Changed::everything(&objects));
+    (statuses, subjects, lines)
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
+}
+
+/// `Programmed` of the Gateway, of its listeners, of the ListenerSet and of its listener.
+fn programmed(statuses: &GatewayStatuses) -> Vec<String> {
+    let owners = [ListenerOwner::Gateway(key("web")), ListenerOwner::ListenerSet(key("more"))];
+    let mut said = Vec::new();
+    for owner in &owners {
+        let holder = statuses.find_holder(owner).unwrap();
+        let all = std::iter::once(&holder.conditions)
+            .chain(holder.listeners.iter().map(|listener| &listener.conditions));
+        said.extend(all.map(|conditions| {
+            let own = conditions.iter().find(|own| own.kind == ConditionType::Programmed).unwrap();
+            format!("{}={}", own.status, own.reason)
+        }));
+    }
+    said
+}
+
+#[test]
+fn routes_are_counted_once_and_only_where_they_are_accepted() {
+    let (statuses, subjects, _) = judge("");
+    let count = |owner: ListenerOwner| {
+        let holder = statuses.find_holder(&owner).unwrap();
+        let counts =
+            holder.listeners.iter().map(|listener| (listener.name.to_string(), listener.attached_routes));
+        counts.collect::<Vec<_>>()
+    };
+    let counted = |name: &str, count: i32| (name.to_owned(), count);
+    assert_eq!(count(ListenerOwner::Gateway(key("web"))), [counted("http", 1), counted("https", 1)]);
+    assert_eq!(count(ListenerOwner::ListenerSet(key("more"))), [counted("http", 1)]);
+    let holder = statuses.find_holder(&ListenerOwner::Gateway(key("web"))).unwrap();
+    assert_eq!(holder.generation, Some(2));
+    assert!(
+        matches!(&holder.holder, Holder::Gateway { attached_listener_sets: 1, addresses } if addresses.is_empty())
+    );
+    let route = RouteRef { kind: RouteKind::Http, key: key("b") };
+    let parents: Vec<String> =
+        statuses.find_route(&route).iter().map(|parent| parent.conditions[0].to_string()).collect();
+    assert_eq!(parents[0], "Accepted=True Accepted");
+    assert!(parents[1].starts_with("Accepted=False NoMatchingParent"), "{parents:?}");
+    let mut said: Vec<String> = subjects.iter().map(ToString::to_string).collect();
+    said.sort();
+    assert_eq!(
+        said,
+        [
+            "Gateway shop/web",
+            "GatewayClass gammarus",
+            "HTTPRoute shop/a",
+            "HTTPRoute shop/b",
+            "ListenerSet shop/more"
+        ]
+    );
+}
+
+#[test]
+fn a_gateway_is_programmed_once_it_has_the_address_that_it_asks_for() {
+    let said = |more: &str| programmed(&judge(more).0);
+    let waits = |reason: &str| {
+        let pending = "False=Pending".to_owned();
+        let own = [format!("False={reason}"), pending.clone(), "False=Invalid".to_owned()];
+        own.into_iter().chain([pending.clone(), pending]).collect::<Vec<_>>()
+    };
+    assert_eq!(said(""), waits("AddressNotAssigned"));
+    assert_eq!(
+        said(&balancer("g2", "ip: 192.0.2.1")),
+        waits("AddressNotAssigned"),
+        "another one's of that name"
+    );
+    assert_eq!(said(&balancer("g1", "ip: 192.0.2.7")), waits("AddressNotUsable"));
+    let yes = "True=Programmed";
+    assert_eq!(said(&balancer("g1", "ip: 192.0.2.1")), [yes, yes, "False=Invalid", yes, yes]);
+    let (statuses, ..) = judge(&balancer("g1", "hostname: a.example"));
+    let holder = statuses.find_holder(&ListenerOwner::Gateway(key("web"))).unwrap();
+    let Holder::Gateway { addresses, .. } = &holder.holder else { panic!("a Gateway") };
+    assert_eq!(addresses[0], Address { kind: Some("Hostname".into()), value: "a.example".into() });
+}
+
+#[test]
+fn what_does_not_concern_a_gateway_is_not_judged_again() {
+    let (mut statuses, ..) = judge("");
+    let objects = fixture::objects(OBJECTS);
+    let mut changed = Changed::default();
+    changed.secrets.insert(key("other"), None);
+    changed.config_maps.insert(key("cert"), None);
+    assert!(!statuses.is_concerned(&changed), "a Secret that nobody names");
+    changed.secrets.insert(key("cert"), None);
+    assert!(statuses.is_concerned(&changed));
+    assert_eq!(statuses.update(&objects, &changed), (Vec::new(), Vec::new()), "nothing is otherwise");
+    let mut changed = Changed::default();
+    changed.services.insert(key("web"), None);
+    assert!(statuses.is_concerned(&changed) && !GatewayStatuses::default().is_concerned(&changed));
+
+    // What is gone is told of, so that what was said of it is taken away.
+    let without: Vec<&str> = OBJECTS.split("---").filter(|text| !text.contains("kind: Gateway,")).collect();
+    let changed = Changed::everything(&objects);
+    let (subjects, lines) = statuses.update(&fixture::objects(&without.join("---")), &changed);
+    assert_eq!(subjects.len(), 4, "{subjects:?}");
+    let gone = "Gateway shop/web: Accepted: no longer said";
+    assert!(lines.iter().any(|line| line == gone), "{lines:?}");
+    assert!(statuses.find_route(&RouteRef { kind: RouteKind::Http, key: key("a") }).is_empty());
+}
