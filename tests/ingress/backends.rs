@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use node_proxy::demo::command::until;
+use node_proxy::demo::command::{Process, until};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use serde_json::json;
 
-use crate::rig::{ALL, PATIENCE, gateway, make_certificate, secret, stage};
+use crate::rig::{ALL, PATIENCE, Stage, gateway, make_certificate, secret, stage};
 
 fn authorities(namespace: &str, text: &str) -> String {
     let object = json!({
@@ -16,9 +16,8 @@ fn authorities(namespace: &str, text: &str) -> String {
     object.to_string()
 }
 
-#[test]
-fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
-    let stage = stage();
+/// Makes the certificates, starts the servers and the Gateway, and says where it is.
+fn start(stage: &Stage) -> (String, [Process; 4]) {
     let dir = stage.world().dir().to_owned();
     // A certificate whose only name is a URI.
     let key = KeyPair::generate().unwrap();
@@ -27,33 +26,9 @@ fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
     fs::write(dir.join("by-uri.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
     fs::write(dir.join("by-uri.key"), key.serialize_pem()).unwrap();
     make_certificate(&dir, "careful", &["careful.example.com"]);
+    let servers = start_servers(stage);
     let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
     let both = [read("passed.pem"), read("by-uri.pem")].concat();
-    let file = |name: &str| dir.join(name).display().to_string();
-    let (key, certificate) = (file("passed.key"), file("passed.pem"));
-    let (uri_key, uri_certificate, trusted) = (file("by-uri.key"), file("by-uri.pem"), file("careful.pem"));
-    let pages = file("pages");
-    let web = |port, key, certificate| {
-        ["openssl", "s_server", "-accept", port, "-key", key, "-cert", certificate, "-www", "-quiet"]
-    };
-    let asking = [
-        &web("8446", &*key, &*certificate)[..],
-        &["-Verify", "1", "-verify_return_error", "-CAfile", &trusted],
-    ];
-    let _servers = {
-        let world = stage.world();
-        [
-            world.spawn("open", "h2-tls", &["nghttpd", "-d", &pages, "8444", &key, &certificate]).unwrap(),
-            world.spawn("open", "uri-tls", &web("8445", &uri_key, &uri_certificate)).unwrap(),
-            world.spawn("open", "asking-tls", &asking.concat()).unwrap(),
-            world.spawn("inside", "tls", &web("8443", &key, &certificate)).unwrap(),
-        ]
-    };
-    for (pod, port) in [("open", "8444"), ("open", "8445"), ("open", "8446"), ("inside", "8443")] {
-        let listens =
-            || stage.world().exec(pod, &["ss", "-Hltn"]).unwrap().stdout.contains(&format!(":{port} "));
-        assert!(until(PATIENCE, listens), "nobody listens on {port} of {pod}");
-    }
     let listeners = format!(
         "{{name: first, port: 8003, protocol: HTTP, {ALL}}}, {{name: bytes, port: 9003, protocol: TCP, {ALL}}}"
     );
@@ -65,12 +40,43 @@ fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
         authorities("plain", &both),
         authorities("shop", &both),
     ];
-    {
-        let mut world = stage.world();
-        world.apply_in("edge", "a careful Gateway", &objects.join("\n---\n")).unwrap();
-        world.gateway_pod("careful", ("edge", "careful"), "node-a").unwrap();
+    let mut world = stage.world();
+    world.apply_in("edge", "a careful Gateway", &objects.join("\n---\n")).unwrap();
+    world.gateway_pod("careful", ("edge", "careful"), "node-a").unwrap();
+    (world.running_pod("careful").unwrap().addresses[0].to_string(), servers)
+}
+
+fn start_servers(stage: &Stage) -> [Process; 4] {
+    let file = |name: &str| stage.file(name);
+    let (key, certificate) = (file("passed.key"), file("passed.pem"));
+    let (uri_key, uri_certificate, trusted) = (file("by-uri.key"), file("by-uri.pem"), file("careful.pem"));
+    let pages = file("pages");
+    let web = |port, key, certificate| {
+        ["openssl", "s_server", "-accept", port, "-key", key, "-cert", certificate, "-www", "-quiet"]
+    };
+    let asking = ["-Verify", "1", "-verify_return_error", "-CAfile", &trusted];
+    let asking = [&web("8446", &*key, &*certificate)[..], &asking].concat();
+    let servers = {
+        let world = stage.world();
+        [
+            world.spawn("open", "h2-tls", &["nghttpd", "-d", &pages, "8444", &key, &certificate]).unwrap(),
+            world.spawn("open", "uri-tls", &web("8445", &uri_key, &uri_certificate)).unwrap(),
+            world.spawn("open", "asking-tls", &asking).unwrap(),
+            world.spawn("inside", "tls", &web("8443", &key, &certificate)).unwrap(),
+        ]
+    };
+    for (pod, port) in [("open", "8444"), ("open", "8445"), ("open", "8446"), ("inside", "8443")] {
+        let listens =
+            || stage.world().exec(pod, &["ss", "-Hltn"]).unwrap().stdout.contains(&format!(":{port} "));
+        assert!(until(PATIENCE, listens), "nobody listens on {port} of {pod}");
     }
-    let host = stage.world().running_pod("careful").unwrap().addresses[0].to_string();
+    servers
+}
+
+#[test]
+fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
+    let stage = stage();
+    let (host, _servers) = start(&stage);
     let ask = |version: &str, path: &str| {
         let url = format!("http://{host}:8003{path}");
         let command = ["curl", "-s", "-i", "--max-time", "10", version, &url];

@@ -1,7 +1,6 @@
 //! HTTP/1.1 from a pod: request after request on the client's connection, each planned by itself.
 
 use std::io;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -184,14 +183,9 @@ impl Connection {
         let Forwarding { port, filters, stays_with, .. } = forwarding;
         let repeatable = if self.request.is_repeatable() { Repeatable::Yes } else { Repeatable::No };
         let mut reuse = Reuse::Pooled(repeatable);
-        let worker = Rc::clone(&self.session.worker);
-        let is_idempotent = self.request.is_idempotent();
-        let mut attempts = Attempts::new(
-            &worker,
-            &port.key,
-            (record.rule.as_ref(), stays_with),
-            (is_idempotent, Content::Version1),
-        );
+        let in_session = (record.rule.as_ref(), stays_with);
+        let terms = (self.request.is_idempotent(), Content::Version1);
+        let mut attempts = Attempts::new(&self.session.worker, &port.key, in_session, terms);
         let filters = filters.as_deref();
         let kept = attempts.kept().unwrap_or_default();
         let mut message = message(&mut self.request, filters).heard_by(taps).keeping(kept);

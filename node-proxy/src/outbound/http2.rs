@@ -130,7 +130,11 @@ async fn answer(session: &Rc<Session>, request: Request<Incoming>) -> Response<A
     match action {
         Action::Forward(forwarding) => {
             record.backend = record.rule.is_some().then(|| forwarding.port.key.clone());
-            forward(session, record, forwarding, (Request::from_parts(parts, body), grpc)).await
+            let mut request = Request::from_parts(parts, body);
+            if request.version() != Version::HTTP_2 {
+                to_http2(&mut request);
+            }
+            forward(session, record, forwarding, (request, grpc)).await
         }
         Action::Redirect { status, location } => head_only(record, status, &[("location", location)]),
         Action::Preflight(Preflight(lines)) => head_only(record, StatusCode::NO_CONTENT, &lines),
@@ -151,11 +155,8 @@ async fn forward(
     session: &Rc<Session>,
     mut record: Recording<RequestRecord>,
     forwarding: Forwarding,
-    (mut request, grpc): (Request<Incoming>, bool),
+    (request, grpc): (Request<Incoming>, bool),
 ) -> Response<AnswerBody> {
-    if request.version() != Version::HTTP_2 {
-        to_http2(&mut request);
-    }
     let (mut parts, body) = request.into_parts();
     // There only if the request is a CONNECT.
     let mut tunnel = parts.extensions.remove::<OnUpgrade>();
