@@ -169,3 +169,23 @@ fn either_channel_will_do() {
     let (objects, _) = from_directory(BARE);
     assert_eq!(specs(&follower.view.objects()), specs(&objects));
 }
+
+/// Secrets are read where somebody has chosen so; who may not read them waits for nothing.
+#[test]
+fn certificates_are_read_by_a_controller_with_its_own_rights_once_it_has_that_one() {
+    let server = server(Channel::Standard);
+    server.namespace("gammarus-system", &[]);
+    server.apply(include_str!("../../manifests/install/controller.yaml"));
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"name": "late", "namespace": "shop"},
+        "stringData": {"tls.crt": "a", "tls.key": "b"},
+    });
+    server.apply(&secret.to_string());
+    let own = server.kubeconfig_of("gammarus-system", "gammarus-controller");
+    let follower = Follower::ready_of(&[Kind::Gateway, Kind::ConfigMap, Kind::Secret], &own, None);
+    assert!(follower.has_report("Secrets may not be read here"), "{:?}", follower.reports());
+    assert!(follower.view.objects().secrets.is_empty());
+    server.apply(include_str!("../../manifests/install/gateway-certificates.yaml"));
+    follower.see("the Secret", |objects| objects.secrets.keys().any(|key| &*key.name == "late"));
+    follower.wait_until("nothing is missing", |follower| follower.reports().is_empty());
+}

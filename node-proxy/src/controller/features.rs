@@ -25,12 +25,13 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
 /// The features of Gateways, sorted by name as `status.supportedFeatures` of a GatewayClass must be. In it are those whose
 /// every part is judged (`attach`) and done (`ingress`, `outbound`).
 ///
-/// Not in it: UDPRoute, BackendTLSPolicy and client certificates towards backends, which are not applied; and addresses and
-/// infrastructure that a Gateway asks for, while nobody makes its Service.
-pub const GATEWAY_FEATURES: [&str; 39] = [
+/// Not in it: UDPRoute, which is not applied; BackendTLSPolicy, whose status nobody writes; and addresses and infrastructure
+/// that a Gateway asks for, while nobody makes its Service.
+pub const GATEWAY_FEATURES: [&str; 40] = [
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayBackendClientCertificate",
     "GatewayFrontendClientCertificateValidation",
     "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",

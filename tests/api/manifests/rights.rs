@@ -70,8 +70,8 @@ const NEVER: [(&str, &str); 5] = [
     ("update patch", "namespaces, httproutes, clusterroles, rolebindings, customresourcedefinitions"),
     ("create", "clusterrolebindings, customresourcedefinitions, validatingwebhookconfigurations"),
 ];
-/// What only the controller may, for the certificates that Gateways name.
-const CERTIFICATES: [(&str, &str); 1] = [("list watch", "configmaps, secrets")];
+/// What the controller may where somebody has chosen so, for the certificates that Gateways name.
+const CERTIFICATES: [(&str, &str); 1] = [("list watch", "secrets")];
 /// What the controller writes the status of, beside the mesh.
 const JUDGED: &str = "gatewayclasses, gateways, listenersets";
 
@@ -175,7 +175,8 @@ fn the_controller_writes_status_and_its_lease() {
         ],
     );
     controller.check(false, &NEVER);
-    controller.check(true, &CERTIFICATES);
+    controller.check(true, &[("list watch", "configmaps")]);
+    controller.check(false, &CERTIFICATES);
     controller.check(
         false,
         &[

@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(50);
 /// The controller as it is installed: its rights, and a Deployment that nobody here starts.
 const RIGHTS: &str = include_str!("../../../manifests/install/controller.yaml");
+/// And the right that is somebody's choice.
+const CERTIFICATES: &str = include_str!("../../../manifests/install/gateway-certificates.yaml");
 
 /// An API server with somebody who may do everything.
 struct Cluster {
@@ -54,6 +56,7 @@ impl Cluster {
         }
         server.service_account(SYSTEM, "gammarus-controller");
         server.apply(RIGHTS);
+        server.apply(CERTIFICATES);
         let client = connect(Some(&server.kubeconfig())).await.unwrap();
         Self { server, client }
     }

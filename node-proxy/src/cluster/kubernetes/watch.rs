@@ -322,6 +322,8 @@ impl Watcher {
         match head.status {
             status if status.is_success() => Ok(body),
             StatusCode::NOT_FOUND => Err(End::Absent),
+            // That right is somebody's choice, and nobody is to wait for it.
+            StatusCode::FORBIDDEN if self.kind == Kind::Secret => Err(End::Absent),
             StatusCode::GONE => Err(End::Expired),
             // A server without the feature says that the field is forbidden.
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY if is_streamed_list => {
@@ -354,6 +356,11 @@ impl Watcher {
     async fn explain_absence(&self) -> String {
         let Resource { group, versions, .. } = self.resource;
         let (kind, versions) = (self.kind.as_label(), versions.join(" or "));
+        if self.kind == Kind::Secret {
+            return "Secrets may not be read here, and so no certificate of a Gateway is there: see \
+                    install/gateway-certificates.yaml among the manifests"
+                .to_owned();
+        }
         if group != GATEWAY_API {
             return format!("the API server has no {kind} of version {versions}");
         }
