@@ -13,7 +13,8 @@ fn a_request_goes_to_the_route_of_its_host_in_the_mesh_and_outside_of_it() {
     for text in [
         "mtls=yes",
         "status=200",
-        "src.addr=",
+        // Of the family that the client has come by.
+        "dst.addr=10.244.2.",
         "dst.workload=inside",
         "dst.identity=spiffe://cluster.local/ns/shop/sa/inside",
         "backend=shop/inside:80",

@@ -83,7 +83,22 @@ fn fields_of_a_backends_connection_stay_there() {
 #[test]
 fn many_requests_of_one_connection_are_answered_by_as_many_of_http1() {
     let stage = stage();
-    let url = format!("http://{}/version1/port", stage.gateway());
+    check_load(&stage, "/version1/port", "20");
+}
+
+/// A server may close a connection just as the next request is on its way there.
+#[test]
+fn requests_meet_servers_that_leave_without_a_word_and_are_answered_all_the_same() {
+    let stage = stage();
+    for at_once in ["1", "5"] {
+        check_load(&stage, "/version1/leaves", at_once);
+    }
+}
+
+/// Two connections of HTTP/2 with so many requests at once: all are answered.
+#[track_caller]
+fn check_load(stage: &Stage, path: &str, at_once: &str) {
+    let url = format!("http://{}{path}", stage.gateway());
     let load = [
         "h2load",
         "-n",
@@ -91,7 +106,7 @@ fn many_requests_of_one_connection_are_answered_by_as_many_of_http1() {
         "-c",
         "2",
         "-m",
-        "20",
+        at_once,
         "-H",
         "host: plain.example.com",
         "-H",

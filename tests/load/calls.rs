@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::counts::{Counts, Failure, Kind, PATIENCE};
 use crate::grpc_programs::grpc_tool;
+use crate::source::Source;
 
 /// The program, while it calls.
 #[derive(Debug)]
@@ -37,14 +38,14 @@ struct ReportedFailure {
 }
 
 impl Calls {
-    /// Begins to call so many times a second, from a pod. Returns once its connection is open.
+    /// Begins to call so many times a second. Returns once its connection is open.
     #[track_caller]
-    pub(crate) fn begin(world: &World, pod: &str, per_second: u32) -> Self {
+    pub(crate) fn begin(world: &World, source: &Source, per_second: u32) -> Self {
         let (client, rate) = (grpc_tool("grpc-client"), per_second.to_string());
         let patience = format!("{}s", PATIENCE.as_secs());
-        let argv = [&client, "-target", "web:50051", "-rate", &rate, "-timeout", &patience, "paced"];
+        let argv = [&client, "-target", &source.calls, "-rate", &rate, "-timeout", &patience, "paced"];
         let name = format!("paced-{}", SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis());
-        let mut process = world.spawn(pod, &name, &argv).unwrap();
+        let mut process = world.spawn(&source.pod, &name, &argv).unwrap();
         let log = process.log_path().to_owned();
         let reports = || fs::read_to_string(&log).is_ok_and(|log| log.contains('\n'));
         process.wait_until("the first report", PATIENCE, reports).unwrap();

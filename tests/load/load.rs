@@ -42,12 +42,18 @@ impl Load {
     /// Begins with some kinds alone.
     #[track_caller]
     pub(crate) fn start_with(stage: &Stage, kinds: &[Kind]) -> Self {
+        let sources = CLIENTS.map(|(pod, _)| Source::new(&stage.world, pod));
+        Self::start_from(stage, kinds, sources.into())
+    }
+
+    /// Begins with what these sources ask of whom they know.
+    #[track_caller]
+    pub(crate) fn start_from(stage: &Stage, kinds: &[Kind], sources: Vec<Source>) -> Self {
         let kinds: BTreeSet<_> = kinds.iter().copied().collect();
-        let sources: Vec<_> = CLIENTS.iter().map(|(pod, _)| Source::new(&stage.world, pod)).collect();
-        let of_each = Kind::Grpc.per_second() / u32::try_from(CLIENTS.len()).unwrap();
-        let callers = CLIENTS.iter().filter(|_| kinds.contains(&Kind::Grpc));
+        let of_each = Kind::Grpc.per_second() / u32::try_from(sources.len()).unwrap();
+        let callers = sources.iter().filter(|_| kinds.contains(&Kind::Grpc));
         // First, and with a connection: what is done to a load is done to all of its kinds.
-        let calls = callers.map(|(pod, _)| Calls::begin(&stage.world, pod, of_each)).collect();
+        let calls = callers.map(|source| Calls::begin(&stage.world, source, of_each)).collect();
         let tally = Tally::begin();
         let (stop, stopped) = watch::channel(());
         let of_thread = (kinds.clone(), tally.clone());

@@ -7,10 +7,13 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "all of this is tests")]
 
 mod calls;
+#[path = "../ingress/certificate.rs"]
+mod certificate;
 mod connections;
 mod control;
 mod counts;
 mod endpoints;
+mod gateway;
 #[path = "../grpc/programs.rs"]
 mod grpc_programs;
 mod hand_over;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
@@ -11,10 +12,16 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
 
-use crate::source::{Source, Turn};
+use crate::source::{self, Source, Turn};
 
 const PORT: u16 = 80;
+const TLS_PORT: u16 = 443;
+/// The name that is asked for in TLS.
+pub(crate) const HOST_IN_TLS: &str = "web.example.com";
 /// Every so many requests one has a body, which makes it one that nobody may send twice.
 const POST_EVERY: usize = 4;
 /// Every so many requests one has a connection of its own.
@@ -33,6 +40,7 @@ pub(crate) struct Requests {
     kept: Rc<RefCell<VecDeque<Connection>>>,
     turn: Turn,
     family: Turn,
+    opened: Turn,
 }
 
 impl Requests {
@@ -42,6 +50,7 @@ impl Requests {
             kept: Rc::default(),
             turn: Turn::default(),
             family: Turn::default(),
+            opened: Turn::default(),
         }
     }
 
@@ -88,14 +97,31 @@ impl Requests {
     }
 
     async fn open(&self) -> Result<Connection, String> {
-        let destination = SocketAddr::new(self.family.of(&self.source.web), PORT);
-        let stream = self.source.connect(destination).await;
-        let stream = stream.map_err(|error| format!("connecting to {destination}: {error}"))?;
-        let (connection, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(explain)?;
-        // How it ends is told to the request on it.
-        tokio::task::spawn_local(async move { drop(driver.await) });
-        Ok(connection)
+        let tls = match &self.source.requests {
+            source::Requests::EverySecondInTls(tls) if self.opened.next().is_multiple_of(2) => Some(tls),
+            source::Requests::EverySecondInTls(_) | source::Requests::Plain => None,
+        };
+        let port = if tls.is_some() { TLS_PORT } else { PORT };
+        let destination = SocketAddr::new(self.family.of(&self.source.web), port);
+        let failed = |error| format!("connecting to {destination}: {error}");
+        let stream = self.source.connect(destination).await.map_err(failed)?;
+        match tls {
+            Some(tls) => {
+                let name = ServerName::try_from(HOST_IN_TLS).unwrap();
+                let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
+                begin(connecting.await.map_err(failed)?).await
+            }
+            None => begin(stream).await,
+        }
     }
+}
+
+/// Begins to speak HTTP/1.1.
+async fn begin(stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<Connection, String> {
+    let (connection, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(explain)?;
+    // How it ends is told to the request on it.
+    tokio::task::spawn_local(async move { drop(driver.await) });
+    Ok(connection)
 }
 
 /// An error with its causes.

@@ -8,7 +8,7 @@ use crate::stage::{Mesh, Stage};
 const EDITS: u32 = 20;
 
 /// What a rule may do to requests without an answer being another one.
-const FILTERS: [&str; 5] = [
+pub(crate) const FILTERS: [&str; 5] = [
     "",
     "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-edit, value: one}], remove: [x-other]}}",
     "{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: x-edit, value: two}]}}",

@@ -5,16 +5,31 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use node_proxy::demo::world::World;
 use node_proxy::pod::netns::NetnsFd;
+use rustls::ClientConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
+
+/// How requests are made.
+#[derive(Clone, Debug)]
+pub(crate) enum Requests {
+    Plain,
+    EverySecondInTls(Arc<ClientConfig>),
+}
 
 /// A client's pod with the addresses that it asks.
 #[derive(Debug)]
 pub(crate) struct Source {
     netns: NetnsFd,
+    /// Its name.
+    pub(crate) pod: String,
+    /// Where its calls go.
+    pub(crate) calls: String,
+    /// Where its requests go.
+    pub(crate) requests: Requests,
     /// Of the Service whose pods come and go, one of each family.
     pub(crate) web: Vec<IpAddr>,
     /// Of the Service whose pods stay.
@@ -24,12 +39,28 @@ pub(crate) struct Source {
 impl Source {
     #[track_caller]
     pub(crate) fn new(world: &World, pod: &str) -> Self {
+        let (web, steady) = (resolve(world, pod, "web"), resolve(world, pod, "steady"));
+        Self::of(world, pod, (web, steady), ("web:50051".to_owned(), Requests::Plain))
+    }
+
+    /// A client of a Gateway, which is there for both Services. Every second request of it is in TLS.
+    #[track_caller]
+    pub(crate) fn of_gateway(world: &World, pod: &str, gateway: &str, tls: Arc<ClientConfig>) -> Self {
+        let addresses = world.running_pod(gateway).unwrap().addresses.clone();
+        let calls = format!("{}:50051", addresses[0]);
+        Self::of(world, pod, (addresses.clone(), addresses), (calls, Requests::EverySecondInTls(tls)))
+    }
+
+    #[track_caller]
+    fn of(
+        world: &World,
+        pod: &str,
+        (web, steady): (Vec<IpAddr>, Vec<IpAddr>),
+        (calls, requests): (String, Requests),
+    ) -> Self {
         let netns = &world.running_pod(pod).unwrap().netns;
-        Self {
-            netns: NetnsFd::open(&Path::new("/run/netns").join(netns)).unwrap(),
-            web: resolve(world, pod, "web"),
-            steady: resolve(world, pod, "steady"),
-        }
+        let netns = NetnsFd::open(&Path::new("/run/netns").join(netns)).unwrap();
+        Self { netns, pod: pod.to_owned(), calls, requests, web, steady }
     }
 
     /// A new connection from the pod.

@@ -115,6 +115,10 @@ def serve_request(connection, path, body_hash, body_length, head, trailers):
             piece = chunk(PATTERN)
             while True:
                 connection.sendall(piece)
+        case "leaves":
+            # As if it stayed.
+            answer(connection, "200 OK", b"and gone")
+            return False
         case "until-close":
             connection.sendall(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
             return False

@@ -22,7 +22,8 @@ fn it_is_small_sealed_and_for_root_alone() {
     };
     let own_memory = field("RssAnon:");
     say(&format!("the holder: {} KiB, {own_memory} KiB of them its own", field("VmRSS:")));
-    assert!(own_memory < 4096, "{status}");
+    // A part of it are the program's relocations, which grow with all that the other modes can do.
+    assert!(own_memory < 5120, "{status}");
     // Keys are in memory that is locked and left out of dumps.
     let sealed = read("smaps")
         .lines()

@@ -56,7 +56,11 @@ pub(super) async fn accept(
                 Err(error) if is_of_the_connection(&error) => {}
                 // Somebody has closed it (`ss --kill`): it is missed and replaced.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    return tracing::warn!(pod = %pod.pod.pod, ?direction, "a listening socket was closed");
+                    // A Gateway's own goes with its listener.
+                    if direction != Direction::Ingress {
+                        tracing::warn!(pod = %pod.pod.pod, ?direction, "a listening socket was closed");
+                    }
+                    return;
                 }
                 Err(error) => {
                     tracing::warn!(pod = %pod.pod.pod, %error, "cannot accept");

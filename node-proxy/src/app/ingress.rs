@@ -28,7 +28,9 @@ use crate::snapshot::gateway::{BackendTlsPorts, GatewayPorts};
 use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log, panics};
 use crate::turns::Memory;
 
-/// How long those who stay are served once the proxy was told to stop.
+/// How long clients still come once the proxy was told to stop: until everybody knows that it is not ready.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long those who stay are served after that.
 const FAREWELL: Duration = Duration::from_secs(20);
 /// How often is looked whether anybody has stayed.
 const FAREWELL_STEP: Duration = Duration::from_millis(100);
@@ -86,7 +88,7 @@ async fn serve(
     let admin = Admin {
         metrics,
         certificates: certificates(&certs),
-        ready,
+        ready: ready.clone(),
         snapshot: snapshot_dump(&view),
         status: status_dump(&view, gateways),
         log,
@@ -100,11 +102,19 @@ async fn serve(
         follow_ports(&view, (&own, &workers), || drop(loading.take())).await;
         anyhow::Ok(())
     };
+    // What there is is followed to the end.
     tokio::select! {
-        ended = writer.run() => return Err(source_ended(ended)),
-        ended = following => return ended,
-        told = told_to_stop() => told?,
+        ended = writer.run() => Err(source_ended(ended)),
+        ended = following => ended,
+        ended = end_when_told((&ready, &drainer, &workers)) => ended,
     }
+}
+
+/// Waits until it is told to stop, and takes leave of everybody.
+async fn end_when_told((ready, drainer, workers): (&Ready, &Drainer, &Workers)) -> anyhow::Result<()> {
+    told_to_stop().await?;
+    let _ending = ready.block("its end");
+    sleep(GRACE).await;
     drainer.begin();
     workers.retire();
     let end = Instant::now() + FAREWELL;

@@ -16,6 +16,9 @@ use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::snapshot::{AddressRange, NamespacePolicy};
 
+/// What is made for a Gateway has its name in this label (GEP-1762).
+pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
 /// The label of a node that says which zone it is in.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -165,6 +168,7 @@ fn service_account(pod: &Pod) -> &str {
 fn compile_pod(key: &ObjectKey, pod: &Pod, policy: Option<&NamespacePolicy>, identity: SpiffeId) -> Workload {
     let opted_out = pod.labels.find(MESH_LABEL) == Some("disabled");
     let is_expected = policy.is_some_and(|policy| policy.enrolled) && !opted_out;
+    let is_gateway = pod.labels.find(GATEWAY_NAME_LABEL).is_some();
     let plaintext = pod.annotations.find(PLAINTEXT_PORTS_ANNOTATION);
     Workload {
         uid: pod.uid.clone().unwrap_or_default(),
@@ -174,6 +178,7 @@ fn compile_pod(key: &ObjectKey, pod: &Pod, policy: Option<&NamespacePolicy>, ide
         addresses: pod.addresses.to_vec(),
         enrolment: if is_expected { Enrolment::Expected } else { Enrolment::None },
         mtls: policy.map_or(MtlsMode::Permissive, |policy| policy.mtls),
+        is_gateway,
         plaintext_ports: plaintext.map(|text| parse_plaintext_ports(text).ports).unwrap_or_default(),
     }
 }

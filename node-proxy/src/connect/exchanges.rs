@@ -2,9 +2,10 @@
 //!
 //! Requests that have come by HTTP/1.1 have their own way, without a translation ([`super::idle`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
@@ -19,6 +20,10 @@ use crate::http2::{MAX_HEAD, RequestBody};
 use crate::telemetry::Hop;
 use crate::turns;
 
+/// A request that may not be sent again goes only on a connection whose last one began less than this ago: its server is
+/// not about to close it.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// An HTTP/1.1 connection. Whoever has a clone of the pool's has it alone.
 #[derive(Clone, Debug)]
 pub struct ExchangeConnection {
@@ -28,6 +33,8 @@ pub struct ExchangeConnection {
     pub hop: Hop,
     /// Held until the answer has ended.
     pub under_way: Rc<()>,
+    /// When its last request began; none has yet.
+    used: Rc<Cell<Option<Instant>>>,
     usable_until: Instant,
     /// The hop below, if it is not in plain text.
     carrier: Option<hop::Hop>,
@@ -51,21 +58,35 @@ impl Shareable for ExchangeConnection {
     fn reset(&self) {}
 }
 
-/// A connection for `key` that nothing is under way on, dialled now if there is none.
+impl ExchangeConnection {
+    /// Notes that a request begins on it; whether one had before.
+    #[must_use]
+    pub fn begins(&self) -> bool {
+        self.used.replace(Some(Instant::now())).is_some()
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.used.get().is_none_or(|at| at.elapsed() < FRESH)
+    }
+}
+
+/// A connection for `key` that nothing is under way on, dialled now if there is none. `may_repeat`: the request may be sent
+/// again, should the connection turn out to be dead.
 ///
 /// # Errors
 /// When the endpoint cannot be reached.
 pub async fn open(
     worker: &Rc<Worker>,
     pod: &Arc<JoinedPod>,
-    key: &HopKey,
-    destination: &Destination,
+    (key, destination): (&HopKey, &Destination),
+    may_repeat: bool,
 ) -> Result<ExchangeConnection, ConnectError> {
+    let suits = |connection: &ExchangeConnection| may_repeat || connection.is_fresh();
     let dial = async || {
         let dialled = super::open(worker, pod, key, destination).await?;
         begin(dialled, pod, destination).await
     };
-    shared::open(&worker.exchanges, (key, destination), |_| true, dial).await
+    shared::open(&worker.exchanges, (key, destination), suits, dial).await
 }
 
 async fn begin(
@@ -90,5 +111,12 @@ async fn begin(
         }
     }));
     let sender = Rc::new(RefCell::new(sender));
-    Ok(ExchangeConnection { sender, hop, under_way: Rc::default(), usable_until, carrier })
+    Ok(ExchangeConnection {
+        sender,
+        hop,
+        under_way: Rc::default(),
+        used: Rc::default(),
+        usable_until,
+        carrier,
+    })
 }

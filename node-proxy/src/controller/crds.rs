@@ -27,7 +27,8 @@ const BUNDLE_ANNOTATION: &str = "gateway.networking.k8s.io/bundle-version";
 /// Where a CRD says which channel it is of.
 const CHANNEL_ANNOTATION: &str = "gateway.networking.k8s.io/channel";
 /// The CRDs that are asked for, and whether the mesh can do without.
-const CRDS: [(&str, Need); 9] = [
+const CRDS: [(&str, Need); 10] = [
+    ("backendtlspolicies.gateway.networking.k8s.io", Need::None),
     ("gatewayclasses.gateway.networking.k8s.io", Need::None),
     ("gateways.gateway.networking.k8s.io", Need::None),
     ("grpcroutes.gateway.networking.k8s.io", Need::Routes),

@@ -26,7 +26,7 @@ use crate::cluster::objects::Kind;
 pub const NAME: &str = "gammarus-controller";
 
 /// What is judged by: all that could be an input of the judgement. Endpoints and pods, of which there are most, are none.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     Kind::Namespace,
     Kind::Service,
     Kind::HttpRoute,
@@ -34,6 +34,8 @@ pub const KINDS: [Kind; 12] = [
     Kind::TcpRoute,
     Kind::TlsRoute,
     Kind::ReferenceGrant,
+    // With one, a route may lead to a port of TLS.
+    Kind::BackendTlsPolicy,
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::ListenerSet,

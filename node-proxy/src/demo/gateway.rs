@@ -6,6 +6,7 @@ use super::command;
 use super::fault::DemoError;
 use super::node::{ADMIN, READY, ca_flags};
 use super::world::{World, binary};
+use crate::compile::workload::GATEWAY_NAME_LABEL;
 
 impl World {
     /// Starts a pod `name` of the Gateway `gateway` of `namespace`, and returns once the Gateway's ports are open. It is of a
@@ -35,7 +36,8 @@ impl World {
         ]);
         let program: Vec<&str> = argv.iter().map(String::as_str).collect();
         let pod = self.pod(name).namespace(namespace).service_account(name).on(node);
-        pod.labels(&[("gammarus.io/mesh", "disabled"), ("app", name)]).program(&program).start()?;
+        let labels = [("gammarus.io/mesh", "disabled"), ("app", name), (GATEWAY_NAME_LABEL, gateway)];
+        pod.labels(&labels).program(&program).start()?;
         let netns = self.running_pod(name)?.netns.clone();
         let url = format!("http://{ADMIN}/readyz");
         let probe = ["curl", "-s", "--fail", "-o", "/dev/null", "--max-time", "1", &url];

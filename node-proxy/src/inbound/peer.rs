@@ -38,7 +38,8 @@ pub(super) fn find_terms(
     if mode == MtlsMode::Permissive || pod.pod.standing.is_leaving() {
         let (server_first, reason) = match snapshot.find_workload(client.ip()) {
             Some(workload) if workload.enrolment == Enrolment::None => {
-                (ServerFirst::Pass, PlaintextReason::SourceNotEnrolled)
+                let first = if workload.is_gateway { ServerFirst::Hold } else { ServerFirst::Pass };
+                (first, PlaintextReason::SourceNotEnrolled)
             }
             Some(_) => (ServerFirst::Hold, PlaintextReason::StalePeer),
             // A node often has an address of its own in its pods' range: the gateway.

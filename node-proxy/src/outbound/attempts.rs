@@ -63,7 +63,7 @@ impl<'a> Attempts<'a> {
             rule: rule.cloned(),
             is_idempotent,
             made: 0,
-            wish: Wish { tried: Vec::new(), stays_with, content },
+            wish: Wish { stays_with, content, ..Wish::default() },
         }
     }
 

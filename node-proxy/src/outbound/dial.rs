@@ -49,6 +49,21 @@ pub(super) struct Wish {
     pub(super) stays_with: Option<u64>,
     /// What is spoken there.
     pub(super) content: Content,
+    /// Whether the request may be sent again at no risk, on a connection in place of one that turns out to be dead.
+    pub(super) may_repeat: bool,
+    /// Whether the last connection was such a one.
+    pub(super) was_stale: bool,
+}
+
+impl Wish {
+    /// Whether the request goes to the same endpoint once more: its connection had been dead before it was sent.
+    pub(super) fn forgives(&mut self) -> bool {
+        let again = std::mem::take(&mut self.was_stale) && self.may_repeat;
+        if again {
+            self.tried.pop();
+        }
+        again
+    }
 }
 
 /// How a request may use the pool.
@@ -104,7 +119,7 @@ pub(super) async fn try_endpoints<T>(
         note_destination(journey, endpoint);
         let mut destination = Destination::from(&**endpoint);
         destination.tls = session.originate_tls(port, wish.content);
-        let key = HopKey::new(&session.pod.pod, session.client.ip(), &destination);
+        let key = HopKey::new(&session.pod.pod, session.source(), &destination);
         let load = InFlight::begin(&endpoint.load);
         match connect(key, &destination).await {
             Ok(connection) => return Ok((connection, load)),

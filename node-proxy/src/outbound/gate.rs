@@ -1,7 +1,7 @@
 //! The port of a Gateway that a client has come in by: its requests are planned by the routes of that port's listeners, and
 //! not by those of the Services behind them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -79,6 +79,16 @@ impl Session {
             record.journey.fail(reason, self.name_place());
         }
         planned
+    }
+
+    /// The address from which endpoints are dialled: the pod's that has opened the connection, so that they see it; at a
+    /// Gateway, whose clients are elsewhere, whichever address leads there.
+    pub(super) const fn source(&self) -> IpAddr {
+        match (&self.gate, self.destination) {
+            (None, _) => self.client.ip(),
+            (Some(_), SocketAddr::V4(_)) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            (Some(_), SocketAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
     }
 
     /// What endpoints of a port are spoken to with for a client of HTTP/2: behind a Gateway it is what the port is declared to

@@ -33,7 +33,7 @@ use crate::http2::body::BodyTap;
 use crate::http2::translate::to_http2;
 use crate::http2::{self, ClientBody, KeptRequest, LocalExecutor, MAX_HEAD, RequestBody, RequestHead2};
 use crate::route::filter::Preflight;
-use crate::route::{FieldEdit, RouteKind, is_grpc};
+use crate::route::{FieldEdit, Filters, RouteKind, is_grpc};
 use crate::snapshot::service::ServicePort;
 use crate::telemetry::{Recording, RequestRecord};
 use crate::turns;
@@ -160,14 +160,7 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     // There only if the request is a CONNECT.
     let mut tunnel = parts.extensions.remove::<OnUpgrade>();
-    let filters = forwarding.filters.as_deref();
-    let answer_edit = filters.map(|filters| filters.answer_edit(&RequestHead2(&parts)));
-    if let Some(filters) = filters {
-        http2::apply(filters, &mut parts);
-    }
-    // A request without `:authority` (RFC 9113 section 8.3.1 lets it have Host alone) is known to the client's
-    // library as one of HTTP/1.1 only.
-    parts.version = if parts.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+    let answer_edit = edit_request(&mut parts, forwarding.filters.as_deref());
     let taps = copy(session, &forwarding, (&parts, &body), &record);
     let sent = Rc::new(Cell::new(0));
     let Forwarding { port, stays_with, .. } = forwarding;
@@ -176,7 +169,11 @@ async fn forward(
     let terms = (parts.method.is_idempotent(), content);
     let mut attempts = Attempts::new(&session.worker, &port.key, in_session, terms);
     let body = ClientBody { inner: body, bytes: Rc::clone(&sent), taps };
-    let (first, kept) = http2::keep((parts, body), attempts.kept());
+    // One connection carries one exchange there, and is kept for the next one: its server may close it at any time.
+    let is_repeatable = parts.method.is_idempotent() && body.inner.is_end_stream();
+    attempts.wish.may_repeat = content == Content::Version1 && is_repeatable;
+    let kept = attempts.kept().or_else(|| attempts.wish.may_repeat.then_some(0));
+    let (first, kept) = http2::keep((parts, body), kept);
     let mut unsent = Some(first);
     loop {
         record.journey.begin_again();
@@ -211,6 +208,9 @@ async fn forward(
                 if was_sent {
                     unsent = kept.as_ref().and_then(KeptRequest::again);
                 }
+                if unsent.is_some() && attempts.wish.forgives() {
+                    continue;
+                }
                 if unsent.is_none() || !attempts.goes_on(was_sent).await {
                     record.journey.fail(reason, LATE);
                     return failure(record, reason, grpc);
@@ -218,6 +218,18 @@ async fn forward(
             }
         }
     }
+}
+
+/// Changes the head of a request as the filters say; gives what is to become of its answer's.
+fn edit_request(parts: &mut Parts, filters: Option<&Filters>) -> Option<FieldEdit> {
+    let answer_edit = filters.map(|filters| filters.answer_edit(&RequestHead2(parts)));
+    if let Some(filters) = filters {
+        http2::apply(filters, parts);
+    }
+    // A request without `:authority` (RFC 9113 section 8.3.1 lets it have Host alone) is known to the client's
+    // library as one of HTTP/1.1 only.
+    parts.version = if parts.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+    answer_edit
 }
 
 /// Changes the head of an answer as the filters say, and begins a session with it if there is one to begin.
@@ -260,6 +272,7 @@ async fn send(
         record.journey.hop = Some(upstream.hop());
         let under_way = upstream.under_way();
         let Some(sent) = request.take() else { return Err(FailureReason::UpstreamReset) };
+        let may_be_stale = upstream.begins();
         let mut error = match upstream.send(sent).await {
             Ok(response) => {
                 let is_whole = response.body().is_end_stream();
@@ -274,7 +287,8 @@ async fn send(
             wish.tried.pop();
             continue;
         }
-        if is_of_the_endpoint(error.error()) {
+        wish.was_stale = may_be_stale;
+        if !may_be_stale && is_of_the_endpoint(error.error()) {
             session.note_failure(port, &load);
         }
         record.journey.fail(FailureReason::UpstreamReset, with_causes(error.error()));
@@ -335,11 +349,13 @@ async fn find_upstream(
     wish: &mut Wish,
     record: &mut Recording<RequestRecord>,
 ) -> Result<(Upstream, InFlight), FailureReason> {
-    let content = wish.content;
+    let (content, may_repeat) = (wish.content, wish.may_repeat);
     let connect = async |key, destination: &Destination| {
         let (worker, pod) = (&session.worker, &session.pod);
         Ok(match content {
-            Content::Version1 => Upstream::Version1(exchanges::open(worker, pod, &key, destination).await?),
+            Content::Version1 => {
+                Upstream::Version1(exchanges::open(worker, pod, (&key, destination), may_repeat).await?)
+            }
             Content::Version2 | Content::Bytes => {
                 Upstream::Version2(streams::open(worker, pod, &key, destination).await?)
             }

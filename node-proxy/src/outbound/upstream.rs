@@ -38,6 +38,15 @@ impl Upstream {
         }
     }
 
+    /// Notes that a request begins on it. Says whether its server may have closed it just now, as one that was used before
+    /// and carries nothing else.
+    pub(super) fn begins(&self) -> bool {
+        match self {
+            Self::Version1(connection) => connection.begins(),
+            Self::Version2(_) => false,
+        }
+    }
+
     /// Sends a request. It is given back with the error where nothing of it was sent.
     pub(super) async fn send(
         self,

@@ -44,6 +44,8 @@ pub struct Workload {
     pub enrolment: Enrolment,
     /// What its namespace asks of callers.
     pub mtls: MtlsMode,
+    /// Whether it serves a Gateway: it speaks mTLS to pods of the mesh, which it is no part of.
+    pub is_gateway: bool,
     /// Ports named in `gammarus.io/plaintext-ports`: strict mode takes plain text there.
     pub plaintext_ports: Vec<u16>,
 }

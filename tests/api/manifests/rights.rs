@@ -162,7 +162,7 @@ fn the_controller_writes_status_and_its_lease() {
     controller.check(
         true,
         &[
-            ("list watch", "namespaces, services, referencegrants, xmeshes"),
+            ("list watch", "namespaces, services, backendtlspolicies, referencegrants, xmeshes"),
             ("get list watch", ROUTES),
             ("get list watch", JUDGED),
             ("get", "xmeshes"),

@@ -137,6 +137,7 @@ impl GatewayStatuses {
             !tls_routes.is_empty(),
         ];
         let others = [
+            !changed.backend_tls_policies.is_empty(),
             !changed.gateways.is_empty(),
             !changed.listener_sets.is_empty(),
             !changed.namespaces.is_empty(),

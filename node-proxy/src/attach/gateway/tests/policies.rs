@@ -111,3 +111,23 @@ fn names_and_authorities_are_read_as_they_are_written() {
     let expected = [BackendName::Dns("a.example.com".into()), BackendName::Uri("spiffe://a/B".into())];
     assert_eq!(validation.names, expected);
 }
+
+#[test]
+fn a_route_leads_to_a_port_of_tls_where_a_policy_has_the_gateway_speak_it() {
+    let service = "{kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.9, ports: [{name: https, port: 443}]}}";
+    let gateway = gateway("{name: http, port: 80, protocol: HTTP}");
+    let route = route(
+        "HTTPRoute",
+        "r",
+        "parentRefs: [{name: web}], rules: [{backendRefs: [{name: web, port: 443}]}]",
+    );
+    let resolved = |documents: &[&str]| {
+        let gateways = judge(&[&[service, &gateway, &route], documents].concat());
+        let key = RouteRef { kind: RouteKind::Http, key: ObjectKey::new("shop", "r") };
+        gateways.routes[&key].parents[0].conditions[1].reason
+    };
+    assert_eq!(resolved(&[]), ConditionReason::UnsupportedProtocol);
+    let other = policy("p", 1, "{group: '', kind: Service, name: other}", GIVEN);
+    assert_eq!(resolved(&[&other]), ConditionReason::UnsupportedProtocol);
+    assert_eq!(resolved(&[&policy("p", 1, WEB, GIVEN), &authorities("ca")]), ConditionReason::ResolvedRefs);
+}

@@ -20,7 +20,7 @@ const GROUP: &str = "gateway.networking.k8s.io";
 /// The conditions of a GatewayClass that are ours to set and to remove.
 const CLASS_CONDITIONS: [&str; 2] = ["Accepted", "SupportedVersion"];
 /// Those of a Gateway or a ListenerSet.
-const CONDITIONS: [&str; 3] = ["Accepted", "InsecureFrontendValidationMode", "Programmed"];
+const CONDITIONS: [&str; 4] = ["Accepted", "InsecureFrontendValidationMode", "Programmed", "ResolvedRefs"];
 /// Those of a listener.
 const LISTENER_CONDITIONS: [&str; 5] =
     ["Accepted", "Conflicted", "OverlappingTLSConfig", "Programmed", "ResolvedRefs"];
