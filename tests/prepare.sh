@@ -213,7 +213,6 @@ need_mesh_image() {
   need_packages buildah
   MESH_IMAGE=$repository/target/image/gammarus.tar
   mkdir -p "$(dirname "$MESH_IMAGE")"
-  # In a place of its own, since two builds in one wait for each other.
-  CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repository/target}/image "$repository/manifests/image" --profile dev "$MESH_IMAGE"
+  "$repository/manifests/image" --profile dev "$MESH_IMAGE"
   export MESH_IMAGE
 }

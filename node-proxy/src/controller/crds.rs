@@ -321,7 +321,7 @@ mod tests {
         check(&[Some("v1.6.3"), Some("v1.6.0"), Some("v1.6.99-rc.1")], &[]);
         check(
             &[Some("v1.6.3"), Some("v1.5.9")],
-            &["v1.6 of the", "gateways.gateway.networking.k8s.io is of v1.5.9"],
+            &["v1.6 of the", "gatewayclasses.gateway.networking.k8s.io is of v1.5.9"],
         );
         check(&[Some("v1.7.0")], &["is of v1.7.0"]);
         check(
