@@ -43,7 +43,7 @@ impl Source {
         Self::of(world, pod, (web, steady), ("web:50051".to_owned(), Requests::Plain))
     }
 
-    /// A client of a Gateway, which is there for both Services. Every second request of it is in TLS.
+    /// A client of a Gateway, which is there for both Services. Every second connection of its requests is in TLS.
     #[track_caller]
     pub(crate) fn of_gateway(world: &World, pod: &str, gateway: &str, tls: Arc<ClientConfig>) -> Self {
         let addresses = world.running_pod(gateway).unwrap().addresses.clone();
