@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::life::told_to_stop;
-use super::{cert_store, certificates, raise_descriptor_limit, snapshot_dump, source_ended};
+use super::{Telling, cert_store, certificates, run_to_end, snapshot_dump, source_ended, start_telling};
 use crate::accept::{Drainer, JoinedPod, Mesh, Workers};
 use crate::admin::{Admin, Doors, Dump, MayCome, Ready};
 use crate::attach::Attachments;
@@ -25,7 +25,7 @@ use crate::ingress::ports::Ports;
 use crate::pod::own::own_pod;
 use crate::snapshot::Snapshot;
 use crate::snapshot::gateway::{BackendTlsPorts, GatewayPorts};
-use crate::telemetry::{AccessLog, LogControl, Metrics, Telemetry, log, panics};
+use crate::telemetry::Metrics;
 use crate::turns::Memory;
 
 /// How long clients still come once the proxy was told to stop: until everybody knows that it is not ready.
@@ -42,23 +42,11 @@ const NEXT_TRY: Duration = Duration::from_secs(5);
 /// # Errors
 /// If anything that it cannot do without is missing.
 pub fn run_ingress(config: IngressConfig) -> anyhow::Result<()> {
-    let telemetry = &config.serving.telemetry;
-    let log = log::start(telemetry.format, &telemetry.filter)?;
-    raise_descriptor_limit();
-    let metrics = Arc::new(Metrics::new()?);
-    panics::count(&metrics);
-    let access = AccessLog::start(&telemetry.access, telemetry.format, &metrics)?;
-    let telemetry = Telemetry::new(Arc::clone(&metrics), access);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(Box::pin(serve(config, (log, metrics, telemetry.clone()))));
-    telemetry.flush();
-    outcome
+    let telling = start_telling(&config.serving.telemetry)?;
+    run_to_end(telling, |telling| serve(config, telling))
 }
 
-async fn serve(
-    config: IngressConfig,
-    (log, metrics, telemetry): (LogControl, Arc<Metrics>, Telemetry),
-) -> anyhow::Result<()> {
+async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> anyhow::Result<()> {
     let IngressConfig { serving, objects, gateway, pod, service_account } = config;
     let ready = Ready::new();
     let loading = ready.block("the Gateway's ports");
@@ -165,7 +153,8 @@ fn builder(
         let started = Instant::now();
         let step = Step { objects, changed, attachments: &no_routes, groups: &no_groups };
         let mut snapshot = compiler.update(&step);
-        if Gateways::are_concerned(changed) {
+        let mut judged = judged.write().unwrap_or_else(PoisonError::into_inner);
+        if Gateways::are_concerned(&judged.named, changed) {
             let gateways = Gateways::new(objects);
             served = match gateways.gateways.get(&gateway) {
                 Some(own) => {
@@ -177,7 +166,7 @@ fn builder(
                     Default::default()
                 }
             };
-            *judged.write().unwrap_or_else(PoisonError::into_inner) = gateways;
+            *judged = gateways;
         }
         (snapshot.gateway_ports, snapshot.backend_tls) = served.clone();
         metrics.snapshot_published(snapshot.generation, started.elapsed());

@@ -23,7 +23,7 @@ use crate::cluster::objects::{Changed, Objects};
 use crate::cluster::source::ClusterError;
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::compile::{Compiler, Step};
-use crate::config::{EnrolmentConfig, HolderConfig, MeshConfig, ServingConfig};
+use crate::config::{EnrolmentConfig, HolderConfig, MeshConfig, ServingConfig, TelemetryConfig};
 use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
 use crate::holder::succession::Succession;
@@ -84,24 +84,38 @@ pub fn run_holder(config: &HolderConfig) -> anyhow::Result<()> {
 /// # Errors
 /// If anything that it cannot do without is missing.
 pub fn run_mesh(config: MeshConfig) -> anyhow::Result<()> {
-    let log = log::start(config.serving.telemetry.format, &config.serving.telemetry.filter)?;
     remember_home().context("cannot open the network namespace of this process")?;
+    let telling = start_telling(&config.serving.telemetry)?;
+    run_to_end(telling, |telling| serve_mesh(config, telling))
+}
+
+/// What a proxy tells of itself by: its log, its metrics, and both with its access lines.
+type Telling = (LogControl, Arc<Metrics>, Telemetry);
+
+/// Has a proxy tell of itself, and gives it the descriptors that it may have.
+fn start_telling(config: &TelemetryConfig) -> anyhow::Result<Telling> {
+    let log = log::start(config.format, &config.filter)?;
     raise_descriptor_limit();
     let metrics = Arc::new(Metrics::new()?);
     panics::count(&metrics);
-    let access =
-        AccessLog::start(&config.serving.telemetry.access, config.serving.telemetry.format, &metrics)?;
+    let access = AccessLog::start(&config.access, config.format, &metrics)?;
     let telemetry = Telemetry::new(Arc::clone(&metrics), access);
+    Ok((log, metrics, telemetry))
+}
+
+/// Runs a proxy on this thread; its last lines are written when it has ended.
+fn run_to_end<F>(telling: Telling, serve: impl FnOnce(Telling) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let telemetry = telling.2.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(Box::pin(serve_mesh(config, (log, metrics, telemetry.clone()))));
+    let outcome = runtime.block_on(Box::pin(serve(telling)));
     telemetry.flush();
     outcome
 }
 
-async fn serve_mesh(
-    config: MeshConfig,
-    (log, metrics, telemetry): (LogControl, Arc<Metrics>, Telemetry),
-) -> anyhow::Result<()> {
+async fn serve_mesh(config: MeshConfig, (log, metrics, telemetry): Telling) -> anyhow::Result<()> {
     let ready = Ready::new();
     let loading = ready.block("objects");
     let trust_domain = TrustDomain::new(&config.serving.trust_domain)?;

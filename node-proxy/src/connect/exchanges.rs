@@ -5,24 +5,19 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::shared::{self, Shareable};
+use super::idle::FRESH;
+use super::shared::{self, Shareable, Tenure};
 use super::{ConnectError, Destination, Dialled, HopKey};
 use crate::accept::{JoinedPod, Worker};
-use crate::hop;
 use crate::http1::FIELD_LIMIT;
 use crate::http2::{MAX_HEAD, RequestBody};
 use crate::telemetry::Hop;
 use crate::turns;
-
-/// A request that may not be sent again goes only on a connection whose last one began less than this ago: its server is
-/// not about to close it.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// An HTTP/1.1 connection. Whoever has a clone of the pool's has it alone.
 #[derive(Clone, Debug)]
@@ -35,15 +30,12 @@ pub struct ExchangeConnection {
     pub under_way: Rc<()>,
     /// When its last request began; none has yet.
     used: Rc<Cell<Option<Instant>>>,
-    usable_until: Instant,
-    /// The hop below, if it is not in plain text.
-    carrier: Option<hop::Hop>,
+    tenure: Tenure,
 }
 
 impl Shareable for ExchangeConnection {
     fn is_usable(&self) -> bool {
-        let is_carried = self.carrier.as_ref().is_none_or(hop::Hop::is_open);
-        !self.sender.borrow().is_closed() && Instant::now() < self.usable_until && is_carried
+        !self.sender.borrow().is_closed() && self.tenure.lasts()
     }
 
     fn has_room(&self) -> bool {
@@ -94,29 +86,19 @@ async fn begin(
     pod: &JoinedPod,
     destination: &Destination,
 ) -> Result<ExchangeConnection, ConnectError> {
-    let Dialled { transport, hop, usable_until, .. } = dialled;
-    let carrier = transport.hop().cloned();
+    let tenure = Tenure::of(&dialled);
+    let Dialled { transport, hop, .. } = dialled;
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_headers(FIELD_LIMIT)
         .max_buf_size(MAX_HEAD as usize)
         .handshake(TokioIo::new(transport))
         .await
-        .map_err(|error| ConnectError::Dial {
-            address: destination.address,
-            source: Arc::new(std::io::Error::other(error)),
-        })?;
+        .map_err(|error| ConnectError::of_preface(destination.address, error))?;
     turns::spawn(pod.while_there(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "an HTTP/1.1 connection has ended");
         }
     }));
     let sender = Rc::new(RefCell::new(sender));
-    Ok(ExchangeConnection {
-        sender,
-        hop,
-        under_way: Rc::default(),
-        used: Rc::default(),
-        usable_until,
-        carrier,
-    })
+    Ok(ExchangeConnection { sender, hop, under_way: Rc::default(), used: Rc::default(), tenure })
 }

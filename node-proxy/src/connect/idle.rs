@@ -15,7 +15,7 @@ use crate::snapshot::Snapshot;
 /// How long an idle connection is kept unless its server says less.
 const MAX_IDLE: Duration = Duration::from_secs(15);
 /// A request that is not safe to repeat goes only on a connection that was idle for less than this.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 /// How many idle connections one pod keeps to one endpoint.
 const MAX_IDLE_CONNECTIONS: usize = 256;
 

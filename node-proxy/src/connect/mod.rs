@@ -127,6 +127,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// What HTTP has said of a connection that was there, before any request was.
+    fn of_preface(address: SocketAddr, error: hyper::Error) -> Self {
+        Self::Dial { address, source: Arc::new(io::Error::other(error)) }
+    }
+
     /// The reason to give.
     #[must_use]
     pub const fn reason(&self) -> FailureReason {

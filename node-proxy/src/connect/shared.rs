@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{ConnectError, Destination, HopKey, is_forsaken};
+use tokio::time::Instant;
+
+use super::{ConnectError, Destination, Dialled, HopKey, is_forsaken};
+use crate::hop::Hop;
 use crate::snapshot::Snapshot;
 use crate::snapshot::service::EndpointLoad;
 
@@ -27,6 +30,26 @@ pub trait Shareable: Clone {
 
     /// Ends it now.
     fn reset(&self);
+}
+
+/// For how long a connection is good for anything new.
+#[derive(Clone, Debug)]
+pub(super) struct Tenure {
+    until: Instant,
+    /// The hop below, if it is not in plain text.
+    carrier: Option<Hop>,
+}
+
+impl Tenure {
+    /// That of a connection which is there.
+    pub(super) fn of(dialled: &Dialled) -> Self {
+        Self { until: dialled.usable_until, carrier: dialled.transport.hop().cloned() }
+    }
+
+    /// Whether it lasts: on a hop that takes no new streams, and is about to end, nothing new begins.
+    pub(super) fn lasts(&self) -> bool {
+        Instant::now() < self.until && self.carrier.as_ref().is_none_or(Hop::is_open)
+    }
 }
 
 /// The connections to one endpoint.

@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
 
-use super::shared::{self, Shareable};
+use super::shared::{self, Shareable, Tenure};
 use super::{ConnectError, Destination, Dialled, HopKey};
 use crate::accept::{JoinedPod, Worker};
-use crate::hop;
 use crate::http2::{LocalExecutor, MAX_HEAD, RequestBody};
 use crate::telemetry::Hop;
 use crate::turns;
@@ -32,16 +30,12 @@ pub struct Stream {
     pub hop: Hop,
     /// Held until the answer has ended.
     pub under_way: Rc<()>,
-    usable_until: Instant,
-    /// The hop below, if it is not in plain text.
-    carrier: Option<hop::Hop>,
+    tenure: Tenure,
 }
 
 impl Shareable for Stream {
     fn is_usable(&self) -> bool {
-        // A hop that takes no new streams is about to end: nothing new begins on it.
-        let is_carried = self.carrier.as_ref().is_none_or(hop::Hop::is_open);
-        !self.sender.is_closed() && Instant::now() < self.usable_until && is_carried
+        !self.sender.is_closed() && self.tenure.lasts()
     }
 
     fn has_room(&self) -> bool {
@@ -77,22 +71,19 @@ async fn handshake(
     pod: &JoinedPod,
     destination: &Destination,
 ) -> Result<Stream, ConnectError> {
-    let Dialled { transport, hop, usable_until, .. } = dialled;
-    let carrier = transport.hop().cloned();
+    let tenure = Tenure::of(&dialled);
+    let Dialled { transport, hop, .. } = dialled;
     let (sender, connection) = hyper::client::conn::http2::Builder::new(LocalExecutor)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD)
         .handshake(TokioIo::new(transport))
         .await
-        .map_err(|error| ConnectError::Dial {
-            address: destination.address,
-            source: Arc::new(std::io::Error::other(error)),
-        })?;
+        .map_err(|error| ConnectError::of_preface(destination.address, error))?;
     turns::spawn(pod.while_there(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "an HTTP/2 hop has ended");
         }
     }));
-    Ok(Stream { sender, hop, under_way: Rc::default(), usable_until, carrier })
+    Ok(Stream { sender, hop, under_way: Rc::default(), tenure })
 }

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::sleep_until;
@@ -49,11 +49,7 @@ const MAX_SENT: usize = 64 * 1024;
 /// Serves a client's connection. `buffer` holds its first bytes.
 pub(super) async fn serve(session: Session, stream: ClientStream, buffer: ReadBuffer) {
     let session = Rc::new(session);
-    let superseded = session.worker.mesh.drain.begun();
-    let service = service_fn(|request| {
-        let session = Rc::clone(&session);
-        async move { Ok::<_, Infallible>(Box::pin(answer(&session, request)).await) }
-    });
+    let service = answering(&session);
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     if session.gate.is_none() {
         // Behind a Gateway most endpoints speak HTTP/1.1, which has another way to WebSocket: clients are to take that.
@@ -66,42 +62,49 @@ pub(super) async fn serve(session: Session, stream: ClientStream, buffer: ReadBu
         .max_pending_accept_reset_streams(Some(MAX_RESETS))
         .max_local_error_reset_streams(Some(MAX_RESETS))
         .serve_connection(TokioIo::new(Rewind::new(buffer, stream)), service);
-    let mut serving = pin!(serving);
-    let outcome = tokio::select! {
-        outcome = serving.as_mut() => outcome,
-        () = superseded => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "an HTTP/2 client connection has ended");
-    }
+    serve_to_end(&session, serving, |serving| serving.graceful_shutdown()).await;
 }
 
 /// Serves a client's connection of HTTP/1.1 whose requests go on by HTTP/2. `buffer` holds its first bytes.
 pub(super) async fn serve_version1(session: Session, stream: ClientStream, buffer: ReadBuffer) {
     let session = Rc::new(session);
-    let superseded = session.worker.mesh.drain.begun();
-    let service = service_fn(|request| {
-        let session = Rc::clone(&session);
-        async move { Ok::<_, Infallible>(Box::pin(answer(&session, request)).await) }
-    });
+    let service = answering(&session);
     let serving = hyper::server::conn::http1::Builder::new()
         .half_close(true)
         .max_headers(FIELD_LIMIT)
         .max_buf_size(MAX_HEAD as usize)
         .serve_connection(TokioIo::new(Rewind::new(buffer, stream)), service);
+    serve_to_end(&session, serving, |serving| serving.graceful_shutdown()).await;
+}
+
+/// Answers the requests of one connection.
+fn answering(
+    session: &Rc<Session>,
+) -> impl Service<Request<Incoming>, Response = Response<AnswerBody>, Error = Infallible, Future: 'static> + use<>
+{
+    let session = Rc::clone(session);
+    service_fn(move |request| {
+        let session = Rc::clone(&session);
+        async move { Ok(Box::pin(answer(&session, request)).await) }
+    })
+}
+
+/// Serves a connection to its end, which it is asked for when another proxy has taken over.
+async fn serve_to_end<C>(session: &Session, serving: C, ask_to_end: impl FnOnce(Pin<&mut C>))
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let superseded = session.worker.mesh.drain.begun();
     let mut serving = pin!(serving);
     let outcome = tokio::select! {
         outcome = serving.as_mut() => outcome,
         () = superseded => {
-            serving.as_mut().graceful_shutdown();
+            ask_to_end(serving.as_mut());
             serving.await
         }
     };
     if let Err(error) = outcome {
-        tracing::debug!(%error, "an HTTP/1.1 client connection has ended");
+        tracing::debug!(%error, "a client's connection has ended");
     }
 }
 

@@ -29,7 +29,7 @@ use super::condition::{Condition, ConditionReason, ConditionStatus, ConditionTyp
 use super::parent::ParentRef;
 use super::view::wire_name;
 use crate::cluster::api::{Gateway, ListenerSet};
-use crate::cluster::objects::{Changed, ObjectId, ObjectKey, Objects};
+use crate::cluster::objects::{Changed, Kind, ObjectId, ObjectKey, Objects};
 use crate::route::{Age, HostnameMatch, RouteRef};
 pub use authority::Validation;
 use conflict::{find_conflicts, find_overlaps};
@@ -169,9 +169,11 @@ impl Gateways {
         Self { classes, gateways, routes, named, policies: Policies::new(objects) }
     }
 
-    /// Whether these changes may have made another judgement due: endpoints and pods come and go without.
+    /// Whether these changes may have made another judgement due than one that has asked for what is `named`: endpoints and
+    /// pods come and go without, and so do other Secrets and ConfigMaps.
     #[must_use]
-    pub fn are_concerned(changed: &Changed) -> bool {
+    pub fn are_concerned(named: &BTreeSet<ObjectId>, changed: &Changed) -> bool {
+        let is_named = |kind, key: &ObjectKey| named.contains(&ObjectId { kind, key: key.clone() });
         let Changed {
             backend_tls_policies,
             config_maps,
@@ -193,7 +195,6 @@ impl Gateways {
             udp_routes: _,
         } = changed;
         !(backend_tls_policies.is_empty()
-            && config_maps.is_empty()
             && gateway_classes.is_empty()
             && gateways.is_empty()
             && grpc_routes.is_empty()
@@ -201,10 +202,11 @@ impl Gateways {
             && listener_sets.is_empty()
             && namespaces.is_empty()
             && reference_grants.is_empty()
-            && secrets.is_empty()
             && services.is_empty()
             && tcp_routes.is_empty()
             && tls_routes.is_empty())
+            || config_maps.keys().any(|key| is_named(Kind::ConfigMap, key))
+            || secrets.keys().any(|key| is_named(Kind::Secret, key))
     }
 
     /// How many routes are attached to each listener that has any: those whose parent is accepted there.

@@ -40,16 +40,20 @@ pub struct GatewayCompiler {
 struct Served<'g> {
     id: Arc<ListenerId>,
     listener: &'g Listener,
-    routes: Vec<(&'g Arc<AttachedRoute>, &'g [Option<HostnameMatch>])>,
+    routes: Vec<Held<'g>>,
 }
+
+/// A route with the names for which it holds.
+type Held<'g> = (&'g Arc<AttachedRoute>, &'g [Option<HostnameMatch>]);
 
 impl GatewayCompiler {
     /// The ports of a Gateway as it is judged now. Listeners that are not served have none.
     pub fn update(&mut self, gateways: &Gateways, gateway: &JudgedGateway) -> GatewayPorts {
         let before = std::mem::take(&mut self.terminations);
+        let mut routes = find_routes(gateways);
         let mut by_port: BTreeMap<u16, Vec<Served<'_>>> = BTreeMap::new();
         for (id, listener) in gateway.all_listeners().filter(|(_, listener)| listener.is_served()) {
-            let routes = find_routes(gateways, &id);
+            let routes = routes.remove(&id).unwrap_or_default();
             by_port.entry(listener.port).or_default().push(Served { id: Arc::new(id), listener, routes });
         }
         let compile = |(port, served)| Some((port, Arc::new(self.compile_port(served, &before)?)));
@@ -105,15 +109,15 @@ impl GatewayCompiler {
     }
 }
 
-fn find_routes<'g>(
-    gateways: &'g Gateways,
-    id: &ListenerId,
-) -> Vec<(&'g Arc<AttachedRoute>, &'g [Option<HostnameMatch>])> {
-    let routes = gateways.routes.values().flat_map(|route| {
-        let held = route.parents.iter().flat_map(|parent| &parent.listeners);
-        held.filter(|(listener, _)| listener == id).map(|(_, names)| (&route.attached, names.as_slice()))
-    });
-    routes.collect()
+/// The routes of all listeners, each in the order of the routes.
+fn find_routes(gateways: &Gateways) -> BTreeMap<&ListenerId, Vec<Held<'_>>> {
+    let mut routes = BTreeMap::<_, Vec<Held<'_>>>::new();
+    for route in gateways.routes.values() {
+        for (listener, names) in route.parents.iter().flat_map(|parent| &parent.listeners) {
+            routes.entry(listener).or_default().push((&route.attached, names.as_slice()));
+        }
+    }
+    routes
 }
 
 impl Served<'_> {

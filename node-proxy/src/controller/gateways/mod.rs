@@ -16,7 +16,7 @@ use crate::attach::gateway::{
     Gateways, JudgedClass, JudgedGateway, JudgedListenerSet, Listener, ListenerId, ListenerOwner,
 };
 use crate::attach::{Condition, ConditionReason, ConditionStatus, ConditionType};
-use crate::cluster::objects::{Changed, Kind, ObjectId, ObjectKey, Objects};
+use crate::cluster::objects::{Changed, ObjectId, ObjectKey, Objects};
 use crate::route::{RouteKind, RouteRef};
 
 /// `status.addresses` takes no more.
@@ -128,25 +128,7 @@ impl GatewayStatuses {
         if !changed.gateway_classes.is_empty() || self.classes.is_empty() {
             return !changed.gateway_classes.is_empty();
         }
-        let Changed { grpc_routes, http_routes, tcp_routes, tls_routes, .. } = changed;
-        let is_named = |kind, key: &ObjectKey| self.named.contains(&ObjectId { kind, key: key.clone() });
-        let routes = [
-            !grpc_routes.is_empty(),
-            !http_routes.is_empty(),
-            !tcp_routes.is_empty(),
-            !tls_routes.is_empty(),
-        ];
-        let others = [
-            !changed.backend_tls_policies.is_empty(),
-            !changed.gateways.is_empty(),
-            !changed.listener_sets.is_empty(),
-            !changed.namespaces.is_empty(),
-            !changed.reference_grants.is_empty(),
-            !changed.services.is_empty(),
-            changed.config_maps.keys().any(|key| is_named(Kind::ConfigMap, key)),
-            changed.secrets.keys().any(|key| is_named(Kind::Secret, key)),
-        ];
-        routes.contains(&true) || others.contains(&true)
+        Gateways::are_concerned(&self.named, changed)
     }
 
     /// What was judged of a class, if it is ours.
