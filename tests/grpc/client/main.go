@@ -122,7 +122,9 @@ func (c *caller) duplex(ctx context.Context) error {
 	}
 	for number := range c.count {
 		body := []byte(fmt.Sprintf("message %d", number))
-		if err := stream.Send(&pb.StreamingOutputCallRequest{Payload: &pb.Payload{Body: body}}); err != nil {
+		request := &pb.StreamingOutputCallRequest{Payload: &pb.Payload{Body: body}}
+		// An EOF says that the call is over already: its status is to be received.
+		if err := stream.Send(request); err != nil && err != io.EOF {
 			return err
 		}
 		answer, err := stream.Recv()
@@ -150,7 +152,10 @@ func (c *caller) both(ctx context.Context) error {
 	go func() {
 		message := &pb.StreamingOutputCallRequest{Payload: &pb.Payload{Body: make([]byte, c.size)}}
 		for range c.count {
-			if err := stream.Send(message); err != nil {
+			// As above: whoever receives has the status.
+			if err := stream.Send(message); err == io.EOF {
+				break
+			} else if err != nil {
 				sending <- err
 				return
 			}
