@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
 
+mod chronicle;
 mod installation;
 #[path = "../cluster/rig.rs"]
 mod rig;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::chronicle::Chronicle;
 use super::rig::Cluster;
 use super::traffic::Traffic;
 use super::{installation, one_at_a_time};
@@ -23,6 +24,8 @@ fn an_upgrade_of_all_nodes_under_load_loses_nothing_and_restarts_no_pod() {
     let cluster = Cluster::find();
     let (agents_before, lives) = (agents(&cluster), traffic.lives());
     assert_eq!(agents_before.len(), 2, "{agents_before:?}");
+    let mut chronicle = Chronicle::default();
+    chronicle.follow(&cluster);
     let load = traffic.begin();
     // Twice: the second one takes over from a proxy that has taken over itself.
     for _ in 0..2 {
@@ -30,6 +33,7 @@ fn an_upgrade_of_all_nodes_under_load_loses_nothing_and_restarts_no_pod() {
             .kubectl(&["rollout", "restart", "daemonset/gammarus-node", "--namespace", "gammarus-system"])
             .output();
         installation::wait_for(&cluster, "daemonset/gammarus-node");
+        chronicle.follow(&cluster);
     }
     load.end(&traffic);
     let agents_now = agents(&cluster);

@@ -50,6 +50,36 @@ fn the_old_proxy_sees_to_its_connections_and_ends_by_itself_when_they_have_ended
 }
 
 #[test]
+fn a_proxy_that_is_told_to_stop_before_it_hears_of_its_successor_drains_all_the_same() {
+    let mut world = stage();
+    // Both words are there when it wakes: which one it takes first is as it falls.
+    for round in 0..3 {
+        let mut kept = connect(&netns(&world, "client"), service(&world, 80)).unwrap();
+        ask_again(&mut kept, "/before");
+        let mut held = Held::open(&world);
+        let old = world.proxy("node-a").unwrap();
+        old.signal(Signal::SIGSTOP);
+        let new = world.successor("node-a", &[]).unwrap();
+        let serves = || new.log().contains("enrolling pods");
+        assert!(until(PATIENCE, serves), "{}", new.last_words());
+        let mut old = std::mem::replace(world.proxy("node-a").unwrap(), new);
+        old.signal(Signal::SIGTERM);
+        old.signal(Signal::SIGCONT);
+        let is_asked_to_go = || {
+            let head = ask_again(&mut kept, "/on");
+            assert!(head.starts_with("http/1.1 200"), "{round}: {head}");
+            head.contains("connection: close")
+        };
+        assert!(until(PATIENCE, is_asked_to_go), "{round}: {}", old.last_words());
+        held.speak();
+        held.end();
+        ends_well(&mut old);
+        assert!(old.log().contains("drained"), "{}", old.last_words());
+        settle(&world, "client");
+    }
+}
+
+#[test]
 fn the_new_proxy_answers_enrols_and_lets_go_at_once() {
     let mut world = stage();
     let mut held = Held::open(&world);

@@ -1,15 +1,18 @@
 //! The life of a node's proxy: it takes over what is there, serves, and when another one has taken over, drains.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 
 use super::parting::{part, time_to_part};
 use crate::accept::Workers;
@@ -20,6 +23,11 @@ use crate::holder::succession::{Succession, Turn};
 use crate::holder::{Heard, Orders, Taken, take_over};
 use crate::pod::api_server::Installation;
 use crate::pod::enroll;
+
+/// How long a proxy that is told to stop waits for the word that another one has taken over.
+const SUCCESSOR: Duration = Duration::from_secs(2);
+/// Between two looks whether anybody is still served.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What a life is lived with.
 pub(super) struct Life<'a> {
@@ -75,10 +83,16 @@ impl Life<'_> {
         }
         drop(loading);
         tracing::info!(node = %config.serving.node, socket = %config.socket.display(), "enrolling pods");
+        let is_told = Cell::new(false);
         let parting = async {
             told_to_stop().await?;
-            if let Some(installation) = &installation {
-                part(&succession, installation, &config.state_dir).await;
+            is_told.set(true);
+            let is_over = match &installation {
+                Some(installation) => part(&succession, installation, &config.state_dir).await,
+                None => false,
+            };
+            if !is_over && config.hand_over.holder.is_some() {
+                wait_for_successor(workers).await;
             }
             anyhow::Ok(())
         };
@@ -88,7 +102,7 @@ impl Life<'_> {
         }
         tokio::select! {
             () = succession.drain(workers, (&mut heard, config.hand_over.drain)) => Ok(()),
-            told = told_to_stop_at_once(installation.as_ref()) => told,
+            told = told_to_stop_at_once(installation.as_ref(), is_told.get()) => told,
         }
     }
 }
@@ -138,12 +152,23 @@ pub(super) async fn told_to_stop() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whoever exchanges proxies tells the old one to stop once the new one is ready: the holder's word that this one is
+/// superseded may still be on its way, and with it those who are served would be cut. When no successor shows, they are.
+async fn wait_for_successor(workers: &Workers) {
+    let nobody_is_served = async {
+        while workers.connections() > 0 {
+            sleep(LOOK).await;
+        }
+    };
+    // Who is served may well stay for longer.
+    let _ = timeout(SUCCESSOR, nobody_is_served).await;
+}
+
 /// A proxy that drains goes on when it is asked to stop, as whoever exchanges it does: it ends by itself. An interrupt
 /// ends it at once; and the end of the mesh, when it was asked to stop, as its pods leave.
-async fn told_to_stop_at_once(installation: Option<&Installation>) -> anyhow::Result<()> {
+async fn told_to_stop_at_once(installation: Option<&Installation>, mut is_told: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut is_told = false;
     let mut parted = pin!(time_to_part(installation));
     loop {
         tokio::select! {

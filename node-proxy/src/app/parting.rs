@@ -19,9 +19,10 @@ const RELEASE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Releases all pods of the node, if the mesh is being uninstalled: first the plugin, so that nobody joins any more.
-pub(super) async fn part(succession: &Succession, installation: &Installation, state_dir: &Path) {
+/// Returns whether it is.
+pub(super) async fn part(succession: &Succession, installation: &Installation, state_dir: &Path) -> bool {
     if !installation.is_going().await {
-        return;
+        return false;
     }
     tracing::info!("the mesh is being uninstalled");
     let taken_off = async {
@@ -41,6 +42,7 @@ pub(super) async fn part(succession: &Succession, installation: &Installation, s
         }
     }
     succession.registry.release_all(RELEASE, || succession.drainer.begin()).await;
+    true
 }
 
 /// Waits until a mesh that is being uninstalled has had the time to leave the node's pods: what a proxy that another one has
