@@ -14,6 +14,7 @@ pub mod lease;
 pub mod live;
 pub mod metrics;
 pub mod plan;
+pub mod provision;
 mod queue;
 pub mod subject;
 pub mod taint;
