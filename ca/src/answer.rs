@@ -27,7 +27,7 @@ use crate::limit::{CallerKey, RateLimit};
 use crate::metrics::Metrics;
 use crate::spiffe::SpiffeId;
 
-/// How often nodes are to ask for the bundle: so many times in a leaf's life, and within these bounds.
+/// How often callers are to ask for the bundle: so many times in a leaf's life, and within these bounds.
 const ASKED_PER_LEAF_LIFE: u32 = 20;
 const MIN_AGE: Duration = Duration::from_secs(1);
 const MAX_AGE: Duration = Duration::from_secs(300);
@@ -69,10 +69,11 @@ impl Refusal {
 impl From<AuthorizeError> for Refusal {
     fn from(error: AuthorizeError) -> Self {
         let status = match &error {
-            AuthorizeError::ForeignAccount { .. }
-            | AuthorizeError::NoAgent { .. }
+            AuthorizeError::NoServiceAccount { .. }
             | AuthorizeError::NoSuchPod { .. }
-            | AuthorizeError::Unbound => StatusCode::FORBIDDEN,
+            | AuthorizeError::NotOwn { .. }
+            | AuthorizeError::Unbound
+            | AuthorizeError::WrongPod { .. } => StatusCode::FORBIDDEN,
             AuthorizeError::NotTaken { .. } | AuthorizeError::UnknownToken => StatusCode::UNAUTHORIZED,
             AuthorizeError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -107,7 +108,7 @@ impl CertificateAuthority {
             Err(refusal) => Err(refusal),
         };
         let key = match &known {
-            Ok(caller) => CallerKey::Node(caller.node.clone()),
+            Ok(caller) => CallerKey::Known(caller.clone()),
             Err(_) => stranger,
         };
         self.limit.take(&key, Instant::now()).map_err(Refusal::too_many)?;
@@ -145,11 +146,12 @@ impl CertificateAuthority {
         let live = self.keeper.live();
         let validity = Validity::within(live.signer.not_after(), OffsetDateTime::now_utc(), live.leaf)?;
         let leaf = issue::issue_leaf(live.signer.issuer(), &key, &identity, validity)?;
-        tracing::info!(%identity, node = caller.node, not_after = %validity.not_after, "leaf signed");
+        let (node, pod) = (caller.node(), caller.own_pod().map(tracing::field::display));
+        tracing::info!(%identity, node, pod, not_after = %validity.not_after, "leaf signed");
         Ok(SignResponse { chain: leaf + &live.intermediates, trust_bundle: live.bundle_pem.clone() })
     }
 
-    /// The trust bundle, for a node that may have it already: what it says to have is noted.
+    /// The trust bundle, for a caller that may have it already: what a node says to have is noted.
     async fn bundle(
         &self,
         from: IpAddr,
@@ -164,8 +166,9 @@ impl CertificateAuthority {
         let live = self.keeper.live();
         let held = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
         let held = held.map(|tag| tag.trim().trim_matches('"'));
-        if let (Some(tag), Some(caller)) = (held, caller) {
-            self.keeper.note_report(&caller.node, tag);
+        // What a pod says that asks for itself is no word of its node's, whose proxy may be behind.
+        if let (Some(tag), Some(node)) = (held, caller.as_ref().and_then(Caller::node)) {
+            self.keeper.note_report(node, tag);
         }
         let is_held = held == Some(live.bundle.tag());
         if held.is_some() && !is_held && !self.keeper.is_current() {

@@ -30,15 +30,18 @@ pub(crate) struct Args {
     /// How to reach the API server; otherwise as KUBECONFIG or the pod's service account say
     #[arg(long, conflicts_with = "state_dir")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The namespace of the CA and of the node proxies; that of the pod unless it is given
+    /// The namespace of the CA, of the node proxies and of the controller; that of the pod unless it is given
     #[arg(long, env = "GAMMARUS_NAMESPACE")]
     pub(crate) namespace: Option<String>,
-    /// What tokens of node proxies have to be for
+    /// What tokens have to be for
     #[arg(long, default_value = "gammarus-ca")]
     pub(crate) audience: String,
     /// The service account of node proxies
     #[arg(long, default_value = "gammarus-node")]
     pub(crate) agent_service_account: String,
+    /// The service account of the controller, in the same namespace
+    #[arg(long, default_value = "gammarus-controller")]
+    pub(crate) controller_service_account: String,
     /// How long a leaf lives, up to 24 hours
     #[arg(long, default_value_t = 24 * 3600)]
     pub(crate) leaf_lifetime_seconds: u64,
@@ -60,7 +63,7 @@ pub(crate) struct Args {
     /// What is logged: a list of [target=]level
     #[arg(long, env = "GAMMARUS_LOG_LEVEL", value_name = "FILTER", value_parser = check_filter, default_value = "info")]
     pub(crate) log_level: String,
-    /// How many requests a node may make in a second, for long
+    /// How many requests a caller may make in a second, for long
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) requests_per_second: u16,
     /// A DNS name or address that clients know this endpoint by (may be given several times); gammarus-ca, and in a cluster

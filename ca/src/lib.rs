@@ -1,7 +1,8 @@
 //! The certificate authority of the Gammarus mesh, its client, and the identities it signs for.
 //!
 //! A node proxy makes a key, sends a CSR with its own token, and gets a leaf for one service account that
-//! has a pod on that node, together with the trust bundle. The way of a request on the CA's side is
+//! has a pod on that node, together with the trust bundle. The controller and the proxies of Gateways, which no node's proxy
+//! speaks for, ask for the one of their own pod. The way of a request on the CA's side is
 //! `server → answer → authorize → issue`; `client` is the other end. What signs is kept by `keeper`: `rotation` says
 //! which step is next, `state` has it in a directory or a Secret, `supplied` reads a signer that a person gives, and
 //! `signer` checks any before it may sign. `live` is what requests see of all that, and `reports` what nodes say to it.
@@ -12,7 +13,7 @@
 //! 2. Nothing in a leaf comes from the CSR but the public key.
 //! 3. A caller that is not authorised for an identity never reaches the signer.
 //! 4. A root that cannot be read is an error, never a reason to make another one.
-//! 5. Nothing is signed under a root that a node of the mesh may not have yet.
+//! 5. Nothing is signed under a root that a node of the mesh may not have yet; who is no node is not waited for (`reports`).
 
 pub mod answer;
 pub mod api;

@@ -1,12 +1,15 @@
 //! How many requests one caller may make: a bucket each, which fills up again with time.
 //!
 //! A node asks for all its identities at once when it starts, and for each of them twice a leaf life from then on:
-//! the bucket is wide, and fills slowly. Whoever finds it empty is told when to come again.
+//! the bucket is wide, and fills slowly. Whoever finds it empty is told when to come again. A pod that asks for itself has
+//! a bucket of its own, which is neither that of its node nor that of another pod of its service account.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::authorize::Caller;
 
 /// Callers that are remembered; those whose buckets are full are forgotten first.
 const MAX_CALLERS: usize = 16 * 1024;
@@ -14,8 +17,8 @@ const MAX_CALLERS: usize = 16 * 1024;
 /// Whose bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CallerKey {
-    /// A node whose token was good.
-    Node(String),
+    /// Whoever has shown a token that was good.
+    Known(Caller),
     /// Whoever has shown none that is.
     Stranger(IpAddr),
 }
@@ -99,11 +102,21 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authorize::OwnPod;
+
+    fn node(name: &str) -> CallerKey {
+        CallerKey::Known(Caller::NodeProxy(name.to_owned()))
+    }
+
+    fn pod(namespace: &str, name: &str) -> CallerKey {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        CallerKey::Known(Caller::Pod(OwnPod { namespace, name, service_account: "front".to_owned() }))
+    }
 
     #[test]
     fn a_caller_has_a_burst_then_a_rate_and_nobody_elses() {
         let limit = RateLimit::new(Rate { burst: 3.0, per_second: 0.5 });
-        let (start, node) = (Instant::now(), |name: &str| CallerKey::Node(name.to_owned()));
+        let start = Instant::now();
         for _ in 0..3 {
             assert_eq!(limit.take(&node("a"), start), Ok(()));
         }
@@ -123,17 +136,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_asks_for_itself_has_a_bucket_of_its_own() {
+        let limit = RateLimit::new(Rate { burst: 1.0, per_second: 1.0 });
+        let now = Instant::now();
+        assert_eq!(limit.take(&pod("shop", "front-1"), now), Ok(()));
+        assert!(limit.take(&pod("shop", "front-1"), now).is_err());
+        for other in [pod("shop", "front-2"), pod("other", "front-1"), node("front-1"), node("shop/front-1")]
+        {
+            assert_eq!(limit.take(&other, now), Ok(()), "{other:?}");
+        }
+    }
+
+    #[test]
     fn callers_that_are_quiet_are_forgotten_and_the_others_are_not() {
         let limit = RateLimit::new(Rate { burst: 2.0, per_second: 1.0 });
         let start = Instant::now();
-        let busy = CallerKey::Node("busy".to_owned());
+        let busy = node("busy");
         for number in 0..MAX_CALLERS - 1 {
             let address = IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
             limit.take(&CallerKey::Stranger(address), start).unwrap();
         }
         let later = start + Duration::from_secs(10);
         assert_eq!((limit.take(&busy, later), limit.take(&busy, later)), (Ok(()), Ok(())));
-        assert_eq!(limit.take(&CallerKey::Node("one more".to_owned()), later), Ok(()));
+        assert_eq!(limit.take(&node("one more"), later), Ok(()));
         assert_eq!(limit.buckets.lock().unwrap().len(), 2);
         assert!(limit.take(&busy, later).is_err());
     }

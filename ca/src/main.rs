@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use gammarus_ca::answer::CertificateAuthority;
-use gammarus_ca::authorize::{Authorizer, TokenFile, TokenReviewer};
+use gammarus_ca::authorize::{Authorizer, OwnAccounts, TokenFile, TokenReviewer};
 use gammarus_ca::cluster::Cluster;
 use gammarus_ca::issue::LeafLifetime;
 use gammarus_ca::keeper::Keeper;
@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::args::Args;
 
-/// A node may ask for so many seconds' worth of requests at once: when it starts, it asks for all its identities.
+/// A caller may ask for so many seconds' worth of requests at once: a node that starts asks for all its identities.
 const BURST_SECONDS: f64 = 60.0;
 /// By which name clients know the endpoint, and the Service.
 const SERVER_NAME: &str = "gammarus-ca";
@@ -112,17 +112,27 @@ impl Authority {
                 ((keeper, authorizer as Box<dyn Authorizer>), vec![SERVER_NAME.to_owned()])
             }
             _ => {
+                let accounts = own_accounts(args)?;
                 let cluster = Cluster::connect(args.kubeconfig.as_deref(), args.namespace.clone()).await?;
                 let service = format!("{SERVER_NAME}.{}.svc", cluster.namespace());
                 let keeper = open_in(&cluster, args, terms).await?;
-                let (audience, agent) = (args.audience.clone(), args.agent_service_account.clone());
-                let authorizer = Box::new(TokenReviewer::new(cluster, audience, agent));
+                let authorizer = Box::new(TokenReviewer::new(cluster, args.audience.clone(), accounts));
                 ((keeper, authorizer as Box<dyn Authorizer>), vec![SERVER_NAME.to_owned(), service])
             }
         };
         let server_names = if args.server_names.is_empty() { usual } else { args.server_names.clone() };
         Ok(Self { keeper: authority.0, authorizer: authority.1, server_names })
     }
+}
+
+/// Whose pods are not taken for those of a Gateway. One account for both would give the controller what its node runs.
+fn own_accounts(args: &Args) -> anyhow::Result<OwnAccounts> {
+    let (agent, controller) = (&args.agent_service_account, &args.controller_service_account);
+    anyhow::ensure!(
+        agent != controller,
+        "--agent-service-account and --controller-service-account are both `{agent}`: each needs one of its own"
+    );
+    Ok(OwnAccounts { agent: agent.clone(), controller: controller.clone() })
 }
 
 /// Opens the state of a cluster's CA, as soon as the API server answers.

@@ -3,6 +3,13 @@
 //! Of several replicas each hears some of the questions, and none tells the others: whoever has heard all nodes first
 //! promotes the root, and the others see it in the state. A report counts when every replica is sure to give out
 //! the same bundle, so that no later answer takes it back.
+//!
+//! Only nodes report. Pods that ask for themselves, the controller's and those of Gateways' proxies, follow the bundle as
+//! nodes do, and nobody waits for them: otherwise whoever may run a pod could hold a root up by not asking. One that is
+//! behind when the new root begins to sign refuses peers with leaves under it, until it has the bundle: that comes with
+//! its own next leaf, and is to be asked for within the `max-age` of the last answer (five minutes at most). It never
+//! trusts too much meanwhile, and is trusted: the root of its own leaf stays in the bundle of all until the last leaf
+//! under it has ended.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

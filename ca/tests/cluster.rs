@@ -3,6 +3,8 @@
 
 #[path = "../../tests/cluster/api_server.rs"]
 mod api_server;
+#[path = "cluster/pods.rs"]
+mod pods;
 #[path = "cluster/replicas.rs"]
 mod replicas;
 #[path = "cluster/rig.rs"]

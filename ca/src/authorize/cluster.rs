@@ -1,6 +1,7 @@
 //! Callers by the API server: it reviews their tokens, and says which pods are on their nodes.
 //!
-//! What a token is worth is remembered for seconds, by its hash. What a node runs is not: pods are asked for whenever a
+//! What a token is worth is remembered for seconds, by its hash; with it that the pod which it is bound to is there, whether
+//! a node proxy's or one that asks for itself. What a node runs is not: pods are asked for whenever a
 //! leaf is, by a list that the API server keeps by node. So a pod that was bound a moment ago is seen, one that is gone is
 //! not, and there is no cache that could be behind; a watch of all pods by every replica would cost more than a list of one
 //! node's for each leaf.
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ApiResource, ListParams, NotUsed, Object, PostParams};
 use serde::Deserialize;
@@ -19,7 +20,8 @@ use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
-use super::{Answer, AuthorizeError, Authorizer, Caller};
+use super::bearer::{Bearer, PodPart, has_ended};
+use super::{Answer, AuthorizeError, Authorizer, Caller, OwnPod};
 use crate::bundle::fingerprint;
 use crate::cluster::{Cluster, ClusterError};
 use crate::spiffe::SpiffeId;
@@ -37,23 +39,8 @@ const PAGE: u32 = 500;
 /// Pods that have not ended.
 const LIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
-/// Of a pod, what decides.
-type PodPart = Object<PodSpec, PodStatus>;
 /// Of a node, what decides.
 type NodePart = Object<NotUsed, NodeStatus>;
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct PodSpec {
-    node_name: Option<String>,
-    service_account_name: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct PodStatus {
-    phase: Option<String>,
-}
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -69,10 +56,33 @@ struct Condition {
     status: String,
 }
 
-/// Whether a pod has ended. One that is asked to end may go on for hours, and needs its leaf.
-fn has_ended(pod: &PodPart) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+/// The service accounts, in the CA's own namespace, whose pods are not taken for those of a Gateway.
+#[derive(Clone, Debug)]
+pub struct OwnAccounts {
+    /// That of the node proxies.
+    pub agent: String,
+    /// That of the controller.
+    pub controller: String,
+}
+
+/// What the pods of a service account are to the CA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    NodeProxy,
+    Controller,
+    /// Any other account: its pod has to be of a Gateway.
+    Gateway,
+}
+
+impl OwnAccounts {
+    /// What `pod` is by its service account, where `own` is the CA's namespace. A node proxy's stays one with a label, too.
+    fn role(&self, own: &str, pod: &OwnPod) -> Role {
+        match pod.service_account.as_str() {
+            account if pod.namespace == own && account == self.agent => Role::NodeProxy,
+            account if pod.namespace == own && account == self.controller => Role::Controller,
+            _ => Role::Gateway,
+        }
+    }
 }
 
 /// What a token was worth when it was reviewed.
@@ -85,22 +95,23 @@ struct Known {
 /// One token: whoever asks for it first asks for all.
 type Slot = Arc<tokio::sync::Mutex<Option<Known>>>;
 
-/// Reviews tokens that node proxies show, and knows what their nodes run.
+/// Reviews tokens that node proxies, the controller and Gateways' proxies show, and knows what nodes run.
 #[derive(Debug)]
 pub struct TokenReviewer {
     cluster: Cluster,
     audience: String,
-    agent: String,
+    accounts: OwnAccounts,
     known: Mutex<HashMap<String, Slot>>,
     calls: Semaphore,
 }
 
 impl TokenReviewer {
-    /// Takes tokens for `audience` of pods of the service account `agent`, in the namespace of `cluster`.
+    /// Takes tokens for `audience`, of pods of these service accounts in the namespace of `cluster`, and of pods of Gateways
+    /// in any.
     #[must_use]
-    pub fn new(cluster: Cluster, audience: String, agent: String) -> Self {
+    pub fn new(cluster: Cluster, audience: String, accounts: OwnAccounts) -> Self {
         let calls = Semaphore::new(MAX_CALLS);
-        Self { cluster, audience, agent, known: Mutex::default(), calls }
+        Self { cluster, audience, accounts, known: Mutex::default(), calls }
     }
 
     async fn ask<T>(&self, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, AuthorizeError> {
@@ -164,55 +175,45 @@ impl TokenReviewer {
         if !status.audiences.is_some_and(|audiences| audiences.contains(&self.audience)) {
             return Err(not_taken("whoever has reviewed it does not look at audiences"));
         }
-        let user = status.user.unwrap_or_default();
-        let username = user.username.clone().unwrap_or_default();
-        let expected = format!("system:serviceaccount:{}:{}", self.cluster.namespace(), self.agent);
-        if username != expected {
-            return Err(AuthorizeError::ForeignAccount { username, expected });
+        self.find_role(Bearer::of(&status.user.unwrap_or_default())?).await
+    }
+
+    /// What the bearer of a token is, once its pod is found to be there.
+    async fn find_role(&self, bearer: Bearer) -> Result<Caller, AuthorizeError> {
+        let found = self.ask(self.pods(&bearer.pod.namespace).get_opt(&bearer.pod.name)).await?;
+        let found = bearer.check_pod(found.as_ref())?;
+        match self.accounts.role(self.cluster.namespace(), &bearer.pod) {
+            Role::NodeProxy => Ok(Caller::NodeProxy(bearer.node)),
+            Role::Controller => Ok(Caller::Pod(bearer.pod)),
+            Role::Gateway => {
+                bearer.check_label(found)?;
+                Ok(Caller::Pod(bearer.pod))
+            }
         }
-        let claim = |name| claim(&user, name).ok_or(AuthorizeError::Unbound);
-        let (node, pod, uid) = (claim("node-name")?, claim("pod-name")?, claim("pod-uid")?);
-        self.check_agent(node, pod, uid).await?;
-        Ok(Caller { node: node.to_owned() })
     }
 
-    /// The pod that a token is bound to has to be there still, and on the node that the token names.
-    async fn check_agent(&self, node: &str, pod: &str, uid: &str) -> Result<(), AuthorizeError> {
-        let found = self.ask(self.pods(self.cluster.namespace()).get_opt(pod)).await?;
-        let is = |text: Option<&str>, wanted: &str| text == Some(wanted);
-        let problem = match &found {
-            None => "is not there".to_owned(),
-            Some(found) if !is(found.metadata.uid.as_deref(), uid) => {
-                "was replaced by another one of that name".to_owned()
-            }
-            Some(found) if !is(found.spec.node_name.as_deref(), node) => {
-                let actual = found.spec.node_name.as_deref().unwrap_or_default();
-                format!("is on node `{actual}`, and not on `{node}`")
-            }
-            Some(found) if !is(found.spec.service_account_name.as_deref(), &self.agent) => {
-                format!("is not of service account `{}`", self.agent)
-            }
-            Some(found) if has_ended(found) => "has ended".to_owned(),
-            Some(_) => return Ok(()),
-        };
-        let pod = format!("{}/{pod}", self.cluster.namespace());
-        Err(AuthorizeError::NoAgent { pod, problem })
+    /// Whether `caller` may have `identity`. A node's pods are looked for now; what a pod is itself does not change.
+    async fn check_identity(&self, caller: &Caller, identity: &SpiffeId) -> Result<(), AuthorizeError> {
+        match caller {
+            Caller::NodeProxy(node) => self.check_node(node, identity).await,
+            Caller::Pod(pod) => pod.authorize(identity),
+        }
     }
 
-    async fn check_pod(&self, caller: &Caller, identity: &SpiffeId) -> Result<(), AuthorizeError> {
-        let (node, account) = (&caller.node, identity.service_account());
+    async fn check_node(&self, node: &str, identity: &SpiffeId) -> Result<(), AuthorizeError> {
+        let account = identity.service_account();
         let fields = format!("spec.nodeName={node},spec.serviceAccountName={account},{LIVE}");
         let found = self.pods(identity.namespace());
         let found = self.ask(found.list(&ListParams::default().fields(&fields).limit(1))).await?;
         let is_one = |pod: &PodPart| {
-            pod.spec.node_name.as_ref() == Some(node)
+            pod.spec.node_name.as_deref() == Some(node)
                 && pod.spec.service_account_name.as_deref() == Some(account)
                 && !has_ended(pod)
         };
         if found.items.iter().any(is_one) {
             return Ok(());
         }
-        Err(AuthorizeError::NoSuchPod { node: node.clone(), identity: identity.clone() })
+        Err(AuthorizeError::NoSuchPod { node: node.to_owned(), identity: identity.clone() })
     }
 
     /// All objects of a list, part by part.
@@ -233,7 +234,7 @@ impl TokenReviewer {
 
     /// Ready nodes that have a node proxy. One that is not ready asks for the bundle when it comes back.
     async fn find_nodes(&self) -> Result<Vec<String>, AuthorizeError> {
-        let fields = format!("spec.serviceAccountName={},{LIVE}", self.agent);
+        let fields = format!("spec.serviceAccountName={},{LIVE}", self.accounts.agent);
         let agents = self.all(self.pods(self.cluster.namespace()), &fields).await?;
         let with_agent: Vec<_> = agents.into_iter().filter_map(|pod| pod.spec.node_name).collect();
         let nodes = Api::<NodePart>::all_with(self.cluster.client(), &ApiResource::erase::<Node>(&()));
@@ -259,7 +260,7 @@ impl Authorizer for TokenReviewer {
     }
 
     fn authorize<'a>(&'a self, caller: &'a Caller, identity: &'a SpiffeId) -> Answer<'a, ()> {
-        Box::pin(self.check_pod(caller, identity))
+        Box::pin(self.check_identity(caller, identity))
     }
 
     fn nodes(&self) -> Answer<'_, Vec<String>> {
@@ -269,14 +270,6 @@ impl Authorizer for TokenReviewer {
 
 fn unavailable(error: ClusterError) -> AuthorizeError {
     AuthorizeError::Unavailable(Arc::new(error))
-}
-
-/// What the API server says of a token beside whose it is, if it says exactly one thing.
-fn claim<'a>(user: &'a UserInfo, name: &str) -> Option<&'a str> {
-    match user.extra.as_ref()?.get(&format!("authentication.kubernetes.io/{name}"))?.as_slice() {
-        [value] if !value.is_empty() => Some(value),
-        _ => None,
-    }
 }
 
 /// For how long a token that was found good still is, by its own words (RFC 7519, 4.1.4); not at all if it says nothing.
@@ -313,22 +306,16 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_one_value() {
-        let user = |values: &[&str]| UserInfo {
-            extra: Some(
-                [(
-                    "authentication.kubernetes.io/node-name".to_owned(),
-                    values.iter().map(|&value| value.to_owned()).collect(),
-                )]
-                .into(),
-            ),
-            ..UserInfo::default()
+    fn accounts_of_the_cas_own_namespace_alone_are_the_meshs_own() {
+        let accounts = OwnAccounts { agent: "node".to_owned(), controller: "controller".to_owned() };
+        let role = |namespace: &str, account: &str| {
+            let (namespace, service_account) = (namespace.to_owned(), account.to_owned());
+            accounts.role("mesh", &OwnPod { namespace, name: "controller".to_owned(), service_account })
         };
-        assert_eq!(claim(&user(&["a"]), "node-name"), Some("a"));
-        assert_eq!(claim(&user(&["a"]), "pod-name"), None);
-        for values in [&["a", "b"][..], &[""], &[]] {
-            assert_eq!(claim(&user(values), "node-name"), None, "{values:?}");
+        assert_eq!(role("mesh", "node"), Role::NodeProxy);
+        assert_eq!(role("mesh", "controller"), Role::Controller);
+        for (namespace, account) in [("shop", "node"), ("shop", "controller"), ("mesh", "ca"), ("mesh", "")] {
+            assert_eq!(role(namespace, account), Role::Gateway, "{namespace} {account}");
         }
-        assert_eq!(claim(&UserInfo::default(), "node-name"), None);
     }
 }

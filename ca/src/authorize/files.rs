@@ -44,7 +44,12 @@ impl Authorizer for TokenFile {
     }
 
     fn authorize<'a>(&'a self, caller: &'a Caller, identity: &'a SpiffeId) -> Answer<'a, ()> {
-        let (objects, node, identity) = (self.objects.clone(), caller.node.clone(), identity.clone());
+        let node = match caller {
+            Caller::NodeProxy(node) => node.clone(),
+            // No file speaks for a pod.
+            Caller::Pod(_) => return Box::pin(std::future::ready(Err(AuthorizeError::UnknownToken))),
+        };
+        let (objects, identity) = (self.objects.clone(), identity.clone());
         Box::pin(off_the_runtime(move || {
             if has_pod(&objects, &node, &identity, MAX_DEPTH) {
                 Ok(())
@@ -108,7 +113,7 @@ fn find_node(directory: &Path, token: &str) -> Result<Caller, AuthorizeError> {
         tracing::warn!(nodes = ?found, "nodes share one token, which is refused");
     }
     match found.pop() {
-        Some(node) if found.is_empty() => Ok(Caller { node }),
+        Some(node) if found.is_empty() => Ok(Caller::NodeProxy(node)),
         _ => Err(AuthorizeError::UnknownToken),
     }
 }
@@ -223,8 +228,12 @@ mod tests {
     #[track_caller]
     fn check_token(files: &[(&str, &str)], token: &str, node: Option<&str>) {
         let dir = tokens(files);
-        let found = find_node(dir.path(), token).ok().map(|caller| caller.node);
-        assert_eq!(found.as_deref(), node, "token {token:?} among {files:?}");
+        let found = find_node(dir.path(), token).ok();
+        assert_eq!(
+            found,
+            node.map(|node| Caller::NodeProxy(node.to_owned())),
+            "token {token:?} among {files:?}"
+        );
     }
 
     #[test]

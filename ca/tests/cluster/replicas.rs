@@ -12,17 +12,22 @@ use rustls::pki_types::CertificateDer;
 use crate::api_server::ApiServer;
 use crate::rig::{Replica, SHORT_LEAVES, SHORT_LIVES, World, bundle, eventually, is_under, roots, sign};
 
-/// A node that follows the bundle as node proxies do, each time with a replica that chance gives it.
-struct Node<'a> {
+/// A caller that follows the bundle as node proxies do, each time with a replica that chance gives it.
+struct Follower<'a> {
     world: &'a World,
     token: String,
     held: TrustBundle,
     asked: u32,
 }
 
-impl<'a> Node<'a> {
+impl<'a> Follower<'a> {
+    /// The proxy of a node.
     async fn new(world: &'a World, pod: &str, replica: &Replica) -> Self {
-        let token = world.token(pod);
+        Self::with(world, world.token(pod), replica).await
+    }
+
+    /// Whoever has this token.
+    async fn with(world: &'a World, token: String, replica: &Replica) -> Self {
         let held = bundle(&world.client(replica, &token, &world.given_out())).await;
         Self { world, token, held, asked: 0 }
     }
@@ -119,8 +124,8 @@ async fn a_rotation_switches_all_replicas_and_kills_lose_nothing() {
     let world = World::new(ApiServer::shared(), "rotation");
     world.agent("agent-b", "node-b");
     let mut replicas: Vec<_> = (0..3).map(|_| world.start(&SHORT_LIVES)).collect();
-    let mut client_node = Node::new(&world, "agent-a", &replicas[0]).await;
-    let mut server_node = Node::new(&world, "agent-b", &replicas[1]).await;
+    let mut client_node = Follower::new(&world, "agent-a", &replicas[0]).await;
+    let mut server_node = Follower::new(&world, "agent-b", &replicas[1]).await;
     let (web, begun, mut kills, mut asked) = (world.identity("web"), Instant::now(), 0, Instant::now());
     let mut history = History::default();
     while begun.elapsed() < Duration::from_secs(100) {
@@ -167,18 +172,40 @@ async fn what_all_nodes_have_reported_signs_before_a_leaf_life_has_passed() {
     // Two thirds of a root's life are 80 s at least: leaves of 20 s, issuers of 60 s, roots of 120 s.
     let lives = ["--leaf-lifetime-seconds=20", "--issuer-lifetime-seconds=60", "--root-lifetime-seconds=120"];
     let replicas = [world.start(&lives), world.start(&lives)];
-    let mut node = Node::new(&world, "agent-a", &replicas[0]).await;
+    let mut node = Follower::new(&world, "agent-a", &replicas[0]).await;
     // Nobody waits for a node that is not ready, nor for one without a node proxy.
     world.server.node(&world.node("broken"));
     world.server.pod(&world.namespace, "agent-broken", "gammarus-node", &world.node("broken"));
     world.agent("agent-left", "node-left");
     world.remove(&world.namespace, "agent-left");
+    // Nor for a pod that asks for itself: this one never has what comes.
+    world.gateway("behind", "node-a");
+    let mut behind = Follower::with(&world, world.token_in_shop("behind"), &replicas[0]).await;
+    for _ in 0..replicas.len() * 2 {
+        behind.follow(&replicas).await;
+    }
+    world.gateway("ahead", "node-a");
+    let mut others = [world.token_in_shop("ahead"), world.controller("node-a")].into_iter();
+    let mut ahead = Follower::with(&world, others.next().unwrap(), &replicas[0]).await;
+    let mut controller = Follower::with(&world, others.next().unwrap(), &replicas[0]).await;
     // A root of one's own that comes is announced at once: nobody need wait for ours to end.
     let own = roots(&world.given_out());
     supply(&world, &signer("mine"), false);
     eventually("the new root is given out", || (roots(&world.given_out()).len() == 2).then_some(()));
     let announced = Instant::now();
     let web = world.identity("web");
+    // What pods on the node say that ask for themselves does not say that the node's proxy has it. Reports count after 5 s.
+    while announced.elapsed() < Duration::from_secs(9) {
+        ahead.follow(&replicas).await;
+        controller.follow(&replicas).await;
+        let signed = sign(&node.client(&replicas), &web).await.unwrap();
+        assert!(
+            is_under(&signed, &own),
+            "the node has not reported, and a root that it has not is signed with"
+        );
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!([ahead.held.roots().len(), controller.held.roots().len(), node.held.roots().len()], [2, 2, 1]);
     loop {
         node.follow(&replicas).await;
         let signed = sign(&node.client(&replicas), &web).await.unwrap();

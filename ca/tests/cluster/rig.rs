@@ -124,14 +124,47 @@ impl World {
         id(&format!("spiffe://cluster.local/ns/{}/sa/{account}", self.shop()))
     }
 
+    /// A pod of the shop that is a Gateway's, with a service account of its own name.
+    pub(crate) fn gateway(&self, name: &str, node: &str) {
+        self.pod(name, node);
+        self.label(&self.shop(), name, "front");
+    }
+
+    /// Gives a pod the label of a Gateway, with this value.
+    pub(crate) fn label(&self, namespace: &str, pod: &str, gateway: &str) {
+        let label = format!("gateway.networking.k8s.io/gateway-name={gateway}");
+        self.server.kubectl(&["label", "--overwrite", "pod", pod, &label, "--namespace", namespace]).output();
+    }
+
+    /// The controller's pod: its token.
+    pub(crate) fn controller(&self, node: &str) -> String {
+        let account = "gammarus-controller";
+        self.server.service_account(&self.namespace, account);
+        self.server.pod(&self.namespace, "controller", account, &self.node(node));
+        self.token_of((&self.namespace, account), "controller")
+    }
+
     /// The token of a pod of the node proxy, as it is mounted.
     pub(crate) fn token(&self, pod: &str) -> String {
-        self.server.token(TokenFor {
-            namespace: &self.namespace,
-            service_account: "gammarus-node",
-            audience: Some("gammarus-ca"),
-            pod: Some(pod),
-        })
+        self.token_of((&self.namespace, "gammarus-node"), pod)
+    }
+
+    /// The token for the CA of a pod of a service account.
+    pub(crate) fn token_of(&self, (namespace, service_account): (&str, &str), pod: &str) -> String {
+        let audience = Some("gammarus-ca");
+        self.server.token(TokenFor { namespace, service_account, audience, pod: Some(pod) })
+    }
+
+    /// The same of a pod of the shop that has a service account of its own name.
+    pub(crate) fn token_in_shop(&self, pod: &str) -> String {
+        self.token_of((&self.shop(), pod), pod)
+    }
+
+    /// Says how a pod ended.
+    pub(crate) fn end(&self, namespace: &str, pod: &str, phase: &str) {
+        let status = format!(r#"{{"status":{{"phase":"{phase}"}}}}"#);
+        let patch = ["patch", "pod", pod, "--subresource=status", "--patch", &status, "--namespace"];
+        self.server.kubectl(&[&patch[..], &[namespace]].concat()).output();
     }
 
     /// `kubectl` in the CA's namespace; what it prints, byte for byte.

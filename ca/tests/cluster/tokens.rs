@@ -57,11 +57,13 @@ async fn only_the_bound_token_of_a_node_proxy_is_taken() {
     refused(
         ask(&workload).await,
         403,
-        &format!("is of `system:serviceaccount:{shop}:web`: only node proxies"),
+        &format!(
+            "pod `{shop}/web` of the bearer token has no label `gateway.networking.k8s.io/gateway-name`: only"
+        ),
     );
     server.service_account(&shop, "gammarus-node");
     let namesake = of(&shop, "gammarus-node", ours, None);
-    refused(ask(&namesake).await, 403, "only node proxies");
+    refused(ask(&namesake).await, 403, "not bound to a pod");
     let unbound = of(own, "gammarus-node", ours, None);
     refused(ask(&unbound).await, 403, "not bound to a pod");
     // A token is what the API server says of it: every byte counts, and so does the time.
@@ -102,8 +104,7 @@ async fn the_node_proxy_of_a_token_has_to_be_there() {
     world.agent("replaced", "node-a");
     refused(ask(&replaced).await, 403, "was replaced by another one of that name");
     let ended = remembered("ended");
-    let phase = r#"{"status":{"phase":"Failed"}}"#;
-    world.kubectl(&["patch", "pod", "ended", "--subresource=status", "--patch", phase]);
+    world.end(&own, "ended", "Failed");
     refused(ask(&ended).await, 403, "pod `agents/ended` of the bearer token has ended");
     world.agent("never-asked", "node-a");
     let invalid = world.token("never-asked");
@@ -140,9 +141,7 @@ async fn a_node_gets_the_identities_of_the_pods_that_it_runs_now() {
         refused(sign(&a, &identity).await, 403, "has no running pod");
         world.pod(&name, "node-a");
         sign(&a, &identity).await.unwrap();
-        let phase = r#"{"status":{"phase":"Succeeded"}}"#;
-        let patch = ["patch", "pod", &name, "--subresource=status", "--patch", phase];
-        world.server.kubectl(&[&patch[..], &["--namespace", &world.shop()]].concat()).output();
+        world.end(&world.shop(), &name, "Succeeded");
         refused(sign(&a, &identity).await, 403, "has no running pod");
     }
     world.remove(&world.shop(), "web");
