@@ -25,6 +25,7 @@
 //! | [`compile`] | pure: objects and attachments → snapshot |
 //! | [`snapshot`] | what the data path reads |
 //! | [`controller`] | what is judged, written into the status of routes |
+//! | [`feed`] | what the controller tells the proxies of Gateways |
 //! | [`holder`] | what a node keeps from one proxy to the next |
 //! | [`admin`], [`telemetry`] | health, dump, metrics, the access log |
 //! | [`demo`] | two nodes of network namespaces, and the story played on them |
@@ -52,6 +53,7 @@ pub mod demo;
 #[cfg(test)]
 mod dice;
 pub mod error;
+pub mod feed;
 pub mod forward;
 pub mod holder;
 pub mod hop;

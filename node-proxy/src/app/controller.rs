@@ -6,13 +6,15 @@ use std::fs;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context as _;
+use gammarus_ca::{SpiffeId, TrustDomain};
 use kube::Client;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::life::told_to_stop;
-use super::source_ended;
-use crate::admin::{Admin, Doors, Dump, MayCome, Ready};
+use super::{cert_store, certificates, source_ended};
+use crate::admin::{Admin, Certificates, Doors, Dump, MayCome, Ready};
 use crate::balance::random;
 use crate::cluster::kubernetes::{KubernetesSource, Scope, connect};
 use crate::cluster::objects::{Changed, Objects};
@@ -28,9 +30,10 @@ use crate::controller::subject::SubjectKind;
 use crate::controller::work::{self, Changes};
 use crate::controller::write::{StatusWriter, WriterParts};
 use crate::controller::{KINDS, NAME, taint};
+use crate::feed::serve::FeedServer;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{LogControl, Metrics, log, panics};
-use crate::tls::Expiries;
+use crate::tls::{CertStore, Expiries};
 
 /// Writes the status of routes and Gateways, or stands by, until it is told to stop.
 ///
@@ -63,6 +66,8 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     let source = KubernetesSource::start(&client, scope, &metrics);
     let (writer, view) = Writer::new(source, judge(&sight));
     let (mut candidate, leadership) = Candidate::new(client.clone(), &namespace, NAME, identity());
+    let feed = open_feed(config, &namespace)?;
+    let certs = feed.as_ref().map(|feed| Arc::clone(&feed.certs));
     let parts = WriterParts {
         leadership: leadership.clone(),
         judged: Arc::clone(&sight.judged),
@@ -74,7 +79,7 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     let ready = Ready::new();
     let admin = Admin {
         metrics,
-        certificates: Arc::new(Expiries::default),
+        certificates: certs.map_or_else(none, |certs| certificates(&certs)),
         ready: ready.clone(),
         snapshot: leader_dump(candidate.identity().to_owned(), leadership.clone()),
         status: status_dump(&view, &sight, &statuses),
@@ -94,6 +99,7 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
         drop(loading);
         ready.wait().await;
         tokio::select! {
+            never = serve_feed(feed, (&view, &sight.judged)) => match never {},
             never = candidate.run() => match never {},
             never = work::run(&statuses, leadership, arriving) => match never {},
         }
@@ -108,6 +114,38 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     following.shutdown().await;
     candidate.resign().await;
     outcome
+}
+
+/// What proxies of Gateways come to, and as whom they are met there.
+struct FeedDoor {
+    listener: TcpListener,
+    certs: Arc<CertStore>,
+    identity: SpiffeId,
+}
+
+/// Opens the feed, where there is to be one.
+fn open_feed(config: &ControllerConfig, namespace: &str) -> anyhow::Result<Option<FeedDoor>> {
+    let Some(feed) = &config.feed else { return Ok(None) };
+    let identity = SpiffeId::new(TrustDomain::new(&config.trust_domain)?, namespace, NAME)?;
+    let listener = std::net::TcpListener::bind(feed.listen)
+        .with_context(|| format!("cannot listen on {}", feed.listen))?;
+    listener.set_nonblocking(true)?;
+    let certs = Arc::new(cert_store(&feed.ca, None)?);
+    certs.start(&identity);
+    Ok(Some(FeedDoor { listener: TcpListener::from_std(listener)?, certs, identity }))
+}
+
+async fn serve_feed(
+    door: Option<FeedDoor>,
+    (view, judged): (&ClusterView, &Arc<RwLock<Judged>>),
+) -> Infallible {
+    let Some(FeedDoor { listener, certs, identity }) = door else { return std::future::pending().await };
+    FeedServer { certs, identity, view: view.clone(), judged: Arc::clone(judged) }.run(listener).await
+}
+
+/// Of a controller that feeds nobody.
+fn none() -> Certificates {
+    Arc::new(Expiries::default)
 }
 
 /// Who this is, told from every other process that was ever in its place.

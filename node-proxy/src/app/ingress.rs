@@ -17,15 +17,18 @@ use crate::attach::Attachments;
 use crate::attach::gateway::Gateways;
 use crate::cluster::directory::Directory;
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
+use crate::cluster::source::{ClusterError, ObjectSource, Update};
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::compile::gateway::{GatewayCompiler, compile_backend_tls};
 use crate::compile::{Compiler, Step};
-use crate::config::IngressConfig;
+use crate::config::{IngressConfig, IngressObjects};
+use crate::feed::follow::{Feed, FeedPeers};
 use crate::ingress::ports::Ports;
 use crate::pod::own::own_pod;
 use crate::snapshot::Snapshot;
 use crate::snapshot::gateway::{BackendTlsPorts, GatewayPorts};
 use crate::telemetry::Metrics;
+use crate::tls::CertStore;
 use crate::turns::Memory;
 
 /// How long clients still come once the proxy was told to stop: until everybody knows that it is not ready.
@@ -52,11 +55,12 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
     let loading = ready.block("the Gateway's ports");
     let trust_domain = TrustDomain::new(&serving.trust_domain)?;
     let identity = SpiffeId::new(trust_domain.clone(), &pod.namespace, &service_account)?;
-    let source = Directory::open(&objects)?;
+    let certs = Arc::new(cert_store(&serving.ca, None)?);
+    certs.start(&identity);
+    let source = open(objects, (&trust_domain, &identity), &certs)?;
     let gateways = Arc::default();
     let compiler = Compiler::new(&serving.node, trust_domain);
     let (writer, view) = Writer::new(source, builder(gateway.clone(), compiler, (&gateways, &metrics)));
-    let certs = Arc::new(cert_store(&serving, None)?);
     let (drainer, drain) = Drainer::new();
     let limits = serving.data_path.limits;
     let mesh = Arc::new(Mesh {
@@ -67,7 +71,6 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
         drain,
     });
     let workers = Workers::start(&mesh, serving.data_path.workers).context("cannot start the data path")?;
-    certs.start(&identity);
     let (_stays, gone) = watch::channel(false);
     let memory = Memory::new(limits.buffered_bytes);
     let shares = workers.shares(&memory);
@@ -96,6 +99,41 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
         ended = following => ended,
         ended = end_when_told((&ready, &drainer, &workers)) => ended,
     }
+}
+
+/// Where the objects are read.
+enum Source {
+    Directory(Box<Directory>),
+    Feed(Box<Feed>),
+}
+
+impl ObjectSource for Source {
+    async fn next(&mut self) -> Result<Update, ClusterError> {
+        match self {
+            Self::Directory(source) => source.next().await,
+            Self::Feed(source) => source.next().await,
+        }
+    }
+}
+
+fn open(
+    objects: IngressObjects,
+    (trust_domain, own): (&TrustDomain, &SpiffeId),
+    certs: &Arc<CertStore>,
+) -> anyhow::Result<Source> {
+    Ok(match objects {
+        IngressObjects::Directory(root) => Source::Directory(Box::new(Directory::open(&root)?)),
+        IngressObjects::Feed { address, service_account, state_dir } => {
+            let ObjectKey { namespace, name } = &service_account;
+            let peers = FeedPeers {
+                address: address.to_string(),
+                controller: SpiffeId::new(trust_domain.clone(), namespace, name)?,
+                own: own.clone(),
+                certs: Arc::clone(certs),
+            };
+            Source::Feed(Box::new(Feed::start(peers, Some(&state_dir))))
+        }
+    })
 }
 
 /// Waits until it is told to stop, and takes leave of everybody.

@@ -23,7 +23,7 @@ use crate::cluster::objects::{Changed, Objects};
 use crate::cluster::source::ClusterError;
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::compile::{Compiler, Step};
-use crate::config::{EnrolmentConfig, HolderConfig, MeshConfig, ServingConfig, TelemetryConfig};
+use crate::config::{CaConfig, EnrolmentConfig, HolderConfig, MeshConfig, TelemetryConfig};
 use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
 use crate::holder::succession::Succession;
@@ -126,7 +126,7 @@ async fn serve_mesh(config: MeshConfig, (log, metrics, telemetry): Telling) -> a
         Writer::new(source, builder(&config.serving.node, &trust_domain, (&attachments, &metrics)));
     let has_holder = config.hand_over.holder.is_some();
     let (keeper, fetched, orders) = Keeper::new();
-    let certs = Arc::new(cert_store(&config.serving, has_holder.then_some(fetched))?);
+    let certs = Arc::new(cert_store(&config.serving.ca, has_holder.then_some(fetched))?);
     let (drainer, drain) = Drainer::new();
     let mesh = Arc::new(Mesh {
         snapshot: Arc::clone(view.snapshot()),
@@ -195,8 +195,7 @@ fn open_registry(
 }
 
 /// The leaves, from the CA.
-fn cert_store(config: &ServingConfig, fetched: Option<Fetched>) -> anyhow::Result<CertStore> {
-    let ca = &config.ca;
+fn cert_store(ca: &CaConfig, fetched: Option<Fetched>) -> anyhow::Result<CertStore> {
     let client = CaClient::new(ca.address.to_string(), &ca.server_name, &ca.bundle, &ca.token_file)?;
     let certs = CertStore::new(Arc::new(client), tokio::runtime::Handle::current());
     Ok(match fetched {

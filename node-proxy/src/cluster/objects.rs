@@ -14,6 +14,7 @@ use super::api::{
     BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, ReferenceGrant, TcpRoute,
     TlsRoute, UdpRoute,
 };
+pub use super::kind::Kind;
 use super::trimmed::{EndpointSlice, Pod};
 
 /// The namespace and name of an object; cluster-scoped kinds have an empty namespace.
@@ -99,80 +100,6 @@ pub struct Objects {
     pub udp_routes: BTreeMap<ObjectKey, Arc<UdpRoute>>,
 }
 
-/// The kinds that [`Objects`] holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// BackendTLSPolicy.
-    BackendTlsPolicy,
-    /// ConfigMap.
-    ConfigMap,
-    /// EndpointSlice.
-    EndpointSlice,
-    /// Gateway.
-    Gateway,
-    /// GatewayClass.
-    GatewayClass,
-    /// GRPCRoute.
-    GrpcRoute,
-    /// HTTPRoute.
-    HttpRoute,
-    /// ListenerSet.
-    ListenerSet,
-    /// The mark of an enrolled pod, which is not an object of its own in Kubernetes.
-    Mark,
-    /// Namespace.
-    Namespace,
-    /// Node.
-    Node,
-    /// Pod.
-    Pod,
-    /// ReferenceGrant.
-    ReferenceGrant,
-    /// Secret.
-    Secret,
-    /// Service.
-    Service,
-    /// TCPRoute.
-    TcpRoute,
-    /// TLSRoute.
-    TlsRoute,
-    /// UDPRoute.
-    UdpRoute,
-}
-
-impl Kind {
-    /// The kind as manifests write it.
-    #[must_use]
-    pub const fn as_label(self) -> &'static str {
-        match self {
-            Self::BackendTlsPolicy => "BackendTLSPolicy",
-            Self::ConfigMap => "ConfigMap",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::Gateway => "Gateway",
-            Self::GatewayClass => "GatewayClass",
-            Self::GrpcRoute => "GRPCRoute",
-            Self::HttpRoute => "HTTPRoute",
-            Self::ListenerSet => "ListenerSet",
-            Self::Mark => "Mark",
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::ReferenceGrant => "ReferenceGrant",
-            Self::Secret => "Secret",
-            Self::Service => "Service",
-            Self::TcpRoute => "TCPRoute",
-            Self::TlsRoute => "TLSRoute",
-            Self::UdpRoute => "UDPRoute",
-        }
-    }
-
-    /// Whether objects of this kind live in no namespace.
-    #[must_use]
-    pub const fn is_cluster_scoped(self) -> bool {
-        matches!(self, Self::GatewayClass | Self::Namespace | Self::Node)
-    }
-}
-
 /// Which object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId {
@@ -227,6 +154,33 @@ pub enum Object {
     TlsRoute(Arc<TlsRoute>),
     /// A UDPRoute.
     UdpRoute(Arc<UdpRoute>),
+}
+
+impl Object {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
+            Self::ConfigMap(_) => Kind::ConfigMap,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Gateway(_) => Kind::Gateway,
+            Self::GatewayClass(_) => Kind::GatewayClass,
+            Self::GrpcRoute(_) => Kind::GrpcRoute,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::ListenerSet(_) => Kind::ListenerSet,
+            Self::Mark(_) => Kind::Mark,
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Node(_) => Kind::Node,
+            Self::Pod(_) => Kind::Pod,
+            Self::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Self::Secret(_) => Kind::Secret,
+            Self::Service(_) => Kind::Service,
+            Self::TcpRoute(_) => Kind::TcpRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
+            Self::UdpRoute(_) => Kind::UdpRoute,
+        }
+    }
 }
 
 /// What a source says has changed about one object.
@@ -316,6 +270,33 @@ fn all_new<T>(objects: &BTreeMap<ObjectKey, T>) -> Before<T> {
 }
 
 impl Objects {
+    /// The object that is named, if it is there.
+    #[must_use]
+    pub fn find(&self, ObjectId { kind, key }: &ObjectId) -> Option<Object> {
+        Some(match kind {
+            Kind::BackendTlsPolicy => {
+                Object::BackendTlsPolicy(Arc::clone(self.backend_tls_policies.get(key)?))
+            }
+            Kind::ConfigMap => Object::ConfigMap(Arc::clone(self.config_maps.get(key)?)),
+            Kind::EndpointSlice => Object::EndpointSlice(Arc::clone(self.endpoint_slices.get(key)?)),
+            Kind::Gateway => Object::Gateway(Arc::clone(self.gateways.get(key)?)),
+            Kind::GatewayClass => Object::GatewayClass(Arc::clone(self.gateway_classes.get(key)?)),
+            Kind::GrpcRoute => Object::GrpcRoute(Arc::clone(self.grpc_routes.get(key)?)),
+            Kind::HttpRoute => Object::HttpRoute(Arc::clone(self.http_routes.get(key)?)),
+            Kind::ListenerSet => Object::ListenerSet(Arc::clone(self.listener_sets.get(key)?)),
+            Kind::Mark => Object::Mark(Box::new(self.marks.get(key)?.clone())),
+            Kind::Namespace => Object::Namespace(Arc::clone(self.namespaces.get(key)?)),
+            Kind::Node => Object::Node(Arc::clone(self.nodes.get(key)?)),
+            Kind::Pod => Object::Pod(Arc::clone(self.pods.get(key)?)),
+            Kind::ReferenceGrant => Object::ReferenceGrant(Arc::clone(self.reference_grants.get(key)?)),
+            Kind::Secret => Object::Secret(Arc::clone(self.secrets.get(key)?)),
+            Kind::Service => Object::Service(Arc::clone(self.services.get(key)?)),
+            Kind::TcpRoute => Object::TcpRoute(Arc::clone(self.tcp_routes.get(key)?)),
+            Kind::TlsRoute => Object::TlsRoute(Arc::clone(self.tls_routes.get(key)?)),
+            Kind::UdpRoute => Object::UdpRoute(Arc::clone(self.udp_routes.get(key)?)),
+        })
+    }
+
     /// Applies one change and notes what it touched.
     pub fn apply(&mut self, change: Change, changed: &mut Changed) {
         match change {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{file, log_filter, log_format, loopback, namespace, socket_address};
+use super::serving::{CaConfig, RawCa, read_ca};
+use super::values::{file, log_filter, log_format, loopback, namespace, socket_address, trust_domain};
 use super::{ConfigErrors, Reading};
 use crate::telemetry::LogFormat;
 
@@ -18,6 +19,14 @@ pub(super) struct RawController {
     /// The namespace of the Lease and of the node proxies [default: this pod's, or that of the kubeconfig]
     #[arg(long, env = "GAMMARUS_NAMESPACE", value_name = "NAME")]
     namespace: Option<String>,
+    /// Where the proxies of Gateways come for what they serve by; without it nobody is fed, and no CA is needed
+    #[arg(long, env = "GAMMARUS_FEED_LISTEN", value_name = "IP:PORT")]
+    feed_listen: Option<String>,
+    #[command(flatten)]
+    ca: RawCa,
+    /// The trust domain of the mesh
+    #[arg(long, env = "GAMMARUS_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: String,
     /// Take the taint gammarus.io/not-ready from nodes whose proxy is ready
     #[arg(long, env = "GAMMARUS_STARTUP_TAINT")]
     startup_taint: bool,
@@ -44,6 +53,15 @@ pub enum StartupTaint {
     Lifted,
 }
 
+/// How the proxies of Gateways are fed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedConfig {
+    /// Where they come.
+    pub listen: SocketAddr,
+    /// Who says who they are, and who the controller is.
+    pub ca: CaConfig,
+}
+
 /// The `controller` mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
@@ -51,6 +69,10 @@ pub struct ControllerConfig {
     pub kubeconfig: Option<PathBuf>,
     /// The namespace of the Lease and of the node proxies, if that is given.
     pub namespace: Option<String>,
+    /// The feed, if there is one.
+    pub feed: Option<FeedConfig>,
+    /// The trust domain, in its valid form.
+    pub trust_domain: String,
     /// The start-up taint.
     pub startup_taint: StartupTaint,
     /// The admin server: a loopback address.
@@ -67,6 +89,8 @@ pub(super) fn read_controller(raw: &RawController) -> Result<ControllerConfig, C
     let mut reading = Reading::default();
     let kubeconfig = reading.given("--kubeconfig", raw.kubeconfig.as_ref(), file);
     let namespace = reading.given("--namespace", raw.namespace.as_ref(), namespace);
+    let feed = read_feed(&mut reading, raw);
+    let trust_domain = reading.read("--trust-domain", &raw.trust_domain, trust_domain);
     let admin_listen = reading.read("--admin-listen", &raw.admin_listen, loopback);
     let health_listen = reading.read("--health-listen", &raw.health_listen, socket_address);
     let format = reading.read("--log-format", &raw.log_format, log_format);
@@ -75,6 +99,8 @@ pub(super) fn read_controller(raw: &RawController) -> Result<ControllerConfig, C
         Some(ControllerConfig {
             kubeconfig: kubeconfig?,
             namespace: namespace?,
+            feed: feed?,
+            trust_domain: trust_domain?,
             startup_taint: if raw.startup_taint { StartupTaint::Lifted } else { StartupTaint::Left },
             admin_listen: admin_listen?,
             health_listen: health_listen?,
@@ -83,4 +109,11 @@ pub(super) fn read_controller(raw: &RawController) -> Result<ControllerConfig, C
         })
     })();
     reading.finish(config)
+}
+
+/// Nothing when something of it is wrong; otherwise what is asked for, which may be nothing.
+fn read_feed(reading: &mut Reading, raw: &RawController) -> Option<Option<FeedConfig>> {
+    let Some(value) = &raw.feed_listen else { return Some(None) };
+    let (listen, ca) = (reading.read("--feed-listen", value, socket_address), read_ca(reading, &raw.ca));
+    Some(Some(FeedConfig { listen: listen?, ca: ca? }))
 }

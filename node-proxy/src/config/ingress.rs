@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::serving::{RawServing, ServingConfig, read_serving};
-use super::values::{directory, object_key, object_name};
-use super::{ConfigErrors, Reading};
+use super::serving::{HostPort, RawServing, ServingConfig, read_serving};
+use super::values::{directory, host_port, object_key, object_name, path};
+use super::{ConfigErrors, FlagError, Reading};
 use crate::cluster::objects::ObjectKey;
 
 /// The flags of `ingress`, as typed.
@@ -14,9 +14,23 @@ use crate::cluster::objects::ObjectKey;
 pub(super) struct RawIngress {
     #[command(flatten)]
     serving: RawServing,
-    /// A directory of YAML files that says what the cluster holds
+    /// A directory of YAML files that says what the cluster holds, in place of a controller
     #[arg(long, env = "GAMMARUS_OBJECTS", value_name = "DIR")]
     objects: Option<String>,
+    /// Where the controllers are that say what the cluster holds
+    #[arg(long, env = "GAMMARUS_FEED_ADDRESS", value_name = "HOST:PORT")]
+    feed_address: Option<String>,
+    /// The ServiceAccount of the controllers
+    #[arg(
+        long,
+        env = "GAMMARUS_FEED_SERVICE_ACCOUNT",
+        value_name = "NAMESPACE/NAME",
+        default_value = "gammarus-system/gammarus-controller"
+    )]
+    feed_service_account: String,
+    /// Where is kept what the controllers said last: private keys are among it
+    #[arg(long, env = "GAMMARUS_STATE_DIR", value_name = "DIR", default_value = "/var/lib/gammarus")]
+    state_dir: String,
     /// The Gateway that is served
     #[arg(long, env = "GAMMARUS_GATEWAY", value_name = "NAMESPACE/NAME")]
     gateway: Option<String>,
@@ -28,13 +42,29 @@ pub(super) struct RawIngress {
     service_account: String,
 }
 
+/// Where a Gateway's objects are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IngressObjects {
+    /// From a directory of YAML files.
+    Directory(PathBuf),
+    /// From the controllers.
+    Feed {
+        /// Where they are.
+        address: HostPort,
+        /// Their ServiceAccount.
+        service_account: ObjectKey,
+        /// Where is kept what they said last.
+        state_dir: PathBuf,
+    },
+}
+
 /// The `ingress` mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngressConfig {
     /// What it has in common with every proxy.
     pub serving: ServingConfig,
-    /// The directory of objects.
-    pub objects: PathBuf,
+    /// Where the objects are read.
+    pub objects: IngressObjects,
     /// The Gateway.
     pub gateway: ObjectKey,
     /// This pod, in the Gateway's namespace.
@@ -48,7 +78,7 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
     let reader = &mut reading;
     // All are read before any is asked for: no error hides another.
     let serving = read_serving(reader, &raw.serving);
-    let objects = reader.required("--objects", raw.objects.as_ref(), directory);
+    let objects = read_objects(reader, raw);
     let gateway = reader.required("--gateway", raw.gateway.as_ref(), object_key);
     let pod = reader.required("--pod", raw.pod.as_ref(), object_name);
     let service_account = reader.read("--service-account", &raw.service_account, object_name);
@@ -63,4 +93,20 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
         })
     })();
     reading.finish(config)
+}
+
+fn read_objects(reading: &mut Reading, raw: &RawIngress) -> Option<IngressObjects> {
+    let service_account = reading.read("--feed-service-account", &raw.feed_service_account, object_key);
+    let state_dir = reading.read("--state-dir", &raw.state_dir, path);
+    let Some(value) = &raw.feed_address else {
+        let root = reading.required("--objects", raw.objects.as_ref(), directory)?;
+        return Some(IngressObjects::Directory(root));
+    };
+    if raw.objects.is_some() {
+        let problem = "cannot be given with --objects, which takes the place of controllers";
+        reading.errors.push(FlagError::Wrong { flag: "--feed-address", value: value.clone(), problem });
+        return None;
+    }
+    let address = reading.read("--feed-address", value, host_port)?;
+    Some(IngressObjects::Feed { address, service_account: service_account?, state_dir: state_dir? })
 }

@@ -25,8 +25,8 @@ use ingress::{RawIngress, read_ingress};
 use mesh::{RawMesh, read_mesh};
 use values::{directory, log_filter, log_format, path};
 
-pub use controller::{ControllerConfig, StartupTaint};
-pub use ingress::IngressConfig;
+pub use controller::{ControllerConfig, FeedConfig, StartupTaint};
+pub use ingress::{IngressConfig, IngressObjects};
 pub use mesh::{EnrolmentConfig, HandOverConfig, MeshConfig, ObjectsConfig};
 pub use serving::{CaConfig, DataPathConfig, HostPort, ServingConfig, TelemetryConfig};
 
@@ -45,7 +45,7 @@ enum RawMode {
     /// The proxy of one Gateway.
     Ingress(Box<RawIngress>),
     /// What writes the status of routes.
-    Controller(RawController),
+    Controller(Box<RawController>),
     /// Says what is wrong with the objects of a directory, and exits.
     Check(RawCheck),
     /// What keeps a node's sockets and keys while its proxy is exchanged.
@@ -93,7 +93,7 @@ pub enum Config {
     /// A look at the objects of a directory.
     Check(PathBuf),
     /// The controller.
-    Controller(ControllerConfig),
+    Controller(Box<ControllerConfig>),
     /// The demo.
     Demo(Programme),
     /// The application that answers in the demo's pods.
@@ -221,7 +221,9 @@ impl TryFrom<RawConfig> for Config {
         match raw.mode {
             RawMode::Mesh(raw) => read_mesh(&raw).map(|config| Self::Mesh(Box::new(config))),
             RawMode::Ingress(raw) => read_ingress(&raw).map(|config| Self::Ingress(Box::new(config))),
-            RawMode::Controller(raw) => read_controller(&raw).map(Self::Controller),
+            RawMode::Controller(raw) => {
+                read_controller(&raw).map(|config| Self::Controller(Box::new(config)))
+            }
             RawMode::Check(raw) => {
                 let mut reading = Reading::default();
                 let path = reading.read("DIR", &raw.directory, directory);

@@ -23,18 +23,8 @@ pub(super) struct RawServing {
     /// The trust domain of the mesh
     #[arg(long, env = "GAMMARUS_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     trust_domain: String,
-    /// Where the CA listens
-    #[arg(long, env = "GAMMARUS_CA_ADDRESS", value_name = "HOST:PORT")]
-    ca_address: Option<String>,
-    /// The name in the CA's certificate [default: the host of --ca-address]
-    #[arg(long, env = "GAMMARUS_CA_SERVER_NAME", value_name = "NAME")]
-    ca_server_name: Option<String>,
-    /// The roots that the CA's certificate is checked against, as PEM
-    #[arg(long, env = "GAMMARUS_CA_BUNDLE", value_name = "PATH")]
-    ca_bundle: Option<String>,
-    /// The token that this node shows to the CA
-    #[arg(long, env = "GAMMARUS_TOKEN_FILE", value_name = "PATH")]
-    token_file: Option<String>,
+    #[command(flatten)]
+    ca: RawCa,
     /// Where the admin server listens: loopback only
     #[arg(long, env = "GAMMARUS_ADMIN_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
     admin_listen: String,
@@ -69,6 +59,23 @@ pub(super) struct RawServing {
     max_buffered_bytes_per_pod: String,
 }
 
+/// The flags by which the CA is reached, as typed.
+#[derive(Debug, Args)]
+pub(super) struct RawCa {
+    /// Where the CA listens
+    #[arg(long, env = "GAMMARUS_CA_ADDRESS", value_name = "HOST:PORT")]
+    ca_address: Option<String>,
+    /// The name in the CA's certificate [default: the host of --ca-address]
+    #[arg(long, env = "GAMMARUS_CA_SERVER_NAME", value_name = "NAME")]
+    ca_server_name: Option<String>,
+    /// The roots that the CA's certificate is checked against, as PEM
+    #[arg(long, env = "GAMMARUS_CA_BUNDLE", value_name = "PATH")]
+    ca_bundle: Option<String>,
+    /// The token that is shown to the CA
+    #[arg(long, env = "GAMMARUS_TOKEN_FILE", value_name = "PATH")]
+    token_file: Option<String>,
+}
+
 /// A host name or address with a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
@@ -87,7 +94,7 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// How a node's proxy reaches the CA.
+/// How the CA is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaConfig {
     /// Where it listens.
@@ -96,7 +103,7 @@ pub struct CaConfig {
     pub server_name: String,
     /// The roots of that certificate, PEM.
     pub bundle: PathBuf,
-    /// What this node shows, read again for every request.
+    /// What is shown there, read again for every request.
     pub token_file: PathBuf,
 }
 
@@ -142,7 +149,7 @@ pub struct ServingConfig {
 pub(super) fn read_serving(reading: &mut Reading, raw: &RawServing) -> Option<ServingConfig> {
     let node = reading.required("--node", raw.node.as_ref(), node_name);
     let trust_domain = reading.read("--trust-domain", &raw.trust_domain, trust_domain);
-    let ca = read_ca(reading, raw);
+    let ca = read_ca(reading, &raw.ca);
     let admin_listen = reading.read("--admin-listen", &raw.admin_listen, loopback);
     let health_listen = reading.read("--health-listen", &raw.health_listen, socket_address);
     let data_path = read_data_path(reading, raw);
@@ -158,7 +165,7 @@ pub(super) fn read_serving(reading: &mut Reading, raw: &RawServing) -> Option<Se
     })
 }
 
-fn read_ca(reading: &mut Reading, raw: &RawServing) -> Option<CaConfig> {
+pub(super) fn read_ca(reading: &mut Reading, raw: &RawCa) -> Option<CaConfig> {
     let address = reading.required("--ca-address", raw.ca_address.as_ref(), host_port);
     let name = raw.ca_server_name.as_ref().map(|value| reading.read("--ca-server-name", value, host));
     let bundle = reading.required("--ca-bundle", raw.ca_bundle.as_ref(), path);

@@ -230,7 +230,7 @@ fn the_holder_needs_nothing_and_knows_its_flags() {
 #[test]
 fn the_controller_needs_nothing_and_knows_its_flags() {
     let controller = |arguments: &[&str]| match parse(&[&["controller"], arguments].concat())? {
-        Config::Controller(config) => Ok(config),
+        Config::Controller(config) => Ok(*config),
         other => panic!("not the controller: {other:?}"),
     };
     let config = controller(&[]).unwrap();

@@ -26,8 +26,8 @@ use crate::cluster::objects::Kind;
 /// The name of the Lease, of the Deployment and of the service account.
 pub const NAME: &str = "gammarus-controller";
 
-/// What is judged by: all that could be an input of the judgement. Endpoints and pods, of which there are most, are none.
-pub const KINDS: [Kind; 13] = [
+/// What is judged by, and what the proxies of Gateways are fed with beside that: endpoints and pods, of which there are most.
+pub const KINDS: [Kind; 15] = [
     Kind::Namespace,
     Kind::Service,
     Kind::HttpRoute,
@@ -43,4 +43,6 @@ pub const KINDS: [Kind; 13] = [
     // Certificates of listeners, the authorities of their clients, and parameters.
     Kind::Secret,
     Kind::ConfigMap,
+    Kind::EndpointSlice,
+    Kind::Pod,
 ];

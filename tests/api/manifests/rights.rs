@@ -163,6 +163,7 @@ fn the_controller_writes_status_and_its_lease() {
         true,
         &[
             ("list watch", "namespaces, services, backendtlspolicies, referencegrants, xmeshes"),
+            ("list watch", "pods, endpointslices"),
             ("get list watch", ROUTES),
             ("get list watch", JUDGED),
             ("get", "xmeshes"),
@@ -180,7 +181,8 @@ fn the_controller_writes_status_and_its_lease() {
     controller.check(
         false,
         &[
-            ("get list", "leases, pods, nodes, endpointslices"),
+            ("get list", "leases, nodes"),
+            ("get", "pods, endpointslices"),
             ("get create update patch delete", "secrets, configmaps"),
             ("create update patch delete", JUDGED),
             ("get", "namespaces, services, referencegrants, customresourcedefinitions"),

@@ -2,6 +2,7 @@
 
 mod churn;
 mod crds;
+mod feed;
 mod gateways;
 mod leaders;
 mod others;

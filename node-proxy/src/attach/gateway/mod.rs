@@ -6,6 +6,7 @@
 
 mod authority;
 mod conflict;
+mod extent;
 pub(super) mod grant;
 pub mod listener;
 mod named;
@@ -91,6 +92,8 @@ pub struct JudgedListenerSet {
 pub struct JudgedGateway {
     /// Which one.
     pub key: ObjectKey,
+    /// The class that it is of.
+    pub class: Arc<str>,
     /// Its `metadata.generation`.
     pub generation: Option<i64>,
     /// Its own listeners, in the order of its list.
@@ -268,6 +271,7 @@ fn judge_gateway(
     };
     let mut judged = JudgedGateway {
         key: key.clone(),
+        class: class.name.clone(),
         generation: gateway.metadata.generation,
         listeners,
         listener_sets,

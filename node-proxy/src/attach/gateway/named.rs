@@ -7,7 +7,7 @@ use super::grant::Reference;
 use super::parameters::JudgedClass;
 use super::view::{ListenerView, TlsView, view_frontend, view_gateway, view_listener_set};
 use super::{find_client_reference, find_sets};
-use crate::cluster::api::Gateway;
+use crate::cluster::api::{BackendTlsPolicy, Gateway, GatewayClass};
 use crate::cluster::objects::{Kind, ObjectId, ObjectKey, Objects};
 
 /// What the Gateways of these classes, their ListenerSets, the classes and policies for backends name, whether it is there
@@ -16,9 +16,7 @@ pub(super) fn find_named(objects: &Objects, classes: &BTreeMap<Arc<str>, JudgedC
     let mut named = BTreeSet::new();
     for name in classes.keys() {
         let class = objects.gateway_classes.get(&ObjectKey::new("", name));
-        let parameters = class.and_then(|class| class.spec.parameters_ref.as_ref());
-        let key = parameters.and_then(|own| Some(ObjectKey::new(own.namespace.as_deref()?, &own.name)));
-        named.extend(key.map(|key| ObjectId { kind: Kind::ConfigMap, key }));
+        named.extend(class.and_then(|class| find_parameters(class)));
     }
     for (key, gateway) in &objects.gateways {
         if classes.contains_key(&*gateway.spec.gateway_class_name) {
@@ -26,15 +24,29 @@ pub(super) fn find_named(objects: &Objects, classes: &BTreeMap<Arc<str>, JudgedC
         }
     }
     let policies = objects.backend_tls_policies.iter();
-    named.extend(policies.flat_map(|(key, policy)| {
-        let authorities = policy.spec.validation.ca_certificate_refs.iter().flatten();
-        authorities
-            .map(|own| ObjectId { kind: Kind::ConfigMap, key: ObjectKey::new(&key.namespace, &own.name) })
-    }));
+    named.extend(policies.flat_map(|(key, policy)| find_authorities(key, policy)));
     named
 }
 
-fn add_gateway(named: &mut BTreeSet<ObjectId>, objects: &Objects, (key, gateway): (&ObjectKey, &Gateway)) {
+/// What a class names as its parameters.
+pub(super) fn find_parameters(class: &GatewayClass) -> Option<ObjectId> {
+    let own = class.spec.parameters_ref.as_ref()?;
+    let key = ObjectKey::new(own.namespace.as_deref()?, &own.name);
+    Some(ObjectId { kind: Kind::ConfigMap, key })
+}
+
+/// The ConfigMaps in which a policy for backends has its authorities.
+pub(super) fn find_authorities(key: &ObjectKey, policy: &BackendTlsPolicy) -> impl Iterator<Item = ObjectId> {
+    let authorities = policy.spec.validation.ca_certificate_refs.iter().flatten();
+    authorities.map(|own| ObjectId { kind: Kind::ConfigMap, key: ObjectKey::new(&key.namespace, &own.name) })
+}
+
+/// What a Gateway and its ListenerSets name.
+pub(super) fn add_gateway(
+    named: &mut BTreeSet<ObjectId>,
+    objects: &Objects,
+    (key, gateway): (&ObjectKey, &Gateway),
+) {
     let infrastructure = gateway.spec.infrastructure.as_ref();
     if let Some(own) = infrastructure.and_then(|own| own.parameters_ref.as_ref()) {
         let key = ObjectKey::new(&key.namespace, &own.name);

@@ -2,7 +2,7 @@
 //!
 //! Each kind has a watch of its own (`watch`), whose objects are trimmed as they are read (`decode`). What they say
 //! comes together here, is compared with what is known (`known`) and told as differences. Nothing is told before
-//! every kind has been listed once; if the API server is away until then, the last state on the disk is (`state`).
+//! every kind has been listed once; if the API server is away until then, the last state on the disk is (`super::state`).
 //! A kind that the server does not have holds nobody up: that is said, and its CRD is waited for (`absence`).
 
 mod absence;
@@ -13,7 +13,6 @@ mod decode;
 mod known;
 mod lines;
 mod resource;
-mod state;
 mod watch;
 #[cfg(test)]
 mod watch_tests;
@@ -34,16 +33,30 @@ use tokio::time::{Instant, sleep_until};
 use super::objects::{Change, Kind};
 use super::report::{Report, Severity};
 use super::source::{ClusterError, ObjectSource, Update};
+use super::state::Keeper;
 use crate::error::with_causes;
 use crate::telemetry::Metrics;
 use known::Known;
 use resource::Resource;
-use state::Keeper;
 use watch::{Novelty, Watcher, Word};
 
 pub use ask::{ask, read_answer};
 pub use connect::connect;
 pub use resource::MESH_KINDS;
+
+/// What is known once an object of each kind has been read as the API server sends it.
+#[cfg(test)]
+pub(super) fn read_as_known(
+    said: impl IntoIterator<Item = (Kind, serde_json::Value)>,
+) -> Vec<(super::objects::ObjectId, super::objects::Object)> {
+    let mut known = Known::default();
+    for (kind, value) in said {
+        let item = decode::read_item(kind, value).expect("it has a name");
+        assert!(item.reports.is_empty(), "{:?}", item.reports);
+        known.take(kind, item, &mut Vec::new());
+    }
+    known.objects()
+}
 
 /// How long the first lists are waited for before an old state has to do.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -16,7 +16,7 @@ use crate::attach::gateway::{
     Gateways, JudgedClass, JudgedGateway, JudgedListenerSet, Listener, ListenerId, ListenerOwner,
 };
 use crate::attach::{Condition, ConditionReason, ConditionStatus, ConditionType};
-use crate::cluster::objects::{Changed, ObjectId, ObjectKey, Objects};
+use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::route::{RouteKind, RouteRef};
 
 /// `status.addresses` takes no more.
@@ -65,11 +65,9 @@ pub struct ListenerJudgement {
 /// All that is to be said.
 #[derive(Debug, Default)]
 pub struct GatewayStatuses {
-    classes: BTreeMap<Arc<str>, JudgedClass>,
+    judged: Arc<Gateways>,
     holders: BTreeMap<ListenerOwner, ListenersJudgement>,
     routes: BTreeMap<RouteRef, Vec<RouteParent>>,
-    /// The Secrets and ConfigMaps that were asked for.
-    named: BTreeSet<ObjectId>,
 }
 
 impl GatewayStatuses {
@@ -82,7 +80,7 @@ impl GatewayStatuses {
         let now = Self::new(objects);
         let mut subjects = Vec::new();
         let class = |name: &Arc<str>| Subject::GatewayClass(Arc::clone(name));
-        differing(&self.classes, &now.classes, class, &mut subjects);
+        differing(&self.judged.classes, &now.judged.classes, class, &mut subjects);
         differing(&self.holders, &now.holders, subject_of, &mut subjects);
         differing(&self.routes, &now.routes, |route| Subject::Route(route.clone()), &mut subjects);
         let others: BTreeSet<&Subject> = subjects.iter().collect();
@@ -97,7 +95,7 @@ impl GatewayStatuses {
     }
 
     fn new(objects: &Objects) -> Self {
-        let gateways = Gateways::new(objects);
+        let gateways = Arc::new(Gateways::new(objects));
         let counts = gateways.attached_routes();
         let mut holders = BTreeMap::new();
         for gateway in gateways.gateways.values() {
@@ -111,30 +109,36 @@ impl GatewayStatuses {
         }
         drop(counts);
         let role = Role::Gateway;
-        let routes = gateways.routes.into_iter().map(|(route, judged)| {
-            let parents = judged.parents.into_iter().map(|parent| RouteParent {
+        let routes = gateways.routes.iter().map(|(route, judged)| {
+            let parents = judged.parents.iter().map(|parent| RouteParent {
                 role,
-                parent_ref: parent.parent_ref,
-                conditions: parent.conditions,
+                parent_ref: parent.parent_ref.clone(),
+                conditions: parent.conditions.clone(),
             });
-            (route, parents.collect())
+            (route.clone(), parents.collect())
         });
         let routes = routes.collect();
-        Self { classes: gateways.classes, holders, routes, named: gateways.named }
+        Self { judged: gateways, holders, routes }
     }
 
     /// Whether a change could have any part in what is said. Without a class of ours nothing has.
     fn is_concerned(&self, changed: &Changed) -> bool {
-        if !changed.gateway_classes.is_empty() || self.classes.is_empty() {
+        if !changed.gateway_classes.is_empty() || self.judged.classes.is_empty() {
             return !changed.gateway_classes.is_empty();
         }
-        Gateways::are_concerned(&self.named, changed)
+        Gateways::are_concerned(&self.judged.named, changed)
+    }
+
+    /// The judgement itself.
+    #[must_use]
+    pub const fn judged(&self) -> &Arc<Gateways> {
+        &self.judged
     }
 
     /// What was judged of a class, if it is ours.
     #[must_use]
     pub fn find_class(&self, name: &str) -> Option<&JudgedClass> {
-        self.classes.get(name)
+        self.judged.classes.get(name)
     }
 
     /// What was judged of a Gateway or a ListenerSet, if it is ours.
@@ -163,7 +167,7 @@ impl GatewayStatuses {
                 lines.insert(format!("{about}: {}", condition.kind), condition.to_string());
             }
         };
-        for (name, class) in &self.classes {
+        for (name, class) in &self.judged.classes {
             let subject = Subject::GatewayClass(Arc::clone(name));
             if is_wanted(&subject) {
                 add(&subject.to_string(), &[class.accepted()]);

@@ -1,5 +1,6 @@
 //! Which listeners there are, which routes they take, and what is said of both.
 
+mod extent;
 mod policies;
 mod whole;
 

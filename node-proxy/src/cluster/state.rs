@@ -7,22 +7,18 @@
 //! seconds at least.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, BufWriter, Write};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::super::objects::{Kind, Object, ObjectId, ObjectKey};
-use super::super::schema::FieldError;
-use super::super::typed;
-use super::resource::MESH_KINDS;
+use super::line::{read_line, write_line};
+use super::objects::{Object, ObjectId};
 
 /// The file's name in the state directory.
 const FILE: &str = "cluster.jsonl";
@@ -49,16 +45,16 @@ struct Header {
 
 /// A state of an earlier time.
 #[derive(Debug)]
-pub(super) struct OldState {
+pub(crate) struct OldState {
     /// When it was true.
-    pub(super) read: SystemTime,
+    pub(crate) read: SystemTime,
     /// Everything there was.
-    pub(super) objects: Vec<(ObjectId, Object)>,
+    pub(crate) objects: Vec<(ObjectId, Object)>,
 }
 
 /// Why a state cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StateError {
+pub(crate) enum StateError {
     /// Another release, or another program, has written it.
     #[error("{path} is not a state that this release can read: {found}")]
     Foreign {
@@ -89,7 +85,7 @@ pub(super) enum StateError {
 
 /// Keeps the state on the disk.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     path: PathBuf,
     /// When the next write is due, if something has changed.
     due: Option<Instant>,
@@ -103,7 +99,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(state_dir: &Path) -> Self {
+    pub(crate) fn new(state_dir: &Path) -> Self {
         Self {
             path: state_dir.join(FILE),
             due: None,
@@ -115,19 +111,19 @@ impl Keeper {
     }
 
     /// Reads what was written last; `None` if nothing was.
-    pub(super) fn read(&self) -> Result<Option<OldState>, StateError> {
+    pub(crate) fn read(&self) -> Result<Option<OldState>, StateError> {
         read(&self.path)
     }
 
     /// Something is to be written.
-    pub(super) fn note_change(&mut self) {
+    pub(crate) fn note_change(&mut self) {
         if self.due.is_none() {
             self.due = Some((Instant::now() + SOON).max(self.rests_until));
         }
     }
 
     /// Waits until something is to be written now. Dropping the future loses nothing.
-    pub(super) async fn is_due(&mut self) {
+    pub(crate) async fn is_due(&mut self) {
         loop {
             if let Some(writing) = &mut self.writing {
                 let took = writing.await.unwrap_or_default();
@@ -143,7 +139,7 @@ impl Keeper {
     }
 
     /// Begins to write.
-    pub(super) fn write(&mut self, objects: Vec<(ObjectId, Object)>) {
+    pub(crate) fn write(&mut self, objects: Vec<(ObjectId, Object)>) {
         let write = self.begin(objects);
         self.writing = Some(tokio::task::spawn_blocking(move || {
             let began = std::time::Instant::now();
@@ -153,7 +149,7 @@ impl Keeper {
     }
 
     /// Writes what is still to be written, at the end.
-    pub(super) fn finish(&mut self, objects: impl FnOnce() -> Vec<(ObjectId, Object)>) {
+    pub(crate) fn finish(&mut self, objects: impl FnOnce() -> Vec<(ObjectId, Object)>) {
         if self.due.is_some() {
             self.begin(objects())();
         }
@@ -190,48 +186,11 @@ fn write(path: &Path, objects: &[(ObjectId, Object)], read: SystemTime) -> io::R
     serde_json::to_writer(&mut out, &header)?;
     for (id, object) in objects {
         out.write_all(b"\n")?;
-        write_object(&mut out, id, object)?;
+        write_line(&mut out, id, object)?;
     }
     out.write_all(b"\n")?;
     out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     fs::rename(&draft, path)
-}
-
-fn write_object(out: &mut impl Write, id: &ObjectId, object: &Object) -> serde_json::Result<()> {
-    let mut line = Line { out, id };
-    match object {
-        Object::BackendTlsPolicy(object) => line.write(&**object),
-        Object::ConfigMap(object) => line.write(&**object),
-        Object::EndpointSlice(object) => line.write(&**object),
-        Object::Gateway(object) => line.write(&**object),
-        Object::GatewayClass(object) => line.write(&**object),
-        Object::GrpcRoute(object) => line.write(&**object),
-        Object::HttpRoute(object) => line.write(&**object),
-        Object::ListenerSet(object) => line.write(&**object),
-        Object::Mark(object) => line.write(&**object),
-        Object::Namespace(object) => line.write(&**object),
-        Object::Node(object) => line.write(&**object),
-        Object::Pod(object) => line.write(&**object),
-        Object::ReferenceGrant(object) => line.write(&**object),
-        Object::Secret(object) => line.write(&**object),
-        Object::Service(object) => line.write(&**object),
-        Object::TcpRoute(object) => line.write(&**object),
-        Object::TlsRoute(object) => line.write(&**object),
-        Object::UdpRoute(object) => line.write(&**object),
-    }
-}
-
-struct Line<'a, W> {
-    out: &'a mut W,
-    id: &'a ObjectId,
-}
-
-impl<W: Write> Line<'_, W> {
-    /// Erased, as what is read is: the code that writes is not there once more for each type.
-    fn write(&mut self, object: &dyn erased_serde::Serialize) -> serde_json::Result<()> {
-        let ObjectKey { namespace, name } = &self.id.key;
-        serde_json::to_writer(&mut *self.out, &(self.id.kind.as_label(), namespace, name, object))
-    }
 }
 
 fn read(path: &Path) -> Result<Option<OldState>, StateError> {
@@ -265,57 +224,20 @@ fn read(path: &Path) -> Result<Option<OldState>, StateError> {
     Ok(Some(OldState { read, objects }))
 }
 
-fn read_line(line: &str) -> Result<(ObjectId, Object), String> {
-    let (label, namespace, name, value): (String, String, String, Value) =
-        serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let mut kinds = MESH_KINDS.into_iter().chain([Kind::Mark]);
-    let kind = kinds.find(|kind| kind.as_label() == label).ok_or_else(|| format!("{label} is no kind"))?;
-    let object =
-        read_object(kind, value).map_err(|FieldError { field, message }| format!("{field}: {message}"))?;
-    Ok((ObjectId { kind, key: ObjectKey::new(&namespace, &name) }, object))
-}
-
-fn read_object(kind: Kind, value: Value) -> Result<Object, FieldError> {
-    fn shared<T: DeserializeOwned>(value: Value) -> Result<Arc<T>, FieldError> {
-        typed::read(value, &mut |_| ()).map(Arc::new)
-    }
-    Ok(match kind {
-        Kind::BackendTlsPolicy => Object::BackendTlsPolicy(shared(value)?),
-        Kind::ConfigMap => Object::ConfigMap(shared(value)?),
-        Kind::EndpointSlice => Object::EndpointSlice(shared(value)?),
-        Kind::Gateway => Object::Gateway(shared(value)?),
-        Kind::GatewayClass => Object::GatewayClass(shared(value)?),
-        Kind::GrpcRoute => Object::GrpcRoute(shared(value)?),
-        Kind::HttpRoute => Object::HttpRoute(shared(value)?),
-        Kind::ListenerSet => Object::ListenerSet(shared(value)?),
-        Kind::Mark => Object::Mark(Box::new(typed::read(value, &mut |_| ())?)),
-        Kind::Namespace => Object::Namespace(shared(value)?),
-        Kind::Node => Object::Node(shared(value)?),
-        Kind::Pod => Object::Pod(shared(value)?),
-        Kind::ReferenceGrant => Object::ReferenceGrant(shared(value)?),
-        Kind::Secret => Object::Secret(shared(value)?),
-        Kind::Service => Object::Service(shared(value)?),
-        Kind::TcpRoute => Object::TcpRoute(shared(value)?),
-        Kind::TlsRoute => Object::TlsRoute(shared(value)?),
-        Kind::UdpRoute => Object::UdpRoute(shared(value)?),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::super::decode::read_item;
-    use super::super::known::Known;
+    use super::super::kubernetes::{MESH_KINDS, read_as_known};
+    use super::super::objects::Kind;
     use super::*;
 
     /// One object of each kind that the mesh reads, as the API server sends them.
     fn objects() -> Vec<(ObjectId, Object)> {
-        let mut known = Known::default();
         let metadata = json!({"name": "a", "namespace": "shop", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {"gammarus.io/enrolled": "{\"uid\":\"u\",\"addresses\":[\"10.0.0.1\",\"fd00::1\"]}"}});
         let backend = json!({"group": "", "kind": "Service", "name": "a", "port": 80, "weight": 1});
         let parent = json!({"group": "", "kind": "Service", "name": "a", "port": 80});
-        for (kind, spec) in [
+        let said = [
             (Kind::Namespace, json!({"spec": {}})),
             (
                 Kind::Node,
@@ -350,14 +272,11 @@ mod tests {
                 json!({"spec": {"parentRefs": [parent], "hostnames": ["a.b"], "rules": [{"backendRefs": [backend]}]}}),
             ),
             (Kind::ReferenceGrant, json!({"spec": {"from": [], "to": []}})),
-        ] {
-            let mut value = spec;
+        ];
+        let objects = read_as_known(said.map(|(kind, mut value)| {
             value["metadata"] = metadata.clone();
-            let item = read_item(kind, value).unwrap();
-            assert!(item.reports.is_empty(), "{:?}", item.reports);
-            known.take(kind, item, &mut Vec::new());
-        }
-        let objects = known.objects();
+            (kind, value)
+        }));
         assert_eq!(objects.len(), MESH_KINDS.len() + 1, "a mark, too");
         objects
     }

@@ -1,0 +1,97 @@
+//! What the proxy of a Gateway is told of, and above all what it is not.
+
+use super::*;
+
+const OBJECTS: &str = "
+{kind: Service, metadata: {name: v2}, spec: {clusterIP: 10.96.0.3, ports: [{port: 80}]}}
+---
+{kind: Service, metadata: {name: mirrored}, spec: {clusterIP: 10.96.0.4, ports: [{port: 80}]}}
+---
+{kind: EndpointSlice, metadata: {name: v1-a, labels: {kubernetes.io/service-name: v1}}, addressType: IPv4,
+ ports: [{port: 80}], endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, namespace: shop, name: v1-1}}]}
+---
+{kind: EndpointSlice, metadata: {name: v2-a, labels: {kubernetes.io/service-name: v2}}, addressType: IPv4,
+ ports: [{port: 80}], endpoints: [{addresses: [10.0.0.2], targetRef: {kind: Pod, namespace: shop, name: v2-1}}]}
+---
+{kind: EndpointSlice, metadata: {name: by-hand, labels: {kubernetes.io/service-name: mirrored}}, addressType: IPv4,
+ ports: [{port: 80}], endpoints: [{addresses: [10.0.0.3]}]}
+---
+{kind: Pod, metadata: {name: v1-1, uid: a}, spec: {nodeName: a, containers: []}, status: {podIPs: [{ip: 10.0.0.1}]}}
+---
+{kind: Pod, metadata: {name: v2-1, uid: b}, spec: {nodeName: a, containers: []}, status: {podIPs: [{ip: 10.0.0.2}]}}
+---
+{kind: Pod, metadata: {name: behind, namespace: blog, uid: c}, spec: {nodeName: a, containers: []},
+ status: {podIPs: [{ip: 10.0.0.3}]}}
+---
+{kind: HTTPRoute, metadata: {name: own}, spec: {parentRefs: [{name: web}], rules: [{backendRefs: [{name: v1, port: 80}],
+  filters: [{type: RequestMirror, requestMirror: {backendRef: {name: mirrored, port: 80}}}]}]}}
+---
+{kind: HTTPRoute, metadata: {name: foreign}, spec: {parentRefs: [{name: another}], rules: [{backendRefs: [{name: v2, port: 80}]}]}}
+---
+{kind: Gateway, metadata: {name: another}, spec: {gatewayClassName: gammarus, listeners: [{name: https, port: 443, protocol: HTTPS,
+  tls: {certificateRefs: [{name: anothers}]}}]}}
+---
+{kind: Secret, metadata: {name: own}, type: kubernetes.io/tls}
+---
+{kind: Secret, metadata: {name: anothers}, type: kubernetes.io/tls}
+---
+{kind: Secret, metadata: {name: wanted, namespace: blog}, type: kubernetes.io/tls}
+";
+
+/// What the proxy of the Gateway `web` is told of, without what all have.
+fn told(more: &[&str]) -> Vec<String> {
+    let listeners = "{name: https, port: 443, protocol: HTTPS, \
+        tls: {certificateRefs: [{name: own}, {name: wanted, namespace: blog}]}}";
+    let gateway = gateway(listeners);
+    let text = [&[CLASSES, OBJECTS, &gateway], more].concat().join("\n---\n");
+    let objects = fixture::objects(&text);
+    let extent = Gateways::new(&objects).extent(&objects, &ObjectKey::new("shop", "web"));
+    let there = extent.into_iter().filter(|id| objects.find(id).is_some());
+    there.map(|id| id.to_string()).collect()
+}
+
+const OWN: [&str; 14] = [
+    "EndpointSlice shop/by-hand",
+    "EndpointSlice shop/v1-a",
+    "Gateway shop/web",
+    "GatewayClass gammarus",
+    "HTTPRoute shop/own",
+    "Namespace blog",
+    "Namespace shop",
+    "Pod blog/behind",
+    "Pod shop/v1-1",
+    "ReferenceGrant blog/lets",
+    "Secret blog/wanted",
+    "Secret shop/own",
+    "Service shop/mirrored",
+    "Service shop/v1",
+];
+
+#[test]
+fn it_is_told_of_its_own_objects_and_of_no_others() {
+    let ungranted: Vec<&str> = OWN
+        .into_iter()
+        .filter(|own| !matches!(*own, "ReferenceGrant blog/lets" | "Secret blog/wanted"))
+        .collect();
+    assert_eq!(told(&[]), ungranted);
+    let grant = |kind: &str| {
+        format!(
+            "{{kind: ReferenceGrant, metadata: {{name: lets, namespace: blog}}, spec: {{from: [{{group: gateway.networking.k8s.io, \
+             kind: {kind}, namespace: shop}}], to: [{{group: '', kind: Secret, name: wanted}}]}}}}"
+        )
+    };
+    assert_eq!(told(&[&grant("Gateway")]), OWN);
+    let of_sets = told(&[&grant("ListenerSet")]);
+    assert!(!of_sets.contains(&"Secret blog/wanted".to_owned()), "it has no ListenerSet: {of_sets:?}");
+}
+
+#[test]
+fn nobody_is_told_anything_of_a_gateway_that_is_not_ours() {
+    let objects = fixture::objects(&[CLASSES, OBJECTS].join("\n---\n"));
+    let gateways = Gateways::new(&objects);
+    assert!(gateways.extent(&objects, &ObjectKey::new("shop", "web")).is_empty());
+    let another = gateways.extent(&objects, &ObjectKey::new("shop", "another"));
+    let secrets: Vec<String> =
+        another.iter().filter(|id| id.kind == Kind::Secret).map(ToString::to_string).collect();
+    assert_eq!(secrets, ["Secret shop/anothers"]);
+}

@@ -1,0 +1,206 @@
+//! The controller feeds the proxies of Gateways, which see nothing of the API server: with a CA, and certificates of its making.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::{Cluster, PATIENCE, SYSTEM, TICK};
+use crate::door;
+
+/// What the CA goes by: who runs where. All tokens are of one node's.
+const PODS: &str = "
+{apiVersion: v1, kind: Pod, metadata: {name: controller, namespace: gammarus-system}, spec: {nodeName: here,
+  serviceAccountName: gammarus-controller, containers: [{name: a, image: a}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web-1, namespace: shop}, spec: {nodeName: here,
+  serviceAccountName: web-gammarus, containers: [{name: a, image: a}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: thief, namespace: shop}, spec: {nodeName: here,
+  serviceAccountName: thief, containers: [{name: a, image: a}]}}
+";
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A process that goes with its test, its log in a file.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(program: &str, arguments: &[String], log: PathBuf) -> Self {
+        let path = Path::new(env!("CARGO_BIN_EXE_node-proxy")).with_file_name(program);
+        assert!(path.is_file(), "{} is not built: build the whole workspace", path.display());
+        let out = File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(path).args(arguments);
+        let child =
+            command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
+        Self { child, log }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    #[track_caller]
+    fn when(&self, what: &str, is: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is() {
+            assert!(begun.elapsed() < PATIENCE, "never {what}:\n{}", self.log());
+            std::thread::sleep(TICK);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _it_may_have_ended = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A CA, and where proxies of Gateways find a controller.
+struct Place {
+    dir: TempDir,
+    ca: Process,
+    ca_port: u16,
+    feed: u16,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let folder = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (state, tokens, objects) = (folder("ca"), folder("tokens"), folder("objects"));
+        fs::write(tokens.join("here"), "a-token-of-this-node").unwrap();
+        fs::write(objects.join("pods.yaml"), PODS).unwrap();
+        let ca_port = free_port();
+        let arguments = [
+            format!("--listen=127.0.0.1:{ca_port}"),
+            format!("--state-dir={}", state.display()),
+            format!("--tokens={}", tokens.display()),
+            format!("--objects={}", objects.display()),
+            "--server-name=gammarus-ca".to_owned(),
+        ];
+        let ca = Process::start("gammarus-ca", &arguments, dir.path().join("ca.log"));
+        let bundle = state.join("ca.crt");
+        ca.when("has a root", || bundle.exists());
+        Self { dir, ca, ca_port, feed: free_port() }
+    }
+
+    fn ca_flags(&self) -> Vec<String> {
+        vec![
+            format!("--ca-address=127.0.0.1:{}", self.ca_port),
+            "--ca-server-name=gammarus-ca".to_owned(),
+            format!("--ca-bundle={}", self.dir.path().join("ca/ca.crt").display()),
+            format!("--token-file={}", self.dir.path().join("tokens/here").display()),
+        ]
+    }
+
+    /// What a controller that feeds is started with.
+    fn controller_flags(&self) -> Vec<String> {
+        let mut flags = self.ca_flags();
+        flags.push(format!("--feed-listen=127.0.0.1:{}", self.feed));
+        flags
+    }
+
+    /// A proxy of the Gateway `web` as this service account, and the port of its admin server.
+    fn proxy(&self, account: &str) -> (Process, u16) {
+        let (admin, health) = (free_port(), free_port());
+        let mut arguments = vec!["ingress".to_owned()];
+        arguments.extend(self.ca_flags());
+        arguments.extend([
+            "--node=here".to_owned(),
+            "--gateway=shop/web".to_owned(),
+            "--pod=web-1".to_owned(),
+            "--workers=1".to_owned(),
+            "--access-log=off".to_owned(),
+            format!("--service-account={account}"),
+            format!("--feed-address=127.0.0.1:{}", self.feed),
+            format!("--feed-service-account={SYSTEM}/gammarus-controller"),
+            format!("--state-dir={}", self.dir.path().join(account).display()),
+            format!("--admin-listen=127.0.0.1:{admin}"),
+            format!("--health-listen=127.0.0.1:{health}"),
+        ]);
+        let log = self.dir.path().join(format!("{account}.log"));
+        (Process::start("node-proxy", &arguments, log), admin)
+    }
+}
+
+/// A listener on a port of this machine, and a route whose answer needs nobody else.
+fn web(port: u16, target: &str) -> String {
+    format!(
+        "{{kind: Gateway, metadata: {{name: web}}, spec: {{gatewayClassName: gammarus, listeners: [
+          {{name: http, port: {port}, protocol: HTTP}}]}}}}
+---
+{{kind: HTTPRoute, metadata: {{name: web}}, spec: {{parentRefs: [{{name: web}}], rules: [{{filters: [{{type: RequestRedirect,
+  requestRedirect: {{hostname: {target}}}}}]}}]}}}}"
+    )
+}
+
+fn leads_to(port: u16, target: &str) -> bool {
+    door::ask(port, "/").contains(&format!("location: http://{target}"))
+}
+
+#[tokio::test]
+async fn a_gateways_proxy_is_fed_by_who_it_is_and_serves_on_without_a_controller() {
+    let cluster = Cluster::start().await;
+    let place = Place::new();
+    let flags = place.controller_flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let port = free_port();
+    cluster.apply("{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}").await;
+    cluster.apply(&web(port, "one.example")).await;
+
+    // It waits for a controller, and is served by the first.
+    let (proxy, admin) = place.proxy("web-gammarus");
+    proxy.when("asks for a controller", || proxy.log().contains("the controller cannot be followed"));
+    let controller = cluster.controller_with(&flags).await;
+    proxy.when("serves", || leads_to(port, "one.example"));
+    proxy.when("is ready", || door::ask(admin, "/readyz").ends_with("ready\n"));
+    assert!(controller.log().contains("feeding the proxy of a Gateway"), "{}", controller.log());
+
+    // An edit, and a Secret, which is its own, and one of another's.
+    let begun = Instant::now();
+    cluster.apply(&web(port, "two.example")).await;
+    proxy.when("serves the edit", || leads_to(port, "two.example"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+
+    // Somebody else of the same namespace is told nothing.
+    let (thief, _) = place.proxy("thief");
+    thief.when("is refused", || {
+        thief.log().contains("no Gateway has a proxy that is spiffe://cluster.local/ns/shop/sa/thief")
+    });
+    drop(thief);
+
+    // What it was told is kept: it starts without a controller.
+    let kept = place.dir.path().join("web-gammarus/cluster.jsonl");
+    proxy.when("keeps it", || fs::read_to_string(&kept).is_ok_and(|text| text.contains("two.example")));
+    controller.terminate().await;
+    assert!(leads_to(port, "two.example"), "{}", proxy.log());
+    drop(proxy);
+    let (proxy, _) = place.proxy("web-gammarus");
+    proxy.when("serves by what was kept", || leads_to(port, "two.example"));
+    assert!(proxy.log().contains("serving by what was kept"), "{}", proxy.log());
+
+    // And follows the next one.
+    cluster.apply(&web(port, "three.example")).await;
+    let controller = cluster.controller_with(&flags).await;
+    proxy.when("follows the next controller", || leads_to(port, "three.example"));
+
+    // With the Gateway everything goes: nothing listens any more.
+    cluster.delete("Gateway", "web").await;
+    proxy.when("has no Gateway any more", || door::ask(port, "/").is_empty());
+    drop((controller, place.ca));
+}
