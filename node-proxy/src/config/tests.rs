@@ -262,3 +262,42 @@ fn a_gateways_proxy_is_told_which_gateway_and_which_pod_it_is() {
         assert!(serving(wrong).unwrap_err().to_string().contains("is not NAMESPACE/NAME"), "{wrong}");
     }
 }
+
+#[test]
+fn a_gateways_proxy_is_fed_or_reads_a_directory_and_not_both() {
+    let flags = NEEDED.chunks(2).filter(|flag| flag[0] != "--objects");
+    let needed: Vec<&str> = flags.flatten().copied().collect();
+    let ingress = |arguments: &[&str]| {
+        let own = ["ingress", "--pod=front-1", "--gateway=edge/front"];
+        match parse(&[&own[..], &needed, arguments].concat())? {
+            Config::Ingress(config) => Ok::<_, ConfigErrors>(config.objects),
+            other => panic!("not a Gateway's: {other:?}"),
+        }
+    };
+    let fed = ingress(&[
+        "--feed-address=gammarus-controller.mesh.svc:8444",
+        "--feed-service-account=mesh/controller",
+    ]);
+    let IngressObjects::Feed { address, service_account, state_dir } = fed.unwrap() else {
+        panic!("not fed")
+    };
+    assert_eq!(address.to_string(), "gammarus-controller.mesh.svc:8444");
+    assert_eq!(
+        (&*service_account.to_string(), state_dir),
+        ("mesh/controller", PathBuf::from("/var/lib/gammarus"))
+    );
+    let both = ingress(&["--feed-address=a:1", "--objects=/"]).unwrap_err().to_string();
+    assert!(both.contains("cannot be given with --objects"), "{both}");
+    let errors = ingress(&["--feed-address=a", "--feed-service-account=controller"]).unwrap_err();
+    assert_eq!(errors.0.len(), 2, "{errors}");
+}
+
+#[test]
+fn a_controller_that_feeds_needs_a_ca() {
+    let controller = |arguments: &[&str]| parse(&[&["controller"], arguments].concat()).map(|_| ());
+    let errors = controller(&["--feed-listen=[::]:8444"]).unwrap_err();
+    assert_eq!(errors.0.len(), 3, "{errors}");
+    let ca = NEEDED.chunks(2).filter(|flag| flag[0].starts_with("--ca-") || flag[0] == "--token-file");
+    let ca: Vec<&str> = ca.flatten().copied().collect();
+    controller(&[&["--feed-listen=[::]:8444"][..], &ca].concat()).unwrap();
+}
