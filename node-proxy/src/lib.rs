@@ -24,7 +24,7 @@
 //! | [`check`] | pure: what attach says of objects that are not applied yet |
 //! | [`compile`] | pure: objects and attachments → snapshot |
 //! | [`snapshot`] | what the data path reads |
-//! | [`controller`] | what is judged, written into the status of routes |
+//! | [`controller`] | what is judged, written into the status of routes and Gateways; a Gateway's own proxies |
 //! | [`feed`] | what the controller tells the proxies of Gateways |
 //! | [`holder`] | what a node keeps from one proxy to the next |
 //! | [`admin`], [`telemetry`] | health, dump, metrics, the access log |

@@ -6,6 +6,7 @@ use std::fs;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context as _;
+use gammarus_ca::state::secret::BUNDLE_CONFIG_MAP;
 use gammarus_ca::{SpiffeId, TrustDomain};
 use kube::Client;
 use tokio::net::TcpListener;
@@ -17,7 +18,7 @@ use super::{cert_store, certificates, source_ended};
 use crate::admin::{Admin, Certificates, Doors, Dump, MayCome, Ready};
 use crate::balance::random;
 use crate::cluster::kubernetes::{KubernetesSource, Scope, connect};
-use crate::cluster::objects::{Changed, Objects};
+use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::cluster::writer::{ClusterView, Writer};
 use crate::config::{ControllerConfig, StartupTaint};
 use crate::controller::crds::{self, Table};
@@ -26,8 +27,13 @@ use crate::controller::judged::Judged;
 use crate::controller::lease::{Candidate, Leadership};
 use crate::controller::live::{Statuses, WatchedClass, WatchedListeners, WatchedMesh, WatchedRoute};
 use crate::controller::metrics::ControllerMetrics;
+use crate::controller::provision::Settings;
+use crate::controller::provision::apply::{Provisioner, ProvisionerParts};
+use crate::controller::provision::objects::Part;
+use crate::controller::provision::shortfall::Provisions;
+use crate::controller::provision::watch::{self as provided, Known};
 use crate::controller::subject::SubjectKind;
-use crate::controller::work::{self, Changes};
+use crate::controller::work::{self, Arriving, Changes};
 use crate::controller::write::{StatusWriter, WriterParts};
 use crate::controller::{KINDS, NAME, taint};
 use crate::feed::serve::FeedServer;
@@ -53,6 +59,35 @@ struct Sight {
     statuses: Arc<Statuses>,
     changes: Changes,
     crds: watch::Receiver<Table>,
+    provisions: Arc<Provisions>,
+    /// Gateways that ask for something else, or whose objects have changed.
+    asked: Changes<ObjectKey>,
+}
+
+impl Sight {
+    /// Nothing yet, with where changes arrive: of statuses, and of what Gateways ask for.
+    fn new(crds: watch::Receiver<Table>, is_providing: bool) -> (Self, Arriving, Arriving<ObjectKey>) {
+        let ((changes, arriving), (asked, asking)) = (Changes::new(), Changes::new());
+        let provisions = Arc::new(Provisions::new(is_providing));
+        let (judged, statuses) = (Arc::default(), Arc::default());
+        (Self { judged, statuses, changes, crds, provisions, asked }, arriving, asking)
+    }
+
+    fn writer_parts(&self, leadership: Leadership, metrics: ControllerMetrics) -> WriterParts {
+        WriterParts {
+            leadership,
+            judged: Arc::clone(&self.judged),
+            statuses: Arc::clone(&self.statuses),
+            provisions: Arc::clone(&self.provisions),
+            crds: self.crds.clone(),
+            metrics,
+        }
+    }
+
+    fn provisioner_parts(&self, leadership: Leadership, settings: Settings) -> ProvisionerParts {
+        let (provisions, statuses) = (Arc::clone(&self.provisions), self.changes.clone());
+        ProvisionerParts { leadership, settings, provisions, known: Arc::default(), statuses }
+    }
 }
 
 async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>) -> anyhow::Result<()> {
@@ -60,21 +95,14 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     let namespace = config.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let counts = ControllerMetrics::register(&metrics)?;
     let (table, crds) = watch::channel(Table::default());
-    let (changes, arriving) = Changes::new();
-    let sight = Sight { judged: Arc::default(), statuses: Arc::default(), changes, crds };
+    let (sight, arriving, asking) = Sight::new(crds, config.provision.is_some());
     let scope = Scope { kinds: &KINDS, state_dir: None, tell_age: Box::new(|_| {}) };
     let source = KubernetesSource::start(&client, scope, &metrics);
-    let (writer, view) = Writer::new(source, judge(&sight));
+    let (writer, view) = Writer::new(source, judge(&sight, &namespace));
     let (mut candidate, leadership) = Candidate::new(client.clone(), &namespace, NAME, identity());
     let feed = open_feed(config, &namespace)?;
     let certs = feed.as_ref().map(|feed| Arc::clone(&feed.certs));
-    let parts = WriterParts {
-        leadership: leadership.clone(),
-        judged: Arc::clone(&sight.judged),
-        statuses: Arc::clone(&sight.statuses),
-        crds: sight.crds.clone(),
-        metrics: counts.clone(),
-    };
+    let parts = sight.writer_parts(leadership.clone(), counts.clone());
     let statuses = Arc::new(StatusWriter::new(client.clone(), parts));
     let ready = Ready::new();
     let admin = Admin {
@@ -89,6 +117,13 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     doors.open(&mut BTreeMap::new(), MayCome::No)?;
     let mut following = follow(&client, &sight, &ready);
     following.spawn(crds::follow(client.clone(), counts, table));
+    let provisioner = config.provision.as_deref().map(|settings| {
+        let account = Some(format!("{namespace}/{NAME}"));
+        let settings = Settings { feed_service_account: account, ..settings.clone() };
+        let parts = sight.provisioner_parts(leadership.clone(), settings);
+        follow_provided(&client, &sight, &parts.known, &mut following);
+        Provisioner::new(client.clone(), parts)
+    });
     if config.startup_taint == StartupTaint::Lifted {
         following.spawn(taint::run(client, namespace, leadership.clone()));
     }
@@ -101,7 +136,8 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
         tokio::select! {
             never = serve_feed(feed, (&view, &sight.judged)) => match never {},
             never = candidate.run() => match never {},
-            never = work::run(&statuses, leadership, arriving) => match never {},
+            never = work::run(&*statuses, leadership.clone(), arriving) => match never {},
+            never = provide(provisioner.as_ref(), leadership, asking) => match never {},
         }
     };
     let outcome: anyhow::Result<()> = tokio::select! {
@@ -154,11 +190,19 @@ fn identity() -> String {
     format!("{}_{:016x}", host.trim(), random())
 }
 
-/// Judges what has changed, and has the statuses of what was judged looked at.
-fn judge(sight: &Sight) -> impl FnMut(&Objects, &Changed) -> Snapshot + use<> {
+/// Judges what has changed, and has what was judged looked at: the statuses, and what Gateways ask for.
+fn judge(sight: &Sight, namespace: &str) -> impl FnMut(&Objects, &Changed) -> Snapshot + use<> {
     let (judged, changes) = (Arc::clone(&sight.judged), sight.changes.clone());
+    let (provisions, asked) = (Arc::clone(&sight.provisions), sight.asked.clone());
+    let bundle = ObjectKey::new(namespace, BUNDLE_CONFIG_MAP);
     move |objects, changed| {
-        let rejudged = judged.write().unwrap_or_else(PoisonError::into_inner).update(objects, changed);
+        let mut judged = judged.write().unwrap_or_else(PoisonError::into_inner);
+        let rejudged = judged.update(objects, changed);
+        let data = objects.config_maps.get(&bundle).and_then(|bundle| bundle.data.as_ref());
+        let trust = data.and_then(|data| data.get("ca.crt"));
+        for gateway in provisions.ask(judged.gateways().demands(), trust.map(String::as_str)) {
+            asked.tell(gateway);
+        }
         for subject in rejudged {
             changes.tell(subject);
         }
@@ -189,6 +233,25 @@ fn follow(client: &Client, sight: &Sight, ready: &Ready) -> JoinSet<Infallible> 
     let (statuses, changes) = (Arc::clone(&sight.statuses), sight.changes.clone());
     following.spawn(tell_versions(sight.crds.clone(), statuses, changes));
     following
+}
+
+/// Sees what was made for Gateways, whether it is to be put right here or by who leads.
+fn follow_provided(client: &Client, sight: &Sight, known: &Arc<Known>, following: &mut JoinSet<Infallible>) {
+    for part in Part::ALL {
+        following.spawn(provided::follow(client.clone(), part, Arc::clone(known), sight.asked.clone()));
+    }
+}
+
+/// Makes what Gateways ask for while it leads, if that is wanted here.
+async fn provide(
+    provisioner: Option<&Provisioner>,
+    leadership: Leadership,
+    asking: Arriving<ObjectKey>,
+) -> Infallible {
+    match provisioner {
+        Some(provisioner) => work::run(provisioner, leadership, asking).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Who leads.

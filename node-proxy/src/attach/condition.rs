@@ -79,6 +79,8 @@ pub enum ConditionReason {
     NoMatchingListenerHostname,
     /// The parent, or the port or listener of it that is named, does not exist or cannot hold routes.
     NoMatchingParent,
+    /// What a Gateway needs could not be provided.
+    NoResources,
     /// No CA certificate can be used.
     NoValidCACertificate,
     /// The Gateway does not take the ListenerSet.
@@ -89,7 +91,7 @@ pub enum ConditionReason {
     OverlappingHostnames,
     /// The Gateway of a ListenerSet is not accepted.
     ParentNotAccepted,
-    /// It waits for its Gateway's address.
+    /// It waits for its Gateway's address, or the Gateway for its proxies.
     Pending,
     /// It is served.
     Programmed,

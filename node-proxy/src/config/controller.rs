@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::serving::{CaConfig, RawCa, read_ca};
-use super::values::{file, log_filter, log_format, loopback, namespace, socket_address, trust_domain};
+use super::values::{
+    file, host_port, log_filter, log_format, loopback, namespace, socket_address, trust_domain,
+};
 use super::{ConfigErrors, Reading};
+use crate::controller::provision::Settings;
 use crate::telemetry::LogFormat;
 
 /// The flags of `controller`, as typed.
@@ -30,6 +33,20 @@ pub(super) struct RawController {
     /// Take the taint gammarus.io/not-ready from nodes whose proxy is ready
     #[arg(long, env = "GAMMARUS_STARTUP_TAINT")]
     startup_taint: bool,
+    /// The image of the proxies that are made for Gateways; without it none are
+    #[arg(long, env = "GAMMARUS_INGRESS_IMAGE", value_name = "IMAGE")]
+    ingress_image: Option<String>,
+    /// When nodes pull that image
+    #[arg(
+        long,
+        env = "GAMMARUS_INGRESS_IMAGE_PULL_POLICY",
+        value_name = "Always|IfNotPresent|Never",
+        default_value = "IfNotPresent"
+    )]
+    ingress_image_pull_policy: String,
+    /// Where those proxies hear what to serve
+    #[arg(long, env = "GAMMARUS_FEED_ADDRESS", value_name = "HOST:PORT")]
+    feed_address: Option<String>,
     /// Where the admin server listens: loopback only
     #[arg(long, env = "GAMMARUS_ADMIN_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
     admin_listen: String,
@@ -75,6 +92,8 @@ pub struct ControllerConfig {
     pub trust_domain: String,
     /// The start-up taint.
     pub startup_taint: StartupTaint,
+    /// What is made for Gateways, if anything is.
+    pub provision: Option<Box<Settings>>,
     /// The admin server: a loopback address.
     pub admin_listen: SocketAddr,
     /// Metrics and health for the outside.
@@ -91,6 +110,7 @@ pub(super) fn read_controller(raw: &RawController) -> Result<ControllerConfig, C
     let namespace = reading.given("--namespace", raw.namespace.as_ref(), namespace);
     let feed = read_feed(&mut reading, raw);
     let trust_domain = reading.read("--trust-domain", &raw.trust_domain, trust_domain);
+    let provision = read_provision(&mut reading, raw, trust_domain.as_deref());
     let admin_listen = reading.read("--admin-listen", &raw.admin_listen, loopback);
     let health_listen = reading.read("--health-listen", &raw.health_listen, socket_address);
     let format = reading.read("--log-format", &raw.log_format, log_format);
@@ -102,6 +122,7 @@ pub(super) fn read_controller(raw: &RawController) -> Result<ControllerConfig, C
             feed: feed?,
             trust_domain: trust_domain?,
             startup_taint: if raw.startup_taint { StartupTaint::Lifted } else { StartupTaint::Left },
+            provision: provision?,
             admin_listen: admin_listen?,
             health_listen: health_listen?,
             format: format?,
@@ -116,4 +137,43 @@ fn read_feed(reading: &mut Reading, raw: &RawController) -> Option<Option<FeedCo
     let Some(value) = &raw.feed_listen else { return Some(None) };
     let (listen, ca) = (reading.read("--feed-listen", value, socket_address), read_ca(reading, &raw.ca));
     Some(Some(FeedConfig { listen: listen?, ca: ca? }))
+}
+
+/// What is made for Gateways; nothing without an image.
+fn read_provision(
+    reading: &mut Reading,
+    raw: &RawController,
+    trust_domain: Option<&str>,
+) -> Option<Option<Box<Settings>>> {
+    let policy = reading.read("--ingress-image-pull-policy", &raw.ingress_image_pull_policy, pull_policy);
+    let Some(image) = &raw.ingress_image else { return Some(None) };
+    let image = reading.read("--ingress-image", image, image_name);
+    let ca_address = reading.required("--ca-address", raw.ca.address(), host_port);
+    let feed_address = reading.required("--feed-address", raw.feed_address.as_ref(), host_port);
+    Some(Some(Box::new(Settings {
+        image: image?,
+        image_pull_policy: policy?,
+        trust_domain: trust_domain?.to_owned(),
+        ca_address: ca_address?.to_string(),
+        feed_address: feed_address?.to_string(),
+        feed_service_account: None,
+        log_format: raw.log_format.clone(),
+        log_level: raw.log_level.clone(),
+    })))
+}
+
+fn pull_policy(value: &str) -> Result<String, &'static str> {
+    match value {
+        "Always" | "IfNotPresent" | "Never" => Ok(value.to_owned()),
+        _ => Err("is none of Always, IfNotPresent and Never"),
+    }
+}
+
+/// What runs it says what is wrong with it: how images may be named is a matter of registries.
+fn image_name(value: &str) -> Result<String, &'static str> {
+    if value.is_empty() || value.contains(char::is_whitespace) {
+        Err("is no name of an image")
+    } else {
+        Ok(value.to_owned())
+    }
 }

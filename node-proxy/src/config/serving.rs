@@ -76,6 +76,13 @@ pub(super) struct RawCa {
     token_file: Option<String>,
 }
 
+impl RawCa {
+    /// Where the CA listens, as typed.
+    pub(super) const fn address(&self) -> Option<&String> {
+        self.ca_address.as_ref()
+    }
+}
+
 /// A host name or address with a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {

@@ -245,6 +245,32 @@ fn the_controller_needs_nothing_and_knows_its_flags() {
 }
 
 #[test]
+fn what_is_made_for_gateways_is_said_whole_or_not_at_all() {
+    let provision = |arguments: &[&str]| match parse(&[&["controller"], arguments].concat())? {
+        Config::Controller(config) => Ok(config.provision),
+        other => panic!("not the controller: {other:?}"),
+    };
+    assert_eq!(provision(&[]).unwrap(), None);
+    let whole =
+        ["--ingress-image=a:1", "--ca-address=ca:8443", "--feed-address=feed:8444", "--trust-domain=a.b"];
+    let settings = provision(&whole).unwrap().unwrap();
+    assert_eq!((&*settings.image, &*settings.image_pull_policy), ("a:1", "IfNotPresent"));
+    assert_eq!((&*settings.ca_address, &*settings.feed_address), ("ca:8443", "feed:8444"));
+    assert_eq!((&*settings.trust_domain, &*settings.log_level), ("a.b", "info"));
+    let errors: ConfigErrors =
+        provision(&["--ingress-image=", "--ingress-image-pull-policy=Often"]).unwrap_err();
+    let errors = errors.to_string();
+    for flag in [
+        "--ingress-image ",
+        "--ingress-image-pull-policy ",
+        "--ca-address is required",
+        "--feed-address is required",
+    ] {
+        assert!(errors.contains(flag), "{flag}: {errors}");
+    }
+}
+
+#[test]
 fn a_gateways_proxy_is_told_which_gateway_and_which_pod_it_is() {
     let ingress = |arguments: &[&str]| match parse(&[&["ingress"][..], arguments].concat())? {
         Config::Ingress(config) => Ok::<_, ConfigErrors>(*config),

@@ -382,7 +382,7 @@ impl Statuses {
 }
 
 /// Whether one version came before another. Versions that are no numbers have no order, and none is old.
-fn is_older(one: &str, other: &str) -> bool {
+pub(super) fn is_older(one: &str, other: &str) -> bool {
     match (one.parse::<u64>(), other.parse::<u64>()) {
         (Ok(one), Ok(other)) => one < other,
         _ => false,

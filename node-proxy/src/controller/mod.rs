@@ -3,7 +3,8 @@
 //! Of several controllers one writes, the one that holds a Lease ([`lease`]); the others see the same and stand by. What should be
 //! said comes from the same judgement as the data path's ([`judged`], [`gateways`]), what is said from watches of its own ([`follow`],
 //! [`live`]). Any change of either puts the object into a queue ([`work`]); what differs becomes a patch of our own entries
-//! alone ([`plan`], [`mod@write`]). Which CRDs there are is looked at and told of ([`crds`]), never changed.
+//! alone ([`plan`], [`mod@write`]). What Gateways need beside a status is made for them ([`provision`]). Which CRDs there are is looked at and
+//! told of ([`crds`]), never changed.
 
 pub mod crds;
 pub mod features;

@@ -19,25 +19,28 @@ use super::lease::Leadership;
 use super::live::{Live, Statuses, Watched, WatchedClass, WatchedListeners, WatchedMesh, WatchedRoute};
 use super::metrics::{ControllerMetrics, WriteResult};
 use super::plan::{Plan, plan_class, plan_listeners, plan_mesh, plan_route};
+use super::provision::shortfall::{Provisions, Saying};
 use super::subject::Subject;
+use super::work::Work;
 use crate::attach::gateway::ListenerOwner;
 use crate::cluster::kubernetes::backoff::{Doubling, any_part};
 
 /// Who it is that writes, in `metadata.managedFields`.
-const FIELD_MANAGER: &str = "gammarus-controller";
+pub(super) const FIELD_MANAGER: &str = "gammarus-controller";
 /// A request that takes longer has failed.
-const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// Tries in a row, when others write the same object all the time, before others have their turn.
 const MOST_CONFLICTS: u32 = 8;
 /// Before a next try in such a row, the first one at once.
 const BETWEEN_CONFLICTS: Doubling =
     Doubling { first: Duration::from_millis(5), longest: Duration::from_secs(1) };
 /// After failures, at most; and between two writes of the same to who does not leave it.
-const PAUSES: Doubling = Doubling { first: Duration::from_millis(250), longest: Duration::from_mins(1) };
+pub(super) const PAUSES: Doubling =
+    Doubling { first: Duration::from_millis(250), longest: Duration::from_mins(1) };
 /// What was written and has stayed for as long is not a quarrel any more.
-const PEACE: Duration = Duration::from_mins(5);
+pub(super) const PEACE: Duration = Duration::from_mins(5);
 /// A status that was changed back so often is told of.
-const QUARREL: u32 = 3;
+pub(super) const QUARREL: u32 = 3;
 
 /// What the writer is made of.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct WriterParts {
     pub judged: Arc<RwLock<Judged>>,
     /// What is said.
     pub statuses: Arc<Statuses>,
+    /// What became of what Gateways ask for.
+    pub provisions: Arc<Provisions>,
     /// Which CRDs are there.
     pub crds: watch::Receiver<Table>,
     /// What is counted.
@@ -83,22 +88,6 @@ impl StatusWriter {
         Self { client, parts, past, left_out, hasher: RandomState::new() }
     }
 
-    /// Every subject that is there.
-    pub(super) fn subjects(&self) -> Vec<Subject> {
-        self.parts.statuses.subjects()
-    }
-
-    pub(super) fn leads(&self, leading: bool) {
-        self.parts.metrics.set_leading(leading);
-        if !leading {
-            self.parts.metrics.set_queued(0);
-        }
-    }
-
-    pub(super) fn queued(&self, count: usize) {
-        self.parts.metrics.set_queued(count);
-    }
-
     /// How many entries found no room, by subject.
     #[must_use]
     pub fn left_out(&self) -> BTreeMap<String, usize> {
@@ -106,7 +95,7 @@ impl StatusWriter {
     }
 
     /// Has a status say what was judged, if it does not. Gives when it is to be tried again, if it is.
-    pub(super) async fn settle(&self, subject: &Subject, since: Instant) -> Option<Instant> {
+    async fn settle_status(&self, subject: &Subject, since: Instant) -> Option<Instant> {
         for conflicts in 0..MOST_CONFLICTS {
             let Some((patch, wanted)) = self.plan(subject) else {
                 if self.parts.statuses.find(subject).is_none() {
@@ -166,8 +155,15 @@ impl StatusWriter {
         let hash = |wanted: &dyn fmt::Debug| self.hasher.hash_one((&live.uid, format!("{wanted:?}")));
         let of_listeners = |owner: ListenerOwner| {
             let judged = judged();
-            let holder = judged.gateways().find_holder(&owner)?;
-            Some((plan_listeners(live, holder, &now), hash(holder)))
+            let gateways = judged.gateways();
+            match self
+                .parts
+                .provisions
+                .complete(gateways.find_gateway(&owner)?, gateways.find_holder(&owner)?)
+            {
+                Saying::Later => None,
+                Saying::Now(holder) => Some((plan_listeners(live, &holder, &now), hash(&holder))),
+            }
         };
         match subject {
             Subject::Gateway(key) => of_listeners(ListenerOwner::Gateway(key.clone())),
@@ -283,6 +279,29 @@ impl StatusWriter {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         }
+    }
+}
+
+impl Work for StatusWriter {
+    type Key = Subject;
+
+    fn all(&self) -> Vec<Subject> {
+        self.parts.statuses.subjects()
+    }
+
+    fn leads(&self, leading: bool) {
+        self.parts.metrics.set_leading(leading);
+        if !leading {
+            self.parts.metrics.set_queued(0);
+        }
+    }
+
+    fn queued(&self, count: usize) {
+        self.parts.metrics.set_queued(count);
+    }
+
+    async fn settle(&self, subject: &Subject, since: Instant) -> Option<Instant> {
+        self.settle_status(subject, since).await
     }
 }
 

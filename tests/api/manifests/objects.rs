@@ -155,6 +155,24 @@ fn values_reach_what_they_are_for() {
 }
 
 #[test]
+fn what_the_controller_makes_for_gateways_is_made_of_the_same() {
+    let objects = charted(&[
+        "--set=image.repository=mesh/all,image.tag=v7,image.pullPolicy=Always,trustDomain=example.org",
+    ]);
+    let controller = &objects["Deployment gammarus-system gammarus-controller"]["spec"]["template"]["spec"];
+    let variables = controller["containers"][0]["env"].as_array().unwrap();
+    for (name, value) in [
+        ("GAMMARUS_INGRESS_IMAGE", "mesh/all:v7"),
+        ("GAMMARUS_INGRESS_IMAGE_PULL_POLICY", "Always"),
+        ("GAMMARUS_TRUST_DOMAIN", "example.org"),
+        ("GAMMARUS_CA_ADDRESS", "gammarus-ca.gammarus-system.svc:8443"),
+        ("GAMMARUS_FEED_ADDRESS", "gammarus-controller.gammarus-system.svc:8444"),
+    ] {
+        assert!(variables.contains(&json!({"name": name, "value": value})), "{name}: {variables:?}");
+    }
+}
+
+#[test]
 fn a_value_that_makes_no_sense_is_refused_with_its_name() {
     for (value, said) in [
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),

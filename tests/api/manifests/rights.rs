@@ -63,13 +63,16 @@ fn account<'a>(server: &'a ApiServer, name: &str, namespace: &'a str) -> Asked<'
 }
 
 /// What nobody of the mesh may do anywhere.
-const NEVER: [(&str, &str); 5] = [
-    ("create update patch delete", "pods, services, deployments.apps, daemonsets.apps"),
+const NEVER: [(&str, &str); 6] = [
+    ("create update patch delete", "pods, daemonsets.apps"),
+    ("update delete deletecollection", PROVIDED),
     ("create", "pods/exec, pods/attach, pods/portforward, serviceaccounts/token, pods/binding"),
     ("delete", "namespaces, nodes, httproutes, configmaps, validatingadmissionpolicies"),
     ("update patch", "namespaces, httproutes, clusterroles, rolebindings, customresourcedefinitions"),
     ("create", "clusterrolebindings, customresourcedefinitions, validatingwebhookconfigurations"),
 ];
+/// What the controller alone makes, for Gateways, in whichever namespace they are.
+const PROVIDED: &str = "configmaps, deployments.apps, serviceaccounts, services";
 /// What the controller may where somebody has chosen so, for the certificates that Gateways name.
 const CERTIFICATES: [(&str, &str); 1] = [("list watch", "secrets")];
 /// What the controller writes the status of, beside the mesh.
@@ -92,6 +95,7 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
     );
     node.check(false, &NEVER);
     node.check(false, &CERTIFICATES);
+    node.check(false, &[("create patch", PROVIDED)]);
     node.check(false, &[("list watch", JUDGED)]);
     node.check(
         false,
@@ -126,6 +130,7 @@ fn the_ca_reviews_tokens_looks_for_pods_and_keeps_its_own_secret() {
     ca.check(true, &[("create", "tokenreviews"), ("get", "pods"), ("list", "nodes")]);
     ca.check(false, &NEVER);
     ca.check(false, &CERTIFICATES);
+    ca.check(false, &[("create patch", PROVIDED)]);
     ca.check(
         false,
         &[
@@ -173,19 +178,23 @@ fn the_controller_writes_status_and_its_lease() {
                 "grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status, xmeshes/status",
             ),
             ("list watch", "customresourcedefinitions"),
+            // What Gateways need: made, applied and looked at, and deleted by whoever owns it.
+            ("create get list patch watch", PROVIDED),
+            ("update", "gateways/finalizers"),
         ],
     );
     controller.check(false, &NEVER);
-    controller.check(true, &[("list watch", "configmaps")]);
     controller.check(false, &CERTIFICATES);
     controller.check(
         false,
         &[
             ("get list", "leases, nodes"),
             ("get", "pods, endpointslices"),
-            ("get create update patch delete", "secrets, configmaps"),
+            ("get create update patch delete", "secrets"),
+            ("get patch update", "deployments.apps/scale, deployments.apps/status"),
+            ("create", "serviceaccounts/token, pods, daemonsets.apps"),
             ("create update patch delete", JUDGED),
-            ("get", "namespaces, services, referencegrants, customresourcedefinitions"),
+            ("get", "namespaces, referencegrants, customresourcedefinitions"),
             ("patch", "pods/status, nodes, nodes/status, services/status, xmeshes"),
             ("create", "tokenreviews, leases"),
         ],

@@ -6,6 +6,7 @@ mod feed;
 mod gateways;
 mod leaders;
 mod others;
+mod provision;
 mod said;
 mod taint;
 
@@ -86,11 +87,13 @@ impl Cluster {
             "Lease" => ("coordination.k8s.io", "v1", "leases"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", "customresourcedefinitions"),
             "ConfigMap" => ("", "v1", "configmaps"),
+            "Deployment" => ("apps", "v1", "deployments"),
             "Namespace" => ("", "v1", "namespaces"),
             "Node" => ("", "v1", "nodes"),
             "Pod" => ("", "v1", "pods"),
             "Secret" => ("", "v1", "secrets"),
             "Service" => ("", "v1", "services"),
+            "ServiceAccount" => ("", "v1", "serviceaccounts"),
             "Gateway" => ("gateway.networking.k8s.io", "v1", "gateways"),
             "GatewayClass" => ("gateway.networking.k8s.io", "v1", "gatewayclasses"),
             "GRPCRoute" => ("gateway.networking.k8s.io", "v1", "grpcroutes"),

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use super::live::Address;
 use super::plan::{Role, RouteParent};
+use super::provision::Demand;
+use super::provision::demand::Demands;
 use super::subject::Subject;
 use crate::attach::gateway::{
     Gateways, JudgedClass, JudgedGateway, JudgedListenerSet, Listener, ListenerId, ListenerOwner,
@@ -67,6 +69,10 @@ pub struct ListenerJudgement {
 pub struct GatewayStatuses {
     judged: Arc<Gateways>,
     holders: BTreeMap<ListenerOwner, ListenersJudgement>,
+    /// ListenerSet → its Gateway.
+    parents: BTreeMap<ObjectKey, ObjectKey>,
+    /// What those that are accepted ask for.
+    demands: Demands,
     routes: BTreeMap<RouteRef, Vec<RouteParent>>,
 }
 
@@ -97,13 +103,17 @@ impl GatewayStatuses {
     fn new(objects: &Objects) -> Self {
         let gateways = Arc::new(Gateways::new(objects));
         let counts = gateways.attached_routes();
-        let mut holders = BTreeMap::new();
+        let (mut holders, mut parents, mut demands) = (BTreeMap::new(), BTreeMap::new(), Demands::new());
         for gateway in gateways.gateways.values() {
+            if let Some(demand) = Demand::find(objects, gateway) {
+                demands.insert(gateway.key.clone(), Arc::new(demand));
+            }
             let reach = Reach::find(objects, gateway);
             let judgement = reach.say_gateway(gateway, &counts);
             for set in &gateway.listener_sets {
                 let judgement = reach.say_set(set, &counts);
                 holders.insert(ListenerOwner::ListenerSet(set.key.clone()), judgement);
+                parents.insert(set.key.clone(), gateway.key.clone());
             }
             holders.insert(ListenerOwner::Gateway(gateway.key.clone()), judgement);
         }
@@ -118,7 +128,7 @@ impl GatewayStatuses {
             (route.clone(), parents.collect())
         });
         let routes = routes.collect();
-        Self { judged: gateways, holders, routes }
+        Self { judged: gateways, holders, parents, demands, routes }
     }
 
     /// Whether a change could have any part in what is said. Without a class of ours nothing has.
@@ -145,6 +155,21 @@ impl GatewayStatuses {
     #[must_use]
     pub fn find_holder(&self, owner: &ListenerOwner) -> Option<&ListenersJudgement> {
         self.holders.get(owner)
+    }
+
+    /// The Gateway that is meant or that a ListenerSet is of, if it is ours.
+    #[must_use]
+    pub fn find_gateway<'a>(&'a self, owner: &'a ListenerOwner) -> Option<&'a ObjectKey> {
+        match owner {
+            ListenerOwner::Gateway(key) => Some(key),
+            ListenerOwner::ListenerSet(key) => self.parents.get(key),
+        }
+    }
+
+    /// What the Gateways that are accepted ask for.
+    #[must_use]
+    pub const fn demands(&self) -> &Demands {
+        &self.demands
     }
 
     /// What was judged of a route on its parents that are Gateways and ListenerSets of ours.

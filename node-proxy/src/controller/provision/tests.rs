@@ -1,0 +1,262 @@
+//! The objects of a Gateway, from YAML as a person writes it.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::objects::{Part, Wanted};
+use super::shortfall::{Provisions, Saying, Shortfall};
+use super::{Demand, Port, Settings, Transport};
+use crate::attach::gateway::{Gateways, ListenerOwner};
+use crate::attach::{ConditionReason, ConditionStatus, ConditionType, fixture};
+use crate::cluster::objects::{Changed, ObjectKey, Objects};
+use crate::controller::gateways::{GatewayStatuses, ListenersJudgement};
+
+const OBJECTS: &str = "
+{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}
+---
+{kind: GatewayClass, metadata: {name: other}, spec: {controllerName: example.com/other}}
+---
+{kind: Namespace, metadata: {name: shop}}
+---
+{kind: Gateway, metadata: {name: web, uid: g1}, spec: {gatewayClassName: gammarus,
+  addresses: [{value: ''}, {type: IPAddress, value: 192.0.2.1}, {value: 192.0.2.2}],
+  allowedListeners: {namespaces: {from: Same}},
+  infrastructure: {labels: {team: edge, gammarus.io/gateway: mine, gammarus.io/mesh: enabled}, annotations: {note: 'yes'}},
+  listeners: [{name: a, hostname: a.example, port: 80, protocol: HTTP}, {name: b, hostname: b.example, port: 80, protocol: HTTP},
+    {name: no-certificate, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: gone}]}},
+    {name: health, port: 15021, protocol: TCP}]}}
+---
+{kind: ListenerSet, metadata: {name: more}, spec: {parentRef: {name: web}, listeners: [{name: raw, port: 9000, protocol: TCP}]}}
+---
+{kind: Gateway, metadata: {name: strange, uid: g2}, spec: {gatewayClassName: gammarus, listeners: [{name: a, port: 80, protocol: SCTP}]}}
+---
+{kind: Gateway, metadata: {name: foreign, uid: g3}, spec: {gatewayClassName: other, listeners: [{name: a, port: 80, protocol: HTTP}]}}
+";
+
+fn settings() -> Settings {
+    Settings {
+        image: "gammarus:1".to_owned(),
+        image_pull_policy: "IfNotPresent".to_owned(),
+        trust_domain: "cluster.local".to_owned(),
+        ca_address: "ca:8443".to_owned(),
+        feed_address: "feed:8444".to_owned(),
+        feed_service_account: None,
+        log_format: "json".to_owned(),
+        log_level: "info".to_owned(),
+    }
+}
+
+fn demands(objects: &Objects) -> Vec<Demand> {
+    let gateways = Gateways::new(objects);
+    gateways.gateways.values().filter_map(|judged| Demand::find(objects, judged)).collect()
+}
+
+fn web() -> Demand {
+    let [demand] = demands(&fixture::objects(OBJECTS)).try_into().unwrap();
+    demand
+}
+
+#[track_caller]
+fn part(demand: &Demand, part: Part) -> Wanted {
+    let all = Wanted::all(demand, &settings(), Some("roots"));
+    all.into_iter().find(|wanted| wanted.part == part).unwrap()
+}
+
+#[test]
+fn a_gateway_that_is_accepted_asks_for_the_ports_that_are_served() {
+    let demand = web();
+    assert_eq!(demand.gateway, ObjectKey::new("shop", "web"));
+    let ports: Vec<String> = demand.ports.iter().map(Port::to_string).collect();
+    // Of two on one port one, of its ListenerSet's own, and none of what has no certificate.
+    assert_eq!(ports, ["tcp-80", "tcp-9000", "tcp-15021"]);
+    assert_eq!(demand.address.as_deref(), Some("192.0.2.1"));
+}
+
+#[test]
+fn one_that_is_being_deleted_asks_for_nothing() {
+    let leaving = "{name: web, uid: g1, deletionTimestamp: '2026-01-01T00:00:00Z'}";
+    let objects = fixture::objects(&OBJECTS.replace("{name: web, uid: g1}", leaving));
+    assert_eq!(demands(&objects), []);
+}
+
+#[test]
+fn all_four_have_one_name_and_the_gateways_labels_under_ours() {
+    let all = Wanted::all(&web(), &settings(), Some("roots"));
+    assert_eq!(all.iter().map(|wanted| wanted.part).collect::<Vec<_>>(), Part::ALL);
+    for Wanted { key, object, part } in &all {
+        assert_eq!(key.to_string(), "shop/web-gammarus");
+        let labels = &object["metadata"]["labels"];
+        assert_eq!(labels["team"], "edge", "{part:?}");
+        assert_eq!(labels["gammarus.io/gateway"], "web-gammarus", "{part:?}");
+        assert_eq!(labels["gateway.networking.k8s.io/gateway-name"], "web", "{part:?}");
+        assert_eq!(object["metadata"]["annotations"]["note"], "yes", "{part:?}");
+        assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], "g1", "{part:?}");
+    }
+    let template = &part(&web(), Part::Deployment).object["spec"]["template"];
+    let labels = &template["metadata"]["labels"];
+    assert_eq!((&labels["gammarus.io/mesh"], &labels["team"]), (&json!("disabled"), &json!("edge")));
+    assert_eq!(template["metadata"]["annotations"], json!({"note": "yes"}));
+}
+
+#[test]
+fn names_of_every_length_fit_into_names_and_labels() {
+    let mut names = BTreeSet::new();
+    for end in ["b", "c"] {
+        let name = format!("{}{end}", "a".repeat(252));
+        let demand = Demand { gateway: ObjectKey::new("shop", &name), ..web() };
+        for Wanted { key, object, .. } in Wanted::all(&demand, &settings(), Some("roots")) {
+            assert_eq!(key.name.len(), 63);
+            let labels = object["metadata"]["labels"].as_object().unwrap();
+            assert!(labels.values().all(|value| value.as_str().unwrap().len() <= 63), "{labels:?}");
+            assert_eq!(object["metadata"]["ownerReferences"][0]["name"], name);
+            names.insert(key);
+        }
+    }
+    assert_eq!(names.len(), 2, "each Gateway has one of its own");
+}
+
+#[test]
+fn udp_and_tcp_share_a_number() {
+    let both = [Transport::Tcp, Transport::Udp].map(|transport| Port { number: 53, transport });
+    let demand = Demand { ports: both.into_iter().collect(), ..web() };
+    let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "targetPort": 53, "protocol": protocol});
+    let service = part(&demand, Part::Service).object;
+    assert_eq!(service["spec"]["ports"], json!([port("tcp-53", "TCP"), port("udp-53", "UDP")]));
+    let deployment = part(&demand, Part::Deployment).object;
+    let ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"].as_array().unwrap();
+    let ports: Vec<String> =
+        ports.iter().map(|own| format!("{}/{}", own["containerPort"], own["protocol"])).collect();
+    assert_eq!(ports, ["15021/\"TCP\"", "53/\"TCP\"", "53/\"UDP\""]);
+}
+
+#[test]
+fn no_port_of_a_container_is_there_twice() {
+    let deployment = part(&web(), Part::Deployment).object;
+    let ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"].as_array().unwrap();
+    let numbers: Vec<u64> = ports.iter().map(|port| port["containerPort"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [15021, 80, 9000]);
+}
+
+#[test]
+fn without_a_port_there_is_no_service_and_without_a_bundle_no_config_map() {
+    let none = Demand { ports: BTreeSet::new(), ..web() };
+    let parts = |demand: &Demand, trust| -> Vec<Part> {
+        Wanted::all(demand, &settings(), trust).iter().map(|wanted| wanted.part).collect()
+    };
+    assert_eq!(parts(&none, Some("roots")), [Part::ServiceAccount, Part::ConfigMap, Part::Deployment]);
+    assert_eq!(parts(&web(), None), [Part::ServiceAccount, Part::Deployment, Part::Service]);
+}
+
+#[test]
+fn an_object_is_right_as_long_as_all_of_ours_is_in_it() {
+    let wanted = part(&web(), Part::Deployment);
+    assert!(wanted.to_create()["spec"]["replicas"] == 2 && wanted.object["spec"]["replicas"].is_null());
+    let mut live = wanted.to_create();
+    let container = |live: &mut Value, field: &str, value: Value| {
+        live["spec"]["template"]["spec"]["containers"][0][field] = value;
+    };
+    container(&mut live, "terminationMessagePath", json!("/dev/null"));
+    live["metadata"]["labels"]["theirs"] = json!("too");
+    live["spec"]["template"]["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .insert(0, json!({"name": "theirs"}));
+    assert!(wanted.is_in(&live), "what others have added is theirs");
+    for (pointer, value) in [
+        ("/spec/template/spec/containers/1/image", json!("other")),
+        ("/spec/template/spec/containers/1/command", json!(["/node-proxy", "ingress", "--more"])),
+        ("/metadata/labels/team", json!("theirs")),
+        ("/spec/template/spec/containers/1/env", json!([])),
+    ] {
+        let mut changed = live.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        assert!(!wanted.is_in(&changed), "{pointer}");
+    }
+    // What is wanted no more is found by the hash.
+    let fewer = Demand { ports: web().ports.into_iter().take(1).collect(), ..web() };
+    assert!(!part(&fewer, Part::Service).is_in(&part(&web(), Part::Service).object));
+    // An empty map is as good as none.
+    let plain = part(&Demand { annotations: std::collections::BTreeMap::new(), ..web() }, Part::Deployment);
+    let mut live = plain.to_create();
+    live["spec"]["template"]["metadata"].as_object_mut().unwrap().remove("annotations");
+    assert!(plain.is_in(&live));
+}
+
+/// A Gateway with an address and with a ListenerSet: the state that keeps it from being served is all that differs.
+struct Said {
+    statuses: GatewayStatuses,
+    provisions: Provisions,
+}
+
+impl Said {
+    fn new(is_on: bool) -> Self {
+        let service = "---
+{kind: Service, metadata: {name: balancer, ownerReferences: [{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway,
+  name: web, uid: g1}]}, spec: {type: LoadBalancer, clusterIP: 10.96.0.9, ports: [{port: 80}]},
+  status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2}]}}}";
+        let objects = fixture::objects(&format!("{OBJECTS}{service}"));
+        let (mut statuses, provisions) = (GatewayStatuses::default(), Provisions::new(is_on));
+        statuses.update(&objects, &Changed::everything(&objects));
+        let asked = provisions.ask(statuses.demands(), Some("roots"));
+        assert_eq!(asked.len(), usize::from(is_on));
+        Self { statuses, provisions }
+    }
+
+    /// `Programmed` of the Gateway, its first listener, its ListenerSet and the listener of that.
+    fn programmed(&self) -> Vec<String> {
+        let web = ObjectKey::new("shop", "web");
+        let of = |judged: &ListenersJudgement| {
+            let lists = [&judged.conditions, &judged.listeners[0].conditions];
+            lists.map(|list| {
+                let own = list.iter().find(|own| own.kind == ConditionType::Programmed).unwrap();
+                assert_eq!(own.status == ConditionStatus::True, own.reason == ConditionReason::Programmed);
+                format!("{} {}", own.reason, own.message)
+            })
+        };
+        let owners =
+            [ListenerOwner::Gateway(web.clone()), ListenerOwner::ListenerSet(ObjectKey::new("shop", "more"))];
+        let all = owners.iter().map(|owner| {
+            assert_eq!(self.statuses.find_gateway(owner), Some(&web));
+            match self.provisions.complete(&web, self.statuses.find_holder(owner).unwrap()) {
+                Saying::Later => [String::new(), String::new()],
+                Saying::Now(judged) => of(&judged),
+            }
+        });
+        all.flatten().collect()
+    }
+}
+
+#[test]
+fn what_could_not_be_provided_is_said_by_the_gateway_and_all_that_waits_for_it() {
+    let said = Said::new(true);
+    let web = ObjectKey::new("shop", "web");
+    assert_eq!(said.programmed(), [""; 4], "nothing was tried yet");
+    assert!(said.provisions.settle(&web, None));
+    assert_eq!(said.programmed(), ["Programmed "; 4]);
+    let waiting = Some(Shortfall::Waiting { message: "no replica".to_owned() });
+    assert!(said.provisions.settle(&web, waiting.clone()));
+    assert!(!said.provisions.settle(&web, waiting), "nothing else than before");
+    let pending = "Pending the Gateway: no replica";
+    assert_eq!(said.programmed(), ["Pending no replica", pending, pending, pending]);
+    let refused =
+        Shortfall::Refused { reason: ConditionReason::NoResources, message: "Service: no".to_owned() };
+    said.provisions.settle(&web, Some(refused));
+    let pending = "Pending the Gateway: Service: no";
+    assert_eq!(said.programmed(), ["NoResources Service: no", pending, pending, pending]);
+}
+
+#[test]
+fn where_nothing_is_provided_nothing_is_waited_for() {
+    assert_eq!(Said::new(false).programmed(), ["Programmed "; 4]);
+}
+
+#[test]
+fn another_trust_bundle_is_another_thing_to_provide() {
+    let said = Said::new(true);
+    let demands = said.statuses.demands();
+    assert_eq!(said.provisions.ask(demands, Some("roots")), []);
+    assert_eq!(said.provisions.ask(demands, Some("others")), [ObjectKey::new("shop", "web")]);
+    assert_eq!(said.provisions.ask(&Default::default(), Some("others")), []);
+    assert!(!said.provisions.settle(&ObjectKey::new("shop", "web"), None), "it has gone meanwhile");
+}
