@@ -35,6 +35,14 @@ fn bytes_go_to_the_backend_of_their_tcp_route() {
 }
 
 #[test]
+fn tls_for_nobody_is_reset_where_it_may_be_anybodys() {
+    let stage = stage();
+    let unknown = stage.curl(&["-k", "https://nobody.example.org:8443/"]);
+    assert!(unknown.status == 0 && unknown.error.contains("reset"), "{unknown:?}");
+    stage.wait_line(&["direction=ingress", "reason=no_matching_rule", "nobody.example.org"]);
+}
+
+#[test]
 fn tls_passes_through_to_the_backend_that_has_the_certificate() {
     let stage = stage();
     let trusted = stage.file("passed.pem");

@@ -25,17 +25,18 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
 /// The features of Gateways, sorted by name as `status.supportedFeatures` of a GatewayClass must be. In it are those whose
 /// every part is judged (`attach`) and done (`ingress`, `outbound`).
 ///
-/// Not in it: UDPRoute, which is not applied; BackendTLSPolicy, whose status nobody writes; and addresses and infrastructure
-/// that a Gateway asks for, while nobody makes its Service.
-pub const GATEWAY_FEATURES: [&str; 40] = [
+/// Not in it: UDPRoute, which is not applied; and BackendTLSPolicy, whose status nobody writes.
+pub const GATEWAY_FEATURES: [&str; 44] = [
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayAddressEmpty",
     "GatewayBackendClientCertificate",
     "GatewayFrontendClientCertificateValidation",
     "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructure",
     "GatewayPort8080",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
@@ -61,6 +62,8 @@ pub const GATEWAY_FEATURES: [&str; 40] = [
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",

