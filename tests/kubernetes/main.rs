@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
 
 mod enrolment;
+mod gateways;
 mod grpc;
 mod parents;
 #[path = "../cluster/rig.rs"]

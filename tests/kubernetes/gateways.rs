@@ -1,0 +1,83 @@
+//! A Gateway as one `kubectl apply` makes it: its proxies, its address, and the mesh behind it.
+
+use node_proxy::demo::command::until;
+
+use super::rig::{NODES, Namespace, PATIENCE, host_of};
+
+const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: front}
+spec:
+  gatewayClassName: gammarus
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web}
+spec:
+  parentRefs: [{name: front}]
+  rules:
+    - matches: [{path: {value: /old}}]
+      filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /new}}}]
+    - backendRefs: [{name: web, port: 80}]
+";
+
+/// What the host, which is outside the cluster, is answered.
+fn ask(namespace: &Namespace, url: &str) -> String {
+    let flags = ["--silent", "--show-error", "--max-time", "5", "--dump-header", "-", url];
+    namespace.cluster.run("curl", &flags, "").stdout
+}
+
+#[test]
+fn a_gateway_is_served_at_its_address_by_proxies_of_its_own_that_speak_mtls_with_the_mesh() {
+    let namespace = Namespace::enrolled("gateway");
+    namespace.server("web", NODES[1], 1);
+    let pod = namespace.field("pods", ".items[0].metadata.name");
+    namespace.wait_for_mark(&pod);
+    namespace.apply(GATEWAY);
+    namespace.wait("Programmed", "gateway/front");
+    let address = host_of(&namespace.field("gateway/front", ".status.addresses[0].value"));
+
+    let answers = |path: &str, expected: &[&str]| {
+        let mut last = String::new();
+        let comes = until(PATIENCE, || {
+            last = ask(&namespace, &format!("http://{address}{path}")).to_lowercase();
+            expected.iter().all(|expected| last.contains(expected))
+        });
+        assert!(comes, "{path}: {last}");
+    };
+    answers("/", &["http/1.1 200"]);
+    answers("/old", &["http/1.1 302", "/new"]);
+    let log = || {
+        let own = ["logs", "--selector", "gammarus.io/gateway=front-gammarus", "--tail=-1"];
+        namespace.kubectl(&own).output()
+    };
+    let identity = format!("dst.identity=spiffe://cluster.local/ns/{}/sa/default mtls=yes", namespace.name);
+    let is_said = || log().lines().any(|line| line.contains("direction=ingress") && line.contains(&identity));
+    assert!(until(PATIENCE, is_said), "{}", log());
+
+    // Its pods are in a namespace of the mesh, and are never redirected themselves.
+    namespace.wait_for_rollout("deployment/front-gammarus");
+    let marks = namespace.kubectl(&[
+        "get",
+        "pods",
+        "--selector",
+        "gammarus.io/gateway=front-gammarus",
+        "--output",
+        "jsonpath={.items[*].metadata.annotations}",
+    ]);
+    assert!(!marks.output().contains("gammarus.io/enrolled"));
+
+    // An edit of the listeners is one of the Service, and all goes with the Gateway.
+    let add = r#"[{"op": "add", "path": "/spec/listeners/-", "value": {"name": "other", "port": 8080, "protocol": "HTTP"}}]"#;
+    namespace.kubectl(&["patch", "gateway", "front", "--type", "json", "--patch", add]).output();
+    answers(":8080/", &["http/1.1 200"]);
+    namespace.kubectl(&["delete", "gateway", "front"]).output();
+    let left = || {
+        let kinds = "deployments,services,serviceaccounts,configmaps";
+        let own = ["get", kinds, "--selector", "gammarus.io/gateway=front-gammarus", "--output", "name"];
+        namespace.kubectl(&own).output()
+    };
+    assert!(until(PATIENCE, || left().is_empty()), "{}", left());
+}
