@@ -1,6 +1,6 @@
 //! The kinds of object that are read.
 
-/// The kinds that [`Objects`] holds.
+/// The kinds that [`Objects`](super::objects::Objects) holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// BackendTLSPolicy.

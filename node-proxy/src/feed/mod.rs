@@ -4,7 +4,7 @@
 //! ([`crate::attach::gateway::Gateways::extent`]): all of them at first, and then what changes. What it was last told stays
 //! good while no controller is there, and is kept for the next start of the process.
 //!
-//! [`word`] is what is said, [`serve`] the controller's side, [`follow`] the Gateway's.
+//! `word` is what is said, [`serve`] the controller's side, [`follow`] the Gateway's.
 
 pub mod follow;
 pub mod serve;

@@ -3,6 +3,7 @@
 
 mod admission;
 mod objects;
+mod provision;
 mod rights;
 mod taint;
 

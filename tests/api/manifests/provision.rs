@@ -1,0 +1,153 @@
+//! What the controller may make for Gateways, with the rights that it is installed with: a Gateway's own, and nothing by which
+//! a pod would reach further than a Gateway's proxy does.
+
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+use super::{SYSTEM, installed, wait_until};
+use crate::api_server::{ApiServer, Ended};
+
+fn owned_by_a_gateway() -> Value {
+    json!([{ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "front", "uid": "1-2-3", "controller": true }])
+}
+
+/// A Deployment as the controller makes one.
+fn deployment(namespace: &str) -> Value {
+    let token = json!({ "serviceAccountToken": { "path": "token", "audience": "gammarus-ca" } });
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "front-gammarus", "namespace": namespace, "ownerReferences": owned_by_a_gateway() },
+        "spec": {
+            "selector": { "matchLabels": { "a": "b" } },
+            "template": {
+                "metadata": { "labels": { "a": "b" } },
+                "spec": {
+                    "serviceAccountName": "front-gammarus", "automountServiceAccountToken": false,
+                    "containers": [{ "name": "proxy", "image": "gammarus:0.1.0",
+                        "env": [{ "name": "POD", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }] }],
+                    "volumes": [{ "name": "token", "projected": { "sources": [token] } },
+                                { "name": "trust", "configMap": { "name": "front-gammarus" } },
+                                { "name": "state", "emptyDir": {} }],
+                },
+            },
+        },
+    })
+}
+
+/// Applies an object as the controller does.
+fn apply(server: &ApiServer, object: &Value, more: &[&str]) -> Ended {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(object.to_string().as_bytes()).unwrap();
+    let controller = server.kubeconfig_of(SYSTEM, "gammarus-controller");
+    let path = file.path().to_str().unwrap();
+    let flags = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--field-manager=gammarus-controller",
+        "--filename",
+        path,
+    ];
+    server.kubectl_as(&controller, &[&flags, more].concat())
+}
+
+#[test]
+fn the_controller_makes_what_a_gateway_owns_and_nothing_that_reaches_further() {
+    let server = installed();
+    server.namespace("fronts", &[]);
+    let tried = |object: &Value| apply(&server, object, &["--dry-run=server"]);
+    let good = deployment("fronts");
+    let in_system = deployment(SYSTEM);
+    wait_until("the policy gammarus-controller", || !tried(&in_system).success);
+    tried(&in_system).assert_refused("nothing in the namespace of the mesh");
+    tried(&good).assert_success();
+
+    let pod = "/spec/template/spec";
+    for (path, value, saying) in [
+        ("/metadata/ownerReferences", json!([]), "only what a Gateway owns"),
+        ("/spec/template/spec/serviceAccountName", json!("default"), "the service account of their Gateway"),
+        ("/spec/template/spec/automountServiceAccountToken", json!(true), "no token for the API server"),
+        (
+            "/spec/template/spec/volumes/1",
+            json!({"name": "keys", "secret": {"secretName": "keys"}}),
+            "no volumes but",
+        ),
+        (
+            "/spec/template/spec/volumes/1",
+            json!({"name": "node", "hostPath": {"path": "/"}}),
+            "no volumes but",
+        ),
+        (
+            "/spec/template/spec/volumes/0/projected/sources/0",
+            json!({"secret": {"name": "keys"}}),
+            "no volumes but",
+        ),
+        (
+            "/spec/template/spec/volumes/0/projected/sources/0/serviceAccountToken",
+            json!({"path": "token"}),
+            "no volumes but",
+        ),
+        (
+            "/spec/template/spec/containers/0/env/0/valueFrom",
+            json!({"secretKeyRef": {"name": "keys", "key": "a"}}),
+            "read no Secret",
+        ),
+    ] {
+        let mut object = good.clone();
+        *object.pointer_mut(path).unwrap() = value;
+        tried(&object).assert_refused(saying);
+    }
+    for (field, value, saying) in [
+        ("hostNetwork", json!(true), "namespaces of their own"),
+        ("hostPID", json!(true), "namespaces of their own"),
+    ] {
+        let mut object = good.clone();
+        object.pointer_mut(pod).unwrap()[field] = value;
+        tried(&object).assert_refused(saying);
+    }
+    let mut privileged = good.clone();
+    privileged.pointer_mut(pod).unwrap()["containers"][0]["securityContext"] = json!({ "privileged": true });
+    tried(&privileged).assert_refused("have no privilege");
+    for kind in ["ConfigMap", "ServiceAccount", "Service"] {
+        let mut object = json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "front-gammarus", "namespace": "fronts" } });
+        if kind == "Service" {
+            object["spec"] = json!({ "ports": [{ "port": 80 }] });
+        }
+        tried(&object).assert_refused("only what a Gateway owns");
+        object["metadata"]["ownerReferences"] = owned_by_a_gateway();
+        tried(&object).assert_success();
+    }
+}
+
+#[test]
+fn what_others_have_is_left_to_them_and_what_they_add_stays() {
+    let server = installed();
+    server.namespace("others", &[]);
+    let in_system = deployment(SYSTEM);
+    wait_until("the policy gammarus-controller", || {
+        !apply(&server, &in_system, &["--dry-run=server"]).success
+    });
+
+    // Somebody's own object of that name is not taken over, whatever is written into it.
+    let mut theirs = deployment("others");
+    theirs["metadata"]["ownerReferences"] = json!([]);
+    theirs["metadata"]["name"] = json!("theirs");
+    server.apply(&theirs.to_string());
+    theirs["metadata"]["ownerReferences"] = owned_by_a_gateway();
+    theirs["spec"]["template"]["spec"]["serviceAccountName"] = json!("theirs");
+    apply(&server, &theirs, &[]).assert_refused("only what a Gateway owns");
+
+    // A volume that an administrator has added does not keep the controller from the rest.
+    let mut own = deployment("others");
+    apply(&server, &own, &[]).assert_success();
+    let added = json!({ "spec": { "template": { "spec": { "volumes": [{ "name": "added", "secret": { "secretName": "own" } }] } } } });
+    let patch =
+        ["patch", "deployment", "front-gammarus", "--namespace", "others", "--patch", &added.to_string()];
+    server.kubectl(&patch).assert_success();
+    own["spec"]["template"]["spec"]["containers"][0]["image"] = json!("gammarus:0.2.0");
+    apply(&server, &own, &[]).assert_success();
+    let volumes = "jsonpath={.spec.template.spec.volumes[*].name}";
+    let get = ["get", "deployment", "front-gammarus", "--namespace", "others", "--output", volumes];
+    assert!(server.kubectl(&get).output().contains("added"));
+}
