@@ -106,11 +106,20 @@ fn the_controller_makes_what_a_gateway_owns_and_nothing_that_reaches_further() {
         object.pointer_mut(pod).unwrap()[field] = value;
         tried(&object).assert_refused(saying);
     }
-    let mut privileged = good.clone();
+    let mut privileged = good;
     privileged.pointer_mut(pod).unwrap()["containers"][0]["securityContext"] = json!({ "privileged": true });
     tried(&privileged).assert_refused("have no privilege");
+}
+
+#[test]
+fn whatever_the_controller_makes_is_a_gateways() {
+    let server = installed();
+    server.namespace("all", &[]);
+    let tried = |object: &Value| apply(&server, object, &["--dry-run=server"]);
+    let in_system = deployment(SYSTEM);
+    wait_until("the policy gammarus-controller", || !tried(&in_system).success);
     for kind in ["ConfigMap", "ServiceAccount", "Service"] {
-        let mut object = json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "front-gammarus", "namespace": "fronts" } });
+        let mut object = json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "front-gammarus", "namespace": "all" } });
         if kind == "Service" {
             object["spec"] = json!({ "ports": [{ "port": 80 }] });
         }
