@@ -14,7 +14,7 @@ use crate::certificate::{make_certificate, secret};
 use crate::counts::{Kind, PATIENCE};
 use crate::load::{Load, say};
 use crate::requests::HOST_IN_TLS;
-use crate::routes::FILTERS;
+use crate::routes::edit;
 use crate::source::Source;
 use crate::stage::{CLIENTS, Mesh, Stage};
 
@@ -56,13 +56,7 @@ fn gateway(more: &str) -> String {
 
 /// The routes of requests after so many edits: weights and filters.
 fn routes_after(edits: u32) -> String {
-    let (weight, filter) = (edits * 7 % 101, FILTERS[edits as usize % FILTERS.len()]);
-    let split = |port: u16| {
-        format!(
-            "backendRefs: [{{name: v1, port: {port}, weight: {weight}}}, {{name: v2, port: {port}, weight: {}}}]",
-            100 - weight
-        )
-    };
+    let (split, filter) = edit(edits);
     let parent = |section: &str| format!("{{name: front, namespace: edge, sectionName: {section}}}");
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: front}}\nspec:\n  \

@@ -8,7 +8,7 @@ use crate::stage::{Mesh, Stage};
 const EDITS: u32 = 20;
 
 /// What a rule may do to requests without an answer being another one.
-pub(crate) const FILTERS: [&str; 5] = [
+const FILTERS: [&str; 5] = [
     "",
     "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-edit, value: one}], remove: [x-other]}}",
     "{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: x-edit, value: two}]}}",
@@ -16,15 +16,21 @@ pub(crate) const FILTERS: [&str; 5] = [
     "{type: URLRewrite, urlRewrite: {hostname: another.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}",
 ];
 
-/// The routes of `web` after so many edits: weights, filters, and rules that come and go.
-fn routes_after(edits: u32) -> String {
-    let (weight, filter) = (edits * 7 % 101, FILTERS[edits as usize % FILTERS.len()]);
-    let split = |port: u16| {
+/// The backends of a port, by changing weights, and the filter of so many edits.
+pub(crate) fn edit(edits: u32) -> (impl Fn(u16) -> String, &'static str) {
+    let weight = edits * 7 % 101;
+    let split = move |port: u16| {
         format!(
             "backendRefs: [{{name: v1, port: {port}, weight: {weight}}}, {{name: v2, port: {port}, weight: {}}}]",
             100 - weight
         )
     };
+    (split, FILTERS[edits as usize % FILTERS.len()])
+}
+
+/// The routes of `web` after so many edits: weights, filters, and rules that come and go.
+fn routes_after(edits: u32) -> String {
+    let (split, filter) = edit(edits);
     let (own, odd) = match edits % 4 {
         0 => ("", ""),
         1 => ("{matches: [{method: POST}], backendRefs: [{name: v2, port: 80}]},", ""),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{AuthorizeError, OwnPod};
 
 /// What is made for a Gateway has its name in this label (GEP-1762).
-const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Of a pod, what decides.
 pub(super) type PodPart = Object<PodSpec, PodStatus>;

@@ -13,6 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use self::bearer::GATEWAY_NAME_LABEL;
 pub use self::cluster::{OwnAccounts, TokenReviewer};
 pub use self::files::TokenFile;
 use crate::spiffe::SpiffeId;

@@ -131,7 +131,7 @@ fn open(
                 own: own.clone(),
                 certs: Arc::clone(certs),
             };
-            Source::Feed(Box::new(Feed::start(peers, Some(&state_dir))))
+            Source::Feed(Box::new(Feed::start(peers, &state_dir)))
         }
     })
 }

@@ -16,8 +16,7 @@ use crate::snapshot::map::SharedMap;
 use crate::snapshot::workload::{Enrolment, MtlsMode, Workload};
 use crate::snapshot::{AddressRange, NamespacePolicy};
 
-/// What is made for a Gateway has its name in this label (GEP-1762).
-pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+pub use gammarus_ca::authorize::GATEWAY_NAME_LABEL;
 
 /// The label of a node that says which zone it is in.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";

@@ -62,7 +62,7 @@ pub struct Feed {
     batches: mpsc::Receiver<Batch>,
     following: AbortHandle,
     known: BTreeMap<ObjectId, Object>,
-    keeper: Option<Keeper>,
+    keeper: Keeper,
     /// When what was kept has to do, if nothing has been said by then.
     old_at: Option<Instant>,
 }
@@ -87,12 +87,11 @@ enum FollowError {
 impl Feed {
     /// Begins to follow; what is said is kept in `state_dir`. Needs a tokio runtime.
     #[must_use]
-    pub fn start(peers: FeedPeers, state_dir: Option<&Path>) -> Self {
+    pub fn start(peers: FeedPeers, state_dir: &Path) -> Self {
         let (say, batches) = mpsc::channel(4);
         let following = tokio::spawn(follow(peers, say)).abort_handle();
-        let keeper = state_dir.map(Keeper::new);
-        let old_at = keeper.as_ref().map(|_| Instant::now() + PATIENCE);
-        Self { batches, following, known: BTreeMap::new(), keeper, old_at }
+        let old_at = Some(Instant::now() + PATIENCE);
+        Self { batches, following, known: BTreeMap::new(), keeper: Keeper::new(state_dir), old_at }
     }
 
     /// Takes what was said, and gives the differences.
@@ -115,14 +114,14 @@ impl Feed {
         }
         different.extend(before.into_keys().map(Change::Deleted));
         if !different.is_empty() {
-            self.keeper.iter_mut().for_each(Keeper::note_change);
+            self.keeper.note_change();
         }
         different
     }
 
     /// What was kept; nothing when there is nothing that could be used.
     fn take_old(&mut self) -> Option<Vec<Change>> {
-        match self.keeper.as_ref()?.read() {
+        match self.keeper.read() {
             Ok(old) => {
                 let old = old?;
                 tracing::warn!(
@@ -158,10 +157,7 @@ impl ObjectSource for Feed {
                         return Ok(Update { changes, reports: Vec::new() });
                     }
                 }
-                () = keep_due(&mut self.keeper) => {
-                    let objects = self.known.iter().map(|(id, object)| (id.clone(), object.clone())).collect();
-                    self.keeper.iter_mut().for_each(|keeper| keeper.write(Vec::clone(&objects)));
-                }
+                () = self.keeper.is_due() => self.keeper.write(self.known.clone().into_iter().collect()),
             }
         }
     }
@@ -170,16 +166,8 @@ impl ObjectSource for Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.following.abort();
-        let known = &self.known;
-        let objects = || known.iter().map(|(id, object)| (id.clone(), object.clone())).collect();
-        self.keeper.iter_mut().for_each(|keeper| keeper.finish(objects));
-    }
-}
-
-async fn keep_due(keeper: &mut Option<Keeper>) {
-    match keeper {
-        Some(keeper) => keeper.is_due().await,
-        None => std::future::pending().await,
+        let known = std::mem::take(&mut self.known);
+        self.keeper.finish(|| known.into_iter().collect());
     }
 }
 

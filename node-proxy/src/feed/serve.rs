@@ -141,7 +141,7 @@ impl FeedServer {
             if !is_there {
                 return Ok(());
             }
-            let next_life = Instant::now() + LIFE;
+            let mut next_life = Instant::now() + LIFE;
             let mut heard = [0; 64];
             loop {
                 tokio::select! {
@@ -153,7 +153,7 @@ impl FeedServer {
                     read = stream.read(&mut heard) => if read? == 0 { return Ok(()) },
                     () = sleep_until(next_life) => {
                         tell(stream, ALIVE).await?;
-                        break;
+                        next_life = Instant::now() + LIFE;
                     }
                     () = sleep_until(end) => return Ok(()),
                 }

@@ -72,7 +72,7 @@ pub struct GatewayStatuses {
     /// ListenerSet → its Gateway.
     parents: BTreeMap<ObjectKey, ObjectKey>,
     /// What those that are accepted ask for.
-    demands: Demands,
+    demands: Arc<Demands>,
     routes: BTreeMap<RouteRef, Vec<RouteParent>>,
 }
 
@@ -128,7 +128,7 @@ impl GatewayStatuses {
             (route.clone(), parents.collect())
         });
         let routes = routes.collect();
-        Self { judged: gateways, holders, parents, demands, routes }
+        Self { judged: gateways, holders, parents, demands: Arc::new(demands), routes }
     }
 
     /// Whether a change could have any part in what is said. Without a class of ours nothing has.
@@ -168,7 +168,7 @@ impl GatewayStatuses {
 
     /// What the Gateways that are accepted ask for.
     #[must_use]
-    pub const fn demands(&self) -> &Demands {
+    pub const fn demands(&self) -> &Arc<Demands> {
         &self.demands
     }
 

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::demand::{Demand, Port, Transport};
 use super::name::{label_of, name_of};
 use crate::cluster::objects::ObjectKey;
+use crate::compile::workload::GATEWAY_NAME_LABEL;
 
 /// What is written into all objects, so that they can be watched without all others.
 pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "gammarus");
@@ -148,7 +149,7 @@ impl Made<'_> {
     /// The Gateway's labels (GEP-1867), and over them ours.
     fn labels(&self) -> BTreeMap<&str, String> {
         let own = [
-            ("gateway.networking.k8s.io/gateway-name", label_of(&self.demand.gateway.name)),
+            (GATEWAY_NAME_LABEL, label_of(&self.demand.gateway.name)),
             ("gateway.networking.k8s.io/gateway-class-name", label_of(&self.demand.class_name)),
             (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
             (GATEWAY_LABEL, self.name.clone()),

@@ -44,7 +44,7 @@ pub struct Provisions {
 
 #[derive(Debug, Default)]
 struct State {
-    demands: Demands,
+    demands: Arc<Demands>,
     trust: Option<Arc<str>>,
     /// Of those for which it was tried.
     outcomes: BTreeMap<ObjectKey, Option<Shortfall>>,
@@ -58,12 +58,16 @@ impl Provisions {
     }
 
     /// Takes what is asked for now. Gives the Gateways of which that is another thing than before.
-    pub fn ask(&self, demands: &Demands, trust: Option<&str>) -> Vec<ObjectKey> {
+    pub fn ask(&self, demands: &Arc<Demands>, trust: Option<&str>) -> Vec<ObjectKey> {
         if !self.is_on {
             return Vec::new();
         }
         let mut state = self.lock();
         let is_other_trust = state.trust.as_deref() != trust;
+        // As it is with most changes: those of pods are none here.
+        if !is_other_trust && Arc::ptr_eq(&state.demands, demands) {
+            return Vec::new();
+        }
         let is_other = |(key, demand): &(&ObjectKey, &Arc<Demand>)| {
             is_other_trust || state.demands.get(*key) != Some(demand)
         };
