@@ -36,7 +36,7 @@ fn start(stage: &Stage) -> (String, [Process; 4]) {
     let objects = [
         include_str!("backends.yaml").to_owned(),
         gateway("careful", &listeners).replace("listeners:", shows),
-        secret(&dir, "careful", "careful"),
+        secret(&dir, "careful", ("edge", "careful")),
         authorities("plain", &both),
         authorities("shop", &both),
     ];

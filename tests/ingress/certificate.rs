@@ -15,14 +15,14 @@ pub(crate) fn make_certificate(dir: &Path, name: &str, hosts: &[&str]) {
     fs::write(dir.join(format!("{name}.pem")), made.cert.pem()).unwrap();
 }
 
-/// The Secret of such a certificate.
+/// The Secret of such a certificate, by its namespace and name.
 #[track_caller]
-pub(crate) fn secret(dir: &Path, file: &str, name: &str) -> String {
+pub(crate) fn secret(dir: &Path, file: &str, (namespace, name): (&str, &str)) -> String {
     let read = |end| ByteString(fs::read(dir.join(format!("{file}.{end}"))).unwrap());
     let data = json!({"tls.crt": read("pem"), "tls.key": read("key")});
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"name": name, "namespace": "edge"}, "data": data,
+        "metadata": {"name": name, "namespace": namespace}, "data": data,
     })
     .to_string()
 }

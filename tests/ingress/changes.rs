@@ -40,9 +40,12 @@ fn listeners_come_and_go_and_a_certificate_is_exchanged_while_it_serves() {
     stage.world().apply_in("edge", "with HTTPS", &both).unwrap();
     assert_eq!(ask(8001, "http", "moving-1.pem"), "200");
     assert_eq!(ask(8444, "https", "moving-1.pem"), "000");
-    stage.world().apply_in("edge", "its certificate", &secret(&dir, "moving-1", "moving")).unwrap();
+    stage.world().apply_in("edge", "its certificate", &secret(&dir, "moving-1", ("edge", "moving"))).unwrap();
     assert!(until(PATIENCE, || ask(8444, "https", "moving-1.pem") == "200"), "no HTTPS");
-    stage.world().apply_in("edge", "another certificate", &secret(&dir, "moving-2", "moving")).unwrap();
+    stage
+        .world()
+        .apply_in("edge", "another certificate", &secret(&dir, "moving-2", ("edge", "moving")))
+        .unwrap();
     assert!(until(PATIENCE, || ask(8444, "https", "moving-2.pem") == "200"), "the old certificate");
     assert_eq!(ask(8444, "https", "moving-1.pem"), "000");
     // The first listener goes; its port is closed.

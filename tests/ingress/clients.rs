@@ -49,8 +49,12 @@ fn clients_show_a_certificate_where_the_gateway_asks_for_one() {
     });
     {
         let mut world = stage.world();
-        let objects =
-            [guarded, route("guarded", "guarded"), secret(&dir, "guarded", "guarded"), clients.to_string()];
+        let objects = [
+            guarded,
+            route("guarded", "guarded"),
+            secret(&dir, "guarded", ("edge", "guarded")),
+            clients.to_string(),
+        ];
         world.apply_in("edge", "a guarded Gateway", &objects.join("\n---\n")).unwrap();
         world.gateway_pod("guarded", ("edge", "guarded"), "node-b").unwrap();
     }

@@ -95,7 +95,7 @@ impl Stage {
             ("passed", "passed.example.com"),
         ] {
             make_certificate(&dir, name, &[host]);
-            objects.push(secret(&dir, name, name));
+            objects.push(secret(&dir, name, ("edge", name)));
         }
         world
             .pod("client")

@@ -54,7 +54,7 @@ pub(crate) fn start(world: &mut World) {
     world.namespace("edge", &[]).unwrap();
     let dir = world.dir().to_owned();
     make_certificate(&dir, "calls", &["*.calls.example.com"]);
-    let objects = [OBJECTS, &secret(&dir, "calls", "calls")].join("\n---\n");
+    let objects = [OBJECTS, &secret(&dir, "calls", ("edge", "calls"))].join("\n---\n");
     world.apply_in("edge", "the Gateway", &objects).unwrap();
     world.gateway_pod(POD, ("edge", "gate"), "node-a").unwrap();
 }

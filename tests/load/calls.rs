@@ -1,11 +1,12 @@
 //! gRPC calls on one connection, by a program that knows nothing of the mesh: the paced mode of `tests/grpc`'s client.
 
+#![allow(dead_code, reason = "every test that has this among its modules uses a part of it")]
+
 use std::fs;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use node_proxy::demo::command::{Process, until};
-use node_proxy::demo::world::World;
 use serde::Deserialize;
 
 use crate::counts::{Counts, Failure, Kind, PATIENCE};
@@ -40,12 +41,12 @@ struct ReportedFailure {
 impl Calls {
     /// Begins to call so many times a second. Returns once its connection is open.
     #[track_caller]
-    pub(crate) fn begin(world: &World, source: &Source, per_second: u32) -> Self {
+    pub(crate) fn begin(source: &Source, per_second: u32) -> Self {
         let (client, rate) = (grpc_tool("grpc-client"), per_second.to_string());
         let patience = format!("{}s", PATIENCE.as_secs());
         let argv = [&client, "-target", &source.calls, "-rate", &rate, "-timeout", &patience, "paced"];
         let name = format!("paced-{}", SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis());
-        let mut process = world.spawn(&source.pod, &name, &argv).unwrap();
+        let mut process = source.spawn(&name, &argv);
         let log = process.log_path().to_owned();
         let reports = || fs::read_to_string(&log).is_ok_and(|log| log.contains('\n'));
         process.wait_until("the first report", PATIENCE, reports).unwrap();

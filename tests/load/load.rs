@@ -1,5 +1,7 @@
 //! The load: 200 HTTP requests, 20 words on held connections and 20 new connections a second, half of them from each
-//! node, and 50 gRPC calls on one connection of each, all at their times whether earlier ones are answered or not.
+//! source, and 50 gRPC calls on one connection of each, all at their times whether earlier ones are answered or not.
+
+#![allow(dead_code, reason = "every test that has this among its modules uses a part of it")]
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -17,9 +19,8 @@ use crate::connections::Connections;
 use crate::counts::{Counts, Kind, PATIENCE, Tally};
 use crate::requests::Requests;
 use crate::source::Source;
-use crate::stage::{CLIENTS, Stage};
 
-/// Connections that are held open, from each node.
+/// Connections that are held open, from each source.
 const HELD: u32 = 10;
 
 /// A load that goes on until it is finished.
@@ -33,27 +34,14 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Begins, and returns once it is under way.
+    /// Begins some kinds with what these sources ask of whom they know, and returns once it is under way.
     #[track_caller]
-    pub(crate) fn start(stage: &Stage) -> Self {
-        Self::start_with(stage, &Kind::ALL)
-    }
-
-    /// Begins with some kinds alone.
-    #[track_caller]
-    pub(crate) fn start_with(stage: &Stage, kinds: &[Kind]) -> Self {
-        let sources = CLIENTS.map(|(pod, _)| Source::new(&stage.world, pod));
-        Self::start_from(stage, kinds, sources.into())
-    }
-
-    /// Begins with what these sources ask of whom they know.
-    #[track_caller]
-    pub(crate) fn start_from(stage: &Stage, kinds: &[Kind], sources: Vec<Source>) -> Self {
+    pub(crate) fn begin(kinds: &[Kind], sources: Vec<Source>) -> Self {
         let kinds: BTreeSet<_> = kinds.iter().copied().collect();
         let of_each = Kind::Grpc.per_second() / u32::try_from(sources.len()).unwrap();
         let callers = sources.iter().filter(|_| kinds.contains(&Kind::Grpc));
         // First, and with a connection: what is done to a load is done to all of its kinds.
-        let calls = callers.map(|source| Calls::begin(&stage.world, source, of_each)).collect();
+        let calls = callers.map(|source| Calls::begin(source, of_each)).collect();
         let tally = Tally::begin();
         let (stop, stopped) = watch::channel(());
         let of_thread = (kinds.clone(), tally.clone());

@@ -12,7 +12,9 @@ mod certificate;
 mod connections;
 mod control;
 mod counts;
+mod edits;
 mod endpoints;
+mod front;
 mod gateway;
 #[path = "../grpc/programs.rs"]
 mod grpc_programs;

@@ -1,12 +1,16 @@
-//! Where load comes from: a pod, in whose network namespace sockets are made.
+//! Where load comes from: a pod, in whose network namespace sockets are made, or this machine itself.
+
+#![allow(dead_code, reason = "every test that has this among its modules uses a part of it")]
 
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use node_proxy::demo::command::{Process, within};
 use node_proxy::demo::world::World;
 use node_proxy::pod::netns::NetnsFd;
 use rustls::ClientConfig;
@@ -20,12 +24,13 @@ pub(crate) enum Requests {
     EverySecondInTls(Arc<ClientConfig>),
 }
 
-/// A client's pod with the addresses that it asks.
+/// A client with the addresses that it asks.
 #[derive(Debug)]
 pub(crate) struct Source {
-    netns: NetnsFd,
-    /// Its name.
-    pub(crate) pod: String,
+    /// That of its pod, with its name.
+    netns: Option<(NetnsFd, String)>,
+    /// Where its programs leave what they say.
+    logs: PathBuf,
     /// Where its calls go.
     pub(crate) calls: String,
     /// Where its requests go.
@@ -58,17 +63,43 @@ impl Source {
         (web, steady): (Vec<IpAddr>, Vec<IpAddr>),
         (calls, requests): (String, Requests),
     ) -> Self {
-        let netns = &world.running_pod(pod).unwrap().netns;
-        let netns = NetnsFd::open(&Path::new("/run/netns").join(netns)).unwrap();
-        Self { netns, pod: pod.to_owned(), calls, requests, web, steady }
+        let name = world.running_pod(pod).unwrap().netns.clone();
+        let netns = NetnsFd::open(&Path::new("/run/netns").join(&name)).unwrap();
+        let logs = world.dir().to_owned();
+        Self { netns: Some((netns, name)), logs, calls, requests, web, steady }
     }
 
-    /// A new connection from the pod.
+    /// This machine, as a client of whatever is at these addresses.
+    pub(crate) fn outside(addresses: &[IpAddr], requests: Requests, logs: &Path) -> Self {
+        let calls = SocketAddr::new(addresses[0], 50051).to_string();
+        let (web, steady) = (addresses.to_vec(), addresses.to_vec());
+        Self { netns: None, logs: logs.to_owned(), calls, requests, web, steady }
+    }
+
+    /// A program that goes on until it is dropped.
+    #[track_caller]
+    pub(crate) fn spawn(&self, name: &str, argv: &[&str]) -> Process {
+        let command = match &self.netns {
+            Some((_, netns)) => within(netns, argv),
+            None => {
+                let mut command = Command::new(argv[0]);
+                command.args(&argv[1..]);
+                command
+            }
+        };
+        Process::start(name, command, &self.logs.join(format!("{name}.log"))).unwrap()
+    }
+
+    /// A new connection.
     pub(crate) async fn connect(&self, destination: SocketAddr) -> io::Result<TcpStream> {
-        let socket = self.netns.run(|| {
+        let open = || {
             let domain = Domain::for_address(destination);
             Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
-        })?;
+        };
+        let socket = match &self.netns {
+            Some((netns, _)) => netns.run(open)?,
+            None => open()?,
+        };
         let stream = TcpSocket::from_std_stream(socket.into()).connect(destination).await?;
         stream.set_nodelay(true)?;
         Ok(stream)

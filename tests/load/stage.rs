@@ -10,9 +10,11 @@ use node_proxy::demo::command::until;
 use node_proxy::demo::world::{World, WorldBuilder};
 use serde_json::{Value, json};
 
-use crate::counts::PATIENCE;
+use crate::counts::{Kind, PATIENCE};
 use crate::grpc_programs::grpc_tool;
+use crate::load::Load;
 use crate::services::{Rules, of_family, write_rules};
+use crate::source::Source;
 
 /// The clients, each with its node.
 pub(crate) const CLIENTS: [(&str, &str); 2] = [("client-a", "node-a"), ("client-b", "node-b")];
@@ -225,6 +227,20 @@ impl Stage {
                 assert!(until(PATIENCE, answers), "{pod} does not answer {client}");
             }
         }
+    }
+}
+
+impl Load {
+    /// All kinds from both clients.
+    #[track_caller]
+    pub(crate) fn start(stage: &Stage) -> Self {
+        Self::start_with(stage, &Kind::ALL)
+    }
+
+    /// Some kinds from both clients.
+    #[track_caller]
+    pub(crate) fn start_with(stage: &Stage, kinds: &[Kind]) -> Self {
+        Self::begin(kinds, CLIENTS.map(|(pod, _)| Source::new(&stage.world, pod)).into())
     }
 }
 

@@ -89,8 +89,8 @@ pub(crate) fn ip(args: &str) -> Result<(), DemoError> {
     run("ip", &args.split_whitespace().collect::<Vec<_>>())?.checked().map(drop)
 }
 
-/// A command that will run in `netns`.
-pub(crate) fn within(netns: &str, argv: &[impl AsRef<OsStr>]) -> Command {
+/// A command that will run in a network namespace, by its name.
+pub fn within(netns: &str, argv: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", netns]).args(argv).stdin(Stdio::null());
     command
@@ -117,7 +117,10 @@ pub struct Process {
 impl Process {
     /// Starts `command` in a process group of its own: an interrupt typed at the terminal reaches the
     /// demo alone, which then stops its processes in order.
-    pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> Result<Self, DemoError> {
+    ///
+    /// # Errors
+    /// When it cannot be started, and once the demo has been interrupted.
+    pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self, DemoError> {
         if teardown::is_interrupted() {
             return Err(DemoError::Interrupted);
         }

@@ -1,0 +1,155 @@
+//! A Gateway whose routes, certificate, listeners and own proxies change under load from outside the cluster.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use node_proxy::demo::command::until;
+
+use super::certificate::secret;
+use super::counts::{Counts, Kind};
+use super::front::{CERTIFICATES, EDITS, Front, ONE_MORE, make_certificates};
+use super::load::Load;
+use super::one_at_a_time;
+use super::requests::HOST_IN_TLS;
+use super::rig::{Namespace, PATIENCE, host_of};
+use super::source::{Requests, Source};
+
+const SERVERS: &str = include_str!("front.yaml");
+const PROXIES: &str = "deployment/front-gammarus";
+
+/// The backends, answering.
+#[track_caller]
+fn serve(purpose: &str) -> Namespace {
+    let namespace = Namespace::enrolled(purpose);
+    namespace.apply(SERVERS);
+    for workload in ["web-v1", "web-v2", "steady"] {
+        namespace.wait_for_rollout(&format!("deployment/{workload}"));
+    }
+    namespace
+}
+
+/// Two addresses, once an object has them there.
+#[track_caller]
+fn addresses(namespace: &Namespace, object: &str, path: &str) -> Vec<IpAddr> {
+    let read = || -> Vec<IpAddr> {
+        let text = namespace.field(object, path);
+        text.split_whitespace().map(|address| address.parse().unwrap()).collect()
+    };
+    assert!(until(PATIENCE, || read().len() == 2), "{object} has {:?}", read());
+    read()
+}
+
+/// The load from this machine.
+#[track_caller]
+fn begin(addresses: &[IpAddr], requests: &Requests, logs: &Path) -> Load {
+    let sources = (0..2).map(|_| Source::outside(addresses, requests.clone(), logs));
+    Load::begin(&Kind::ALL, sources.collect())
+}
+
+/// The certificate, once that is the one which is shown.
+#[track_caller]
+fn change_certificate(namespace: &Namespace, dir: &Path, (name, address): (&str, IpAddr)) {
+    namespace.apply(&secret(dir, name, (&namespace.name, "web")));
+    let roots = dir.join(format!("{name}.pem"));
+    let (connect, url) =
+        (format!("::{}", host_of(&address.to_string())), format!("https://{HOST_IN_TLS}/load/0"));
+    let ask = ["-sS", "--max-time", "5", "--cacert", roots.to_str().unwrap(), "--connect-to", &connect, &url];
+    let is_shown = || namespace.cluster.run("curl", &ask, "").success;
+    assert!(
+        until(PATIENCE, is_shown),
+        "the {name} certificate is not shown: {:?}",
+        namespace.cluster.run("curl", &ask, "")
+    );
+}
+
+/// A listener that comes, or one that goes.
+#[track_caller]
+fn change_listeners(namespace: &Namespace, address: IpAddr, more: &str) {
+    namespace.apply(&Front { namespace: &namespace.name }.gateway(more));
+    let url = format!("http://{}:8100/", host_of(&address.to_string()));
+    let answers = || namespace.cluster.run("curl", &["-s", "--max-time", "2", &url], "").success;
+    assert!(until(PATIENCE, || answers() != more.is_empty()), "{url}: {}", answers());
+}
+
+/// Starts a Deployment's pods anew, and scales it up and down.
+#[track_caller]
+fn roll_and_scale(namespace: &Namespace, load: &Load, deployment: &str) {
+    load.note(&format!("a rollout of {deployment}"));
+    namespace.kubectl(&["rollout", "restart", deployment]).output();
+    namespace.wait_for_rollout(deployment);
+    load.pass(Duration::from_secs(2));
+    for replicas in ["3", "1", "2"] {
+        load.note(&format!("{replicas} of {deployment}"));
+        namespace.kubectl(&["scale", deployment, "--replicas", replicas]).output();
+        namespace.wait_for_rollout(deployment);
+        load.pass(Duration::from_secs(2));
+    }
+    // Until the last pods that ended have gone.
+    load.pass(Duration::from_secs(10));
+}
+
+/// No request, call or new connection failed. Those that are held end with their proxy: how many is in the counts.
+#[track_caller]
+fn check_what_begins(counts: &Counts) {
+    counts.check_amount();
+    for kind in [Kind::Http, Kind::Grpc, Kind::Fresh] {
+        assert_eq!(counts.failed(kind), 0, "{kind}\n{counts:#}");
+    }
+}
+
+#[test]
+fn changes_of_a_gateway_and_of_its_proxies_fail_nothing() {
+    let _alone = one_at_a_time();
+    let namespace = serve("front");
+    let rights = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/install/gateway-certificates.yaml");
+    namespace.kubectl(&["apply", "--filename", rights]).output();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let requests = Requests::EverySecondInTls(make_certificates(dir));
+    let front = Front { namespace: &namespace.name };
+    namespace.apply(&[secret(dir, CERTIFICATES[0], (&namespace.name, "web")), front.all()].join("\n---\n"));
+    namespace.wait("Programmed", "gateway/front");
+    namespace.wait_for_rollout(PROXIES);
+    let addresses = addresses(&namespace, "gateway/front", ".status.addresses[*].value");
+    for certificate in CERTIFICATES.into_iter().rev() {
+        change_certificate(&namespace, dir, (certificate, addresses[0]));
+    }
+
+    let load = begin(&addresses, &requests, dir);
+    for edit in 1..=EDITS {
+        load.note(&format!("edit {edit} of the routes"));
+        namespace.apply(&front.routes_after(edit));
+        load.pass(Duration::from_millis(200));
+    }
+    for certificate in CERTIFICATES.into_iter().rev() {
+        load.note(&format!("the {certificate} certificate"));
+        change_certificate(&namespace, dir, (certificate, addresses[0]));
+    }
+    for more in [ONE_MORE, ""] {
+        load.note(&format!("the Gateway with {more:?}"));
+        change_listeners(&namespace, addresses[0], more);
+    }
+    load.pass(Duration::from_secs(1));
+    let counts = load.finish("20 edits, two certificates and a listener at a Gateway on a cluster");
+    counts.check();
+    assert_eq!(counts.grpc_connections, 1, "connections of the gRPC client");
+
+    let load = begin(&addresses, &requests, dir);
+    roll_and_scale(&namespace, &load, PROXIES);
+    check_what_begins(&load.finish("a rollout of a Gateway's proxies, and 2, 3, 1, 2 of them"));
+    namespace.kubectl(&["delete", "--filename", rights]).output();
+}
+
+#[test]
+fn the_same_done_to_servers_without_a_gateway_is_seen() {
+    let _alone = one_at_a_time();
+    let namespace = serve("bare");
+    let addresses = addresses(&namespace, "service/bare", ".status.loadBalancer.ingress[*].ip");
+    let dir = tempfile::tempdir().unwrap();
+    let load = begin(&addresses, &Requests::Plain, dir.path());
+    roll_and_scale(&namespace, &load, "deployment/web-v1");
+    let counts = load.finish("a rollout of bare servers, and 2, 3, 1, 2 of them");
+    counts.check_amount();
+    assert!(counts.failed(Kind::Held) > 0, "connections that are held end with their servers\n{counts:#}");
+}

@@ -1,0 +1,92 @@
+//! A Gateway with a listener for each kind of load, and the routes behind it, which are edited.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::certificate::make_certificate;
+use crate::edits::edit;
+use crate::requests::HOST_IN_TLS;
+
+/// How often the routes are edited.
+pub(crate) const EDITS: u32 = 20;
+/// A listener that comes and goes.
+pub(crate) const ONE_MORE: &str = ", {name: more, port: 8100, protocol: HTTP}";
+/// The certificates that the Gateway has in turn.
+pub(crate) const CERTIFICATES: [&str; 2] = ["first", "second"];
+
+/// The Gateway `front`, for routes and Services of any namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Front<'n> {
+    /// Where it is.
+    pub(crate) namespace: &'n str,
+}
+
+impl Front<'_> {
+    /// The Gateway with its listeners, and others after them.
+    pub(crate) fn gateway(self, more: &str) -> String {
+        const ALL: &str = "allowedRoutes: {namespaces: {from: All}}";
+        format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: front, namespace: {}}}, \
+             spec: {{gatewayClassName: gammarus, listeners: [\
+             {{name: http, port: 80, protocol: HTTP, {ALL}}}, {{name: calls, port: 50051, protocol: HTTP, {ALL}}}, \
+             {{name: https, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: web}}]}}, {ALL}}}, \
+             {{name: bytes, port: 9000, protocol: TCP, {ALL}}}, {{name: more-bytes, port: 9001, protocol: TCP, {ALL}}}{more}]}}}}",
+            self.namespace
+        )
+    }
+
+    fn parent(self, listener: &str) -> String {
+        format!("{{name: front, namespace: {}, sectionName: {listener}}}", self.namespace)
+    }
+
+    /// The routes of requests and calls after so many edits: weights and filters.
+    pub(crate) fn routes_after(self, edits: u32) -> String {
+        let (split, filter) = edit(edits);
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: front}}\nspec:\n  \
+             parentRefs: [{}, {}]\n  rules: [{{filters: [{filter}], {}}}]\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: front}}\nspec:\n  \
+             parentRefs: [{}]\n  rules: [{{{}}}]\n",
+            self.parent("http"),
+            self.parent("https"),
+            split(80),
+            self.parent("calls"),
+            split(50051)
+        )
+    }
+
+    fn route_of_bytes(self, listener: &str, port: u16) -> String {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {{name: {listener}}}\nspec:\n  \
+             parentRefs: [{}]\n  rules: [{{backendRefs: [{{name: steady, port: {port}}}]}}]\n",
+            self.parent(listener)
+        )
+    }
+
+    /// The Gateway and all of its routes, before any edit.
+    pub(crate) fn all(self) -> String {
+        let bytes =
+            [("bytes", 9000), ("more-bytes", 9001)].map(|(name, port)| self.route_of_bytes(name, port));
+        [&bytes.join("---\n"), &self.routes_after(0), &*self.gateway("")].join("---\n")
+    }
+}
+
+/// Makes the certificates in a folder, and gives what a client of the Gateway trusts in.
+#[track_caller]
+pub(crate) fn make_certificates(dir: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for name in CERTIFICATES {
+        make_certificate(dir, name, &[HOST_IN_TLS]);
+        let made = fs::read(dir.join(format!("{name}.pem"))).unwrap();
+        roots.add(CertificateDer::from_pem_slice(&made).unwrap()).unwrap();
+    }
+    let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let tls = tls.with_safe_default_protocol_versions().unwrap();
+    Arc::new(tls.with_root_certificates(roots).with_no_client_auth())
+}
