@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use super::ReadsCertificates;
 use super::rig::Cluster;
 
 #[test]
 fn the_walk_throughs_go_as_the_readme_says() {
+    let _turn = ReadsCertificates::turn();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/walk-through");
     let said = Cluster::find().run_for(300, (script.to_str().unwrap(), &[]), "");
     assert!(
