@@ -1,6 +1,7 @@
 //! Backends that are spoken to in TLS (BackendTLSPolicy), in the mesh and outside of it.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use node_proxy::demo::command::{Process, until};
 use rcgen::{CertificateParams, KeyPair, SanType};
@@ -8,9 +9,12 @@ use serde_json::json;
 
 use crate::rig::{ALL, PATIENCE, Stage, gateway, make_certificate, secret, stage};
 
-fn authorities(namespace: &str, text: &str) -> String {
+/// How soon a ConfigMap that comes late is used.
+const SOON: Duration = Duration::from_secs(5);
+
+fn authorities((namespace, name): (&str, &str), text: &str) -> String {
     let object = json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "backends", "namespace": namespace},
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace},
         "data": {"ca.crt": text},
     });
     object.to_string()
@@ -30,15 +34,18 @@ fn start(stage: &Stage) -> (String, [Process; 4]) {
     let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
     let both = [read("passed.pem"), read("by-uri.pem")].concat();
     let listeners = format!(
-        "{{name: first, port: 8003, protocol: HTTP, {ALL}}}, {{name: bytes, port: 9003, protocol: TCP, {ALL}}}"
+        "{{name: first, port: 8003, protocol: HTTP, {ALL}}}, {{name: calls, port: 8004, protocol: HTTP, {ALL}}}, \
+         {{name: bytes, port: 9003, protocol: TCP, {ALL}}}, {{name: lost, port: 9004, protocol: TCP, {ALL}}}, \
+         {{name: ended, port: 9443, protocol: TLS, hostname: careful.example.com, {ALL}, \
+           tls: {{mode: Terminate, certificateRefs: [{{name: careful}}]}}}}"
     );
     let shows = "tls: {backend: {clientCertificateRef: {name: careful}}}, listeners:";
     let objects = [
         include_str!("backends.yaml").to_owned(),
         gateway("careful", &listeners).replace("listeners:", shows),
         secret(&dir, "careful", ("edge", "careful")),
-        authorities("plain", &both),
-        authorities("shop", &both),
+        authorities(("plain", "backends"), &both),
+        authorities(("shop", "backends"), &both),
     ];
     let mut world = stage.world();
     world.apply_in("edge", "a careful Gateway", &objects.join("\n---\n")).unwrap();
@@ -51,6 +58,8 @@ fn start_servers(stage: &Stage) -> [Process; 4] {
     let (key, certificate) = (file("passed.key"), file("passed.pem"));
     let (uri_key, uri_certificate, trusted) = (file("by-uri.key"), file("by-uri.pem"), file("careful.pem"));
     let pages = file("pages");
+    fs::create_dir(format!("{pages}/calls")).unwrap();
+    fs::write(format!("{pages}/calls/page"), "a page over HTTP/2\n").unwrap();
     let web = |port, key, certificate| {
         ["openssl", "s_server", "-accept", port, "-key", key, "-cert", certificate, "-www", "-quiet"]
     };
@@ -103,9 +112,46 @@ fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
     let lines = fs::read_to_string(stage.world().gateway_access_log("careful")).unwrap();
     let is_within = |line: &&str| line.contains("path=/within ") && line.contains("mtls=yes");
     assert_eq!(lines.lines().filter(is_within).count(), 2, "{lines}");
+    // A call goes by HTTP/2, although nothing but its route says so.
+    let url = format!("http://{host}:8004/calls/page");
+    let call = ["curl", "-s", "-i", "--max-time", "10", "--http2-prior-knowledge", "-d", ""];
+    let call = [&call[..], &["-H", "content-type: application/grpc", "-H", "te: trailers", &url]].concat();
+    let answer = stage.world().exec("client", &call).unwrap().stdout;
+    assert!(answer.contains("a page over HTTP/2"), "{answer}");
+    connections_are_begun_in_tls_or_reset(&stage, &host);
+    let mut lost = || ask("--http1.1", "/lost");
+    authorities_are_used_as_soon_as_they_are_there(&stage, &mut lost);
+    stage.world().remove_pod("careful").unwrap();
+}
+
+/// What comes out of a TCPRoute and of a TLSRoute whose TLS has ended, and of one that may not go on.
+fn connections_are_begun_in_tls_or_reset(stage: &Stage, host: &str) {
     let script =
         format!("exec 3<>/dev/tcp/{host}/9003; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; timeout 5 cat <&3");
     let said = stage.world().exec("client", &["bash", "-c", &script]).unwrap().stdout;
     assert!(said.contains("s_server -accept 8443"), "{said}");
-    stage.world().remove_pod("careful").unwrap();
+    let to = format!("::{host}:");
+    let curl = |more: &[&str]| {
+        let command = ["curl", "-s", "-S", "--max-time", "10", "--http1.1", "--connect-to", &*to];
+        stage.world().exec("client", &[&command, more].concat()).unwrap()
+    };
+    let ended = curl(&["--cacert", &stage.file("careful.pem"), "https://careful.example.com:9443/"]);
+    assert!(ended.stdout.contains("s_server -accept 8443"), "{ended:?}");
+    let lost = curl(&["http://careful.example.com:9004/"]);
+    assert!(lost.stdout.is_empty() && lost.stderr.contains("reset"), "{lost:?}");
+    let lines = fs::read_to_string(stage.world().gateway_access_log("careful")).unwrap();
+    let is_lost = |line: &&str| line.contains("reason=invalid_backend") && line.contains("protocol=opaque");
+    assert_eq!(lines.lines().filter(is_lost).count(), 1, "{lines}");
+}
+
+fn authorities_are_used_as_soon_as_they_are_there(stage: &Stage, ask: &mut dyn FnMut() -> String) {
+    let text = fs::read_to_string(stage.file("passed.pem")).unwrap();
+    let (refused, fine) = ("gammarus-reason: invalid_backend", "s_server -accept 8443");
+    for (text, expected) in [(&*text, fine), ("", refused), (&text, fine)] {
+        let config_map = authorities(("plain", "nowhere"), text);
+        stage.world().apply_in("plain", "late authorities", &config_map).unwrap();
+        let begun = Instant::now();
+        assert!(until(PATIENCE, || ask().contains(expected)), "{expected}: {}", ask());
+        assert!(begun.elapsed() < SOON, "after {:?}", begun.elapsed());
+    }
 }

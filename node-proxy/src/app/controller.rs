@@ -25,7 +25,7 @@ use crate::controller::crds::{self, Table};
 use crate::controller::follow::{Follower, tell_versions};
 use crate::controller::judged::Judged;
 use crate::controller::lease::{Candidate, Leadership};
-use crate::controller::live::{Statuses, WatchedClass, WatchedListeners, WatchedMesh, WatchedRoute};
+use crate::controller::live::{Statuses, WatchedClass, WatchedEntries, WatchedListeners, WatchedMesh};
 use crate::controller::metrics::ControllerMetrics;
 use crate::controller::provision::Settings;
 use crate::controller::provision::apply::{Provisioner, ProvisionerParts};
@@ -227,7 +227,9 @@ fn follow(client: &Client, sight: &Sight, ready: &Ready) -> JoinSet<Infallible> 
             }
             SubjectKind::GatewayClass => following.spawn(follower.run::<WatchedClass>(client.clone())),
             SubjectKind::Mesh => following.spawn(follower.run::<WatchedMesh>(client.clone())),
-            SubjectKind::Route(_) => following.spawn(follower.run::<WatchedRoute>(client.clone())),
+            SubjectKind::BackendTlsPolicy | SubjectKind::Route(_) => {
+                following.spawn(follower.run::<WatchedEntries>(client.clone()))
+            }
         };
     }
     let (statuses, changes) = (Arc::clone(&sight.statuses), sight.changes.clone());

@@ -225,7 +225,9 @@ fn status_dump(view: &ClusterView, gateways: Arc<RwLock<Gateways>>) -> Dump {
             }
         }
         for (policy, judged) in &gateways.policies.judged {
-            conditions.insert(format!("BackendTLSPolicy {policy}"), render(&judged.conditions()));
+            for (gateway, said) in &judged.ancestors {
+                conditions.insert(format!("BackendTLSPolicy {policy} at Gateway {gateway}"), render(said));
+            }
         }
         for (route, judged) in &gateways.routes {
             for parent in &judged.parents {

@@ -7,6 +7,8 @@
 //! `UnsupportedProtocol`: plain HTTP towards a port that says it speaks TLS or a database's protocol would
 //! fail in a way that nobody can read off the route, and so would TLS towards one of plain HTTP.
 
+use k8s_openapi::api::core::v1::ServicePort;
+
 use super::condition::ConditionReason;
 use super::gateway::grant::{Referrer, is_permitted};
 use super::judge::ParentKind;
@@ -36,14 +38,16 @@ impl BackendRef {
     }
 }
 
-/// Whether a BackendTLSPolicy names a Service, and a Gateway speaks TLS there.
-fn has_policy(objects: &Objects, service: &ObjectKey) -> bool {
+/// Whether a BackendTLSPolicy is for a port of a Service, and a Gateway speaks TLS there.
+fn has_policy(objects: &Objects, service: &ObjectKey, port: &ServicePort) -> bool {
     let first = ObjectKey { namespace: service.namespace.clone(), ..ObjectKey::default() };
     let there = objects.backend_tls_policies.range(first..);
     let mut there = there.take_while(|(key, _)| key.namespace == service.namespace);
     there.any(|(_, policy)| {
-        let mut targets = policy.spec.target_refs.iter();
-        targets.any(|target| target.kind == "Service" && *target.name == *service.name)
+        let mut own = policy.spec.target_refs.iter().filter(|target| {
+            target.group.is_empty() && target.kind == "Service" && *target.name == *service.name
+        });
+        own.any(|target| target.section_name.is_none() || target.section_name == port.name)
     })
 }
 
@@ -55,28 +59,38 @@ pub(super) struct BackendRefusal {
     pub(super) message: String,
 }
 
+/// The Service that a backendRef of this route names and may name, whether it is there or not.
+pub(super) fn find_service(
+    objects: &Objects,
+    (route, parent): (&RouteRef, ParentKind),
+    backend: &BackendRef,
+) -> Result<ObjectKey, BackendRefusal> {
+    let group = backend.group.as_deref().unwrap_or_default();
+    let kind = backend.kind.as_deref().unwrap_or("Service");
+    if kind != "Service" || !matches!(group, "" | "core") {
+        return Err(BackendRefusal {
+            reason: ConditionReason::InvalidKind,
+            message: format!("backends of kind {kind} in group \"{group}\" are not known"),
+        });
+    }
+    let key = backend.target(&route.key.namespace);
+    let referrer = Referrer { kind: route.kind.as_label(), namespace: &route.key.namespace };
+    if parent == ParentKind::Gateway && !is_permitted(objects, referrer, ("", "Service", &key)) {
+        return Err(BackendRefusal {
+            reason: ConditionReason::RefNotPermitted,
+            message: format!("no ReferenceGrant of namespace {} allows Service {key}", key.namespace),
+        });
+    }
+    Ok(key)
+}
+
 /// The Service port that a backendRef of this route names.
 pub(super) fn resolve_backend(
     objects: &Objects,
     (route, parent): (&RouteRef, ParentKind),
     backend: &BackendRef,
 ) -> Result<ServicePortKey, BackendRefusal> {
-    let group = backend.group.as_deref().unwrap_or_default();
-    let kind = backend.kind.as_deref().unwrap_or("Service");
-    if kind != "Service" || !matches!(group, "" | "core") {
-        return refuse(
-            ConditionReason::InvalidKind,
-            format!("backends of kind {kind} in group \"{group}\" are not known"),
-        );
-    }
-    let key = backend.target(&route.key.namespace);
-    let referrer = Referrer { kind: route.kind.as_label(), namespace: &route.key.namespace };
-    if parent == ParentKind::Gateway && !is_permitted(objects, referrer, ("", "Service", &key)) {
-        return refuse(
-            ConditionReason::RefNotPermitted,
-            format!("no ReferenceGrant of namespace {} allows Service {key}", key.namespace),
-        );
-    }
+    let key = find_service(objects, (route, parent), backend)?;
     let Some(service) = objects.services.get(&key) else {
         return refuse(ConditionReason::BackendNotFound, format!("Service {key} does not exist"));
     };
@@ -99,7 +113,7 @@ pub(super) fn resolve_backend(
     // A Gateway may end a TLSRoute's TLS, or begin one towards a port.
     let is_translated = parent == ParentKind::Gateway
         && (route.kind == RouteKind::Tls
-            || matches!(declared, DeclaredProtocol::Tls(_)) && has_policy(objects, &key));
+            || matches!(declared, DeclaredProtocol::Tls(_)) && has_policy(objects, &key, port));
     if let Some(protocol) = declared.refuse_backend(route.kind).filter(|_| !is_translated) {
         return refuse(
             ConditionReason::UnsupportedProtocol,

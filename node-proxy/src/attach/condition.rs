@@ -1,4 +1,4 @@
-//! Conditions of a route on one of its parents, as the Gateway API's status has them.
+//! Conditions of a route on one of its parents, or of a policy at one of its ancestors, as the Gateway API's status has them.
 //!
 //! These are judgements only: times of transition are whoever writes a status to fill in, so that the same
 //! objects always give the same conditions.
@@ -38,7 +38,7 @@ pub enum ConditionStatus {
 }
 
 /// A condition's reason, in the words of the Gateway API (v1.6: RouteConditionReason, ListenerConditionReason,
-/// GatewayConditionReason, ListenerSetConditionReason, GatewayClassConditionReason).
+/// GatewayConditionReason, ListenerSetConditionReason, GatewayClassConditionReason, PolicyConditionReason).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ConditionReason {
     /// The route holds, or the listener is served.
@@ -51,11 +51,11 @@ pub enum ConditionReason {
     BackendNotFound,
     /// A field that makes a Gateway less safe has been set.
     ConfigurationChanged,
-    /// A route of a more specific kind holds on the same port (GEP-1426).
+    /// A route of a more specific kind holds on the same port (GEP-1426), or a policy that came first for the same.
     Conflicted,
     /// Another listener on the port has the same hostname.
     HostnameConflict,
-    /// What is not accepted, or has no certificate, is not served.
+    /// What is not accepted, or has no certificate, is not served; or a policy asks for what is not known.
     Invalid,
     /// A CA certificate is of a kind that is not known.
     InvalidCACertificateKind,
@@ -65,7 +65,8 @@ pub enum ConditionReason {
     InvalidCertificateRef,
     /// The certificate that a Gateway is to show to backends cannot be used.
     InvalidClientCertificateRef,
-    /// A backend is of a kind that is not known, or a Service of a type that is not supported.
+    /// A backend, or where a policy has its CA certificates, is of a kind that is not known, or a Service of a type that is
+    /// not supported.
     InvalidKind,
     /// Parameters do not exist, or are of a kind that is not known.
     InvalidParameters,

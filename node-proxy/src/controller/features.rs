@@ -25,8 +25,10 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
 /// The features of Gateways, sorted by name as `status.supportedFeatures` of a GatewayClass must be. In it are those whose
 /// every part is judged (`attach`) and done (`ingress`, `outbound`).
 ///
-/// Not in it: UDPRoute, which is not applied; and BackendTLSPolicy, whose status nobody writes.
-pub const GATEWAY_FEATURES: [&str; 44] = [
+/// Not in it: UDPRoute, which is not applied; and GatewayStaticAddresses, since of several addresses only the first is asked for.
+pub const GATEWAY_FEATURES: [&str; 46] = [
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",

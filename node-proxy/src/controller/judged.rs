@@ -8,7 +8,7 @@ use crate::route::{RouteKind, RouteRef};
 use crate::telemetry::log;
 
 use super::gateways::GatewayStatuses;
-use super::plan::{Judgement, Role, RouteParent};
+use super::plan::{JudgedParent, Judgement, Role};
 use super::subject::Subject;
 
 /// The judgement of everything that there is.
@@ -42,7 +42,7 @@ impl Judged {
         let generation = *self.generations.get(route)?;
         let attachment = self.attachments.find_route(route.kind, &route.key);
         let services = attachment.iter().flat_map(|attachment| &attachment.parents);
-        let services = services.map(|parent| RouteParent {
+        let services = services.map(|parent| JudgedParent {
             role: Role::Mesh,
             parent_ref: parent.parent_ref.clone(),
             conditions: parent.conditions.clone(),
@@ -51,7 +51,7 @@ impl Judged {
         Some(Judgement { generation, parents })
     }
 
-    /// What was judged of GatewayClasses, Gateways and ListenerSets.
+    /// What was judged of GatewayClasses, Gateways, ListenerSets and BackendTLSPolicies.
     #[must_use]
     pub const fn gateways(&self) -> &GatewayStatuses {
         &self.gateways

@@ -43,7 +43,7 @@ pub struct LiveCondition {
     pub last_transition_time: Box<str>,
 }
 
-/// An entry of a route's `status.parents`.
+/// An entry of a route's `status.parents`, or of a policy's `status.ancestors`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LiveEntry {
     /// Another controller's.
@@ -52,7 +52,7 @@ pub enum LiveEntry {
     Own {
         /// Which of them.
         role: Role,
-        /// The parentRef that it is about.
+        /// The parentRef or ancestorRef that it is about.
         parent_ref: ParentRef,
         /// Its conditions, others' included, in their order.
         conditions: Vec<LiveCondition>,
@@ -134,8 +134,8 @@ pub enum Said {
         /// The names in `status.supportedFeatures`, if that is there.
         features: Option<Vec<String>>,
     },
-    /// By a route: `status.parents`, if that is there.
-    Route(Option<Vec<LiveEntry>>),
+    /// By a route of its parents, or by a policy of its ancestors, if they are there.
+    Entries(Option<Vec<LiveEntry>>),
 }
 
 /// An object, as far as its status is concerned.
@@ -151,8 +151,8 @@ pub struct Live {
     pub said: Said,
 }
 
-/// A route as it is watched.
-pub type WatchedRoute = Object<NotUsed, WatchedRouteStatus>;
+/// A route or a policy as it is watched.
+pub type WatchedEntries = Object<NotUsed, WatchedEntriesStatus>;
 /// An XMesh as it is watched.
 pub type WatchedMesh = Object<WatchedMeshSpec, WatchedMeshStatus>;
 /// A GatewayClass as it is watched.
@@ -174,17 +174,18 @@ pub struct WatchedListenersStatus {
     attached_listener_sets: Option<i32>,
 }
 
-/// The `status` of a route.
+/// The `status` of a route or of a policy.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct WatchedRouteStatus {
-    #[serde(default)]
-    parents: Option<Vec<WatchedParent>>,
+pub struct WatchedEntriesStatus {
+    #[serde(default, alias = "ancestors")]
+    parents: Option<Vec<WatchedEntry>>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct WatchedParent {
+struct WatchedEntry {
     controller_name: String,
+    #[serde(alias = "ancestorRef")]
     parent_ref: ParentRef,
     #[serde(default)]
     conditions: Vec<LiveCondition>,
@@ -229,19 +230,25 @@ pub trait Watched:
     fn trim(self) -> Live;
 }
 
-impl Watched for WatchedRoute {
+impl Watched for WatchedEntries {
     fn subject(&self, kind: SubjectKind) -> Option<Subject> {
-        let SubjectKind::Route(kind) = kind else { return None };
         let ObjectMeta { name, namespace, .. } = &self.metadata;
         let key = ObjectKey::new(namespace.as_deref()?, name.as_deref()?);
-        Some(Subject::Route(RouteRef { kind, key }))
+        match kind {
+            SubjectKind::BackendTlsPolicy => Some(Subject::BackendTlsPolicy(key)),
+            SubjectKind::Route(kind) => Some(Subject::Route(RouteRef { kind, key })),
+            SubjectKind::Gateway
+            | SubjectKind::GatewayClass
+            | SubjectKind::ListenerSet
+            | SubjectKind::Mesh => None,
+        }
     }
 
     fn trim(self) -> Live {
         let parents = self.status.and_then(|status| status.parents);
         let entries = parents.map(|parents| {
             let entries = parents.into_iter().map(|parent| {
-                let WatchedParent { controller_name, parent_ref, conditions } = parent;
+                let WatchedEntry { controller_name, parent_ref, conditions } = parent;
                 Role::find(&controller_name).map_or(LiveEntry::Foreign, |role| LiveEntry::Own {
                     role,
                     parent_ref,
@@ -250,7 +257,7 @@ impl Watched for WatchedRoute {
             });
             entries.collect()
         });
-        live(self.metadata, Said::Route(entries))
+        live(self.metadata, Said::Entries(entries))
     }
 }
 
@@ -302,7 +309,10 @@ impl Watched for WatchedListeners {
         match kind {
             SubjectKind::Gateway => Some(Subject::Gateway(key)),
             SubjectKind::ListenerSet => Some(Subject::ListenerSet(key)),
-            SubjectKind::GatewayClass | SubjectKind::Mesh | SubjectKind::Route(_) => None,
+            SubjectKind::BackendTlsPolicy
+            | SubjectKind::GatewayClass
+            | SubjectKind::Mesh
+            | SubjectKind::Route(_) => None,
         }
     }
 
@@ -396,7 +406,7 @@ mod tests {
     use serde_json::json;
 
     fn route(version: &str) -> Live {
-        let object: WatchedRoute = serde_json::from_value(json!({
+        let object: WatchedEntries = serde_json::from_value(json!({
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "HTTPRoute",
             "metadata": {"name": "web", "namespace": "shop", "resourceVersion": version, "generation": 4},
@@ -420,13 +430,34 @@ mod tests {
     fn of_others_entries_only_the_place_is_kept() {
         let live = route("7");
         assert_eq!((live.version.as_str(), live.generation), ("7", Some(4)));
-        let Said::Route(Some(entries)) = live.said else { panic!("a route with a status") };
+        let Said::Entries(Some(entries)) = live.said else { panic!("a route with a status") };
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0], LiveEntry::Foreign);
         let LiveEntry::Own { role: Role::Mesh, parent_ref, conditions } = &entries[1] else {
             panic!("the second one is ours")
         };
         assert_eq!((parent_ref.port, &*conditions[0].kind), (Some(80), "Accepted"));
+    }
+
+    #[test]
+    fn a_policy_has_ancestors_where_a_route_has_parents() {
+        let object: WatchedEntries = serde_json::from_value(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "BackendTLSPolicy",
+            "metadata": {"name": "web", "namespace": "shop", "resourceVersion": "7"},
+            "spec": {},
+            "status": {"ancestors": [
+                {"controllerName": "gammarus.io/gateway-controller", "ancestorRef": {"name": "front"}, "conditions": []},
+            ]},
+        }))
+        .unwrap();
+        let subject = object.subject(SubjectKind::BackendTlsPolicy).unwrap();
+        assert_eq!(subject.to_string(), "BackendTLSPolicy shop/web");
+        let Said::Entries(Some(entries)) = object.trim().said else { panic!("a policy with a status") };
+        let LiveEntry::Own { role: Role::Gateway, parent_ref, .. } = &entries[0] else {
+            panic!("it is ours")
+        };
+        assert_eq!(parent_ref.name, "front");
     }
 
     #[test]

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use kube::api::ApiResource;
 
-use crate::cluster::api::{Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, TcpRoute, TlsRoute};
+use crate::cluster::api::{
+    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, TcpRoute, TlsRoute,
+};
 use crate::cluster::objects::ObjectKey;
 use crate::route::{RouteKind, RouteRef};
 
 /// One object whose status is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
+    /// A BackendTLSPolicy.
+    BackendTlsPolicy(ObjectKey),
     /// A Gateway.
     Gateway(ObjectKey),
     /// A GatewayClass (cluster-scoped), by its name.
@@ -27,6 +31,7 @@ pub enum Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::BackendTlsPolicy(key) => write!(f, "BackendTLSPolicy {key}"),
             Self::Gateway(key) => write!(f, "Gateway {key}"),
             Self::GatewayClass(name) => write!(f, "GatewayClass {name}"),
             Self::ListenerSet(key) => write!(f, "ListenerSet {key}"),
@@ -39,6 +44,8 @@ impl fmt::Display for Subject {
 /// A kind of [`Subject`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SubjectKind {
+    /// BackendTLSPolicy.
+    BackendTlsPolicy,
     /// Gateway.
     Gateway,
     /// GatewayClass.
@@ -53,7 +60,7 @@ pub enum SubjectKind {
 
 impl SubjectKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Route(RouteKind::Http),
         Self::Route(RouteKind::Grpc),
         Self::Route(RouteKind::Tls),
@@ -61,6 +68,7 @@ impl SubjectKind {
         Self::GatewayClass,
         Self::Gateway,
         Self::ListenerSet,
+        Self::BackendTlsPolicy,
         Self::Mesh,
     ];
 
@@ -68,6 +76,7 @@ impl SubjectKind {
     #[must_use]
     pub fn resource(self) -> ApiResource {
         match self {
+            Self::BackendTlsPolicy => ApiResource::erase::<BackendTlsPolicy>(&()),
             Self::Gateway => ApiResource::erase::<Gateway>(&()),
             Self::GatewayClass => ApiResource::erase::<GatewayClass>(&()),
             Self::ListenerSet => ApiResource::erase::<ListenerSet>(&()),
@@ -98,6 +107,7 @@ impl Subject {
     #[must_use]
     pub const fn kind(&self) -> SubjectKind {
         match self {
+            Self::BackendTlsPolicy(_) => SubjectKind::BackendTlsPolicy,
             Self::Gateway(_) => SubjectKind::Gateway,
             Self::GatewayClass(_) => SubjectKind::GatewayClass,
             Self::ListenerSet(_) => SubjectKind::ListenerSet,
@@ -111,7 +121,7 @@ impl Subject {
     pub fn name(&self) -> &str {
         match self {
             Self::GatewayClass(name) | Self::Mesh(name) => name,
-            Self::Gateway(key) | Self::ListenerSet(key) => &key.name,
+            Self::BackendTlsPolicy(key) | Self::Gateway(key) | Self::ListenerSet(key) => &key.name,
             Self::Route(route) => &route.key.name,
         }
     }
@@ -121,7 +131,7 @@ impl Subject {
     pub fn namespace(&self) -> Option<&str> {
         match self {
             Self::GatewayClass(_) | Self::Mesh(_) => None,
-            Self::Gateway(key) | Self::ListenerSet(key) => Some(&key.namespace),
+            Self::BackendTlsPolicy(key) | Self::Gateway(key) | Self::ListenerSet(key) => Some(&key.namespace),
             Self::Route(route) => Some(&route.key.namespace),
         }
     }
@@ -144,6 +154,7 @@ mod tests {
                 "gatewayclasses.gateway.networking.k8s.io",
                 "gateways.gateway.networking.k8s.io",
                 "listenersets.gateway.networking.k8s.io",
+                "backendtlspolicies.gateway.networking.k8s.io",
                 "xmeshes.gateway.networking.x-k8s.io",
             ]
         );

@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::crds::Table;
 use super::judged::Judged;
 use super::lease::Leadership;
-use super::live::{Live, Statuses, Watched, WatchedClass, WatchedListeners, WatchedMesh, WatchedRoute};
+use super::live::{Live, Statuses, Watched, WatchedClass, WatchedEntries, WatchedListeners, WatchedMesh};
 use super::metrics::{ControllerMetrics, WriteResult};
-use super::plan::{Plan, plan_class, plan_listeners, plan_mesh, plan_route};
+use super::plan::{Plan, plan_class, plan_listeners, plan_mesh, plan_policy, plan_route};
 use super::provision::shortfall::{Provisions, Saying};
 use super::subject::Subject;
 use super::work::Work;
@@ -166,6 +166,11 @@ impl StatusWriter {
             }
         };
         match subject {
+            Subject::BackendTlsPolicy(key) => {
+                let judged = judged();
+                let policy = judged.gateways().find_policy(key)?;
+                Some((plan_policy(live, policy, &now), hash(policy)))
+            }
             Subject::Gateway(key) => of_listeners(ListenerOwner::Gateway(key.clone())),
             Subject::GatewayClass(name) => {
                 let versions = self.parts.crds.borrow().judge_versions()?;
@@ -236,7 +241,9 @@ impl StatusWriter {
             }
             Subject::GatewayClass(_) => self.patch_as::<WatchedClass>(subject, patch).await,
             Subject::Mesh(_) => self.patch_as::<WatchedMesh>(subject, patch).await,
-            Subject::Route(_) => self.patch_as::<WatchedRoute>(subject, patch).await,
+            Subject::BackendTlsPolicy(_) | Subject::Route(_) => {
+                self.patch_as::<WatchedEntries>(subject, patch).await
+            }
         }
     }
 
@@ -264,7 +271,7 @@ impl StatusWriter {
             Subject::Gateway(_) | Subject::ListenerSet(_) => self.read_as::<WatchedListeners>(subject).await,
             Subject::GatewayClass(_) => self.read_as::<WatchedClass>(subject).await,
             Subject::Mesh(_) => self.read_as::<WatchedMesh>(subject).await,
-            Subject::Route(_) => self.read_as::<WatchedRoute>(subject).await,
+            Subject::BackendTlsPolicy(_) | Subject::Route(_) => self.read_as::<WatchedEntries>(subject).await,
         }
     }
 

@@ -76,7 +76,7 @@ const PROVIDED: &str = "configmaps, deployments.apps, serviceaccounts, services"
 /// What the controller may where somebody has chosen so, for the certificates that Gateways name.
 const CERTIFICATES: [(&str, &str); 1] = [("list watch", "secrets")];
 /// What the controller writes the status of, beside the mesh.
-const JUDGED: &str = "gatewayclasses, gateways, listenersets";
+const JUDGED: &str = "backendtlspolicies, gatewayclasses, gateways, listenersets";
 
 #[test]
 fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
@@ -167,12 +167,15 @@ fn the_controller_writes_status_and_its_lease() {
     controller.check(
         true,
         &[
-            ("list watch", "namespaces, services, backendtlspolicies, referencegrants, xmeshes"),
+            ("list watch", "namespaces, services, referencegrants, xmeshes"),
             ("list watch", "pods, endpointslices"),
             ("get list watch", ROUTES),
             ("get list watch", JUDGED),
             ("get", "xmeshes"),
-            ("patch", "gatewayclasses/status, gateways/status, listenersets/status"),
+            (
+                "patch",
+                "backendtlspolicies/status, gatewayclasses/status, gateways/status, listenersets/status",
+            ),
             (
                 "patch",
                 "grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status, xmeshes/status",

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Cluster, PATIENCE, SYSTEM, TICK};
@@ -21,6 +23,17 @@ const PODS: &str = "
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: thief, namespace: shop}, spec: {nodeName: here,
   serviceAccountName: thief, containers: [{name: a, image: a}]}}
+";
+
+/// A Service that is spoken to in TLS, and a route that sends there.
+const BACKEND: &str = "
+{kind: Service, metadata: {name: web}, spec: {ports: [{name: https, port: 443}]}}
+---
+{kind: BackendTLSPolicy, metadata: {name: web}, spec: {targetRefs: [{group: '', kind: Service, name: web}],
+  validation: {hostname: web.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: backends}]}}}
+---
+{kind: HTTPRoute, metadata: {name: backend}, spec: {parentRefs: [{name: web}],
+  rules: [{matches: [{path: {value: /backend}}], backendRefs: [{name: web, port: 443}]}]}}
 ";
 
 fn free_port() -> u16 {
@@ -175,6 +188,20 @@ async fn a_gateways_proxy_is_fed_by_who_it_is_and_serves_on_without_a_controller
     let begun = Instant::now();
     cluster.apply(&web(port, "two.example")).await;
     proxy.when("serves the edit", || leads_to(port, "two.example"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+
+    // A policy for what its routes send to, and the authorities of that, which come late.
+    let said = |what: &str| {
+        let status = door::ask(admin, "/status");
+        status.contains("BackendTLSPolicy shop/web at Gateway shop/web") && status.contains(what)
+    };
+    cluster.apply(BACKEND).await;
+    proxy.when("is told of the policy", || said("Accepted=False NoValidCACertificate"));
+    let authority = CertificateParams::new(Vec::new()).unwrap().self_signed(&KeyPair::generate().unwrap());
+    let authorities = json!({"kind": "ConfigMap", "metadata": {"name": "backends"}, "data": {"ca.crt": authority.unwrap().pem()}});
+    let begun = Instant::now();
+    cluster.apply(&authorities.to_string()).await;
+    proxy.when("is told of the authorities", || said("ResolvedRefs=True ResolvedRefs") && !said("NoValid"));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 
     // Somebody else of the same namespace is told nothing.

@@ -6,6 +6,7 @@ mod feed;
 mod gateways;
 mod leaders;
 mod others;
+mod policies;
 mod provision;
 mod said;
 mod taint;
@@ -94,6 +95,7 @@ impl Cluster {
             "Secret" => ("", "v1", "secrets"),
             "Service" => ("", "v1", "services"),
             "ServiceAccount" => ("", "v1", "serviceaccounts"),
+            "BackendTLSPolicy" => ("gateway.networking.k8s.io", "v1", "backendtlspolicies"),
             "Gateway" => ("gateway.networking.k8s.io", "v1", "gateways"),
             "GatewayClass" => ("gateway.networking.k8s.io", "v1", "gatewayclasses"),
             "GRPCRoute" => ("gateway.networking.k8s.io", "v1", "grpcroutes"),

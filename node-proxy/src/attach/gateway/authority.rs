@@ -10,6 +10,7 @@ use super::listener::Home;
 use super::view::ValidationView;
 use crate::attach::condition::ConditionReason;
 use crate::cluster::certificate::read_authorities;
+use crate::cluster::objects::{ObjectKey, Objects};
 
 /// How clients' certificates are judged.
 #[derive(Clone, Debug)]
@@ -52,18 +53,26 @@ pub(super) fn judge_validation(home: Home<'_>, view: &ValidationView) -> JudgedV
             unresolved.push((ConditionReason::RefNotPermitted, message));
             continue;
         }
-        let read = match home.objects.config_maps.get(&key) {
-            Some(config_map) => read_authorities(config_map),
-            None => Err("does not exist".to_owned()),
-        };
-        match read {
+        match find_authorities(home.objects, &key, &path) {
             Ok(read) => authorities.extend(read.roots),
-            Err(error) => {
-                let message = format!("{path}: ConfigMap {key}: {error}");
-                unresolved.push((ConditionReason::InvalidCACertificateRef, message));
-            }
+            Err(finding) => unresolved.push(finding),
         }
     }
     let validation = Validation { authorities: Arc::new(authorities), is_fallback: view.is_fallback };
     JudgedValidation { validation, unresolved }
+}
+
+/// The authorities in a ConfigMap that `path` names; why there are none.
+pub(super) fn find_authorities(
+    objects: &Objects,
+    key: &ObjectKey,
+    path: &str,
+) -> Result<RootCertStore, (ConditionReason, String)> {
+    let read = match objects.config_maps.get(key) {
+        Some(config_map) => read_authorities(config_map),
+        None => Err("does not exist".to_owned()),
+    };
+    read.map_err(|error| {
+        (ConditionReason::InvalidCACertificateRef, format!("{path}: ConfigMap {key}: {error}"))
+    })
 }

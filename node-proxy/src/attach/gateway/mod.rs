@@ -43,7 +43,7 @@ use policy::Policies;
 use view::{find_insecure, view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
 
 /// The Gateway API's group.
-pub(super) const GROUP: &str = "gateway.networking.k8s.io";
+pub const GROUP: &str = "gateway.networking.k8s.io";
 /// The `controllerName` under which Gateways and what is attached to them get their status.
 pub const GATEWAY_CONTROLLER_NAME: &str = "gammarus.io/gateway-controller";
 
@@ -134,6 +134,8 @@ pub struct GatewayRoute {
     pub attached: Arc<AttachedRoute>,
     /// Its parents that are Gateways or ListenerSets of ours, in the order of the route.
     pub parents: Vec<GatewayParent>,
+    /// The Services that it names as backends and may name, whether they are there or not.
+    pub services: BTreeSet<ObjectKey>,
 }
 
 /// The judgement of all Gateways of our classes.
@@ -169,7 +171,8 @@ impl Gateways {
         let gateways: BTreeMap<_, _> = objects.gateways.iter().filter_map(judge).collect();
         let routes = route::judge_routes(objects, &gateways);
         let named = named::find_named(objects, &classes);
-        Self { classes, gateways, routes, named, policies: Policies::new(objects) }
+        let policies = Policies::new(objects, &gateways, &routes);
+        Self { classes, gateways, routes, named, policies }
     }
 
     /// Whether these changes may have made another judgement due than one that has asked for what is `named`: endpoints and

@@ -2,6 +2,10 @@
 //!
 //! A policy for a port by its name beats one for its whole Service; of two for the same, the older holds, then the first by
 //! name. A policy that cannot be obeyed is not passed over: nobody is spoken to by its ports, rather than in plain text.
+//!
+//! Something is said of a policy for each Gateway that sends to a Service that it is for, and for no other one
+//! (PolicyAncestorStatus). That is so by the routes that hold there and by what they may refer to: else anybody could
+//! put as many Gateways of his into the status of somebody else's policy as there is room for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,14 +13,16 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use rustls::RootCertStore;
 
+use super::authority::find_authorities;
+use super::listener::{Listener, ListenerProtocol, ListenerTls};
+use super::{GatewayRoute, JudgedGateway, ListenerId};
 use crate::attach::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 use crate::cluster::api::backend_tls_policy::{
     BackendTlsPolicyValidation, BackendTlsPolicyValidationSubjectAltNamesType as AltNameType,
 };
 use crate::cluster::api::{BackendTlsPolicy, BackendTlsPolicySpec};
-use crate::cluster::certificate::read_authorities;
 use crate::cluster::objects::{ObjectKey, Objects};
-use crate::route::Age;
+use crate::route::{Age, RouteRef};
 use crate::snapshot::service::ServicePortKey;
 
 /// A name of which a backend's certificate has to have one.
@@ -52,15 +58,18 @@ pub struct BackendValidation {
 pub type PortPolicy = Option<Arc<BackendValidation>>;
 
 /// A policy, judged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JudgedPolicy {
     /// Its `metadata.generation`.
     pub generation: Option<i64>,
-    /// The ports that it holds for.
-    pub ports: BTreeSet<ServicePortKey>,
-    refusal: Option<(ConditionReason, String)>,
-    unresolved: Option<(ConditionReason, String)>,
+    /// The Gateways that send to what it is for, each with what is said of it there: `Accepted` and `ResolvedRefs`.
+    pub ancestors: BTreeMap<ObjectKey, Vec<Condition>>,
 }
+
+/// Why something is not as it should be.
+type Finding = (ConditionReason, String);
+/// Service → the Gateways that send to it by what policies decide on.
+type Senders<'g> = BTreeMap<&'g ObjectKey, BTreeSet<&'g ObjectKey>>;
 
 /// All policies, and what holds where.
 #[derive(Clone, Debug, Default)]
@@ -78,48 +87,70 @@ struct Target {
     section: Option<String>,
 }
 
+/// A target with why the policy does not hold for it, if it does not.
+struct Placed {
+    target: Target,
+    lost: Option<Finding>,
+}
+
 /// A policy on its way to its judgement.
 struct Pending<'o> {
     key: &'o ObjectKey,
     policy: &'o BackendTlsPolicy,
-    validation: Result<Arc<BackendValidation>, (ConditionReason, String)>,
-    /// The targets that it has, those of a Service that is there.
-    targets: Vec<Target>,
-    /// Why it has no others.
-    lost: Vec<(ConditionReason, String)>,
+    /// How TLS is spoken; why nobody is spoken to.
+    validation: Result<Arc<BackendValidation>, Finding>,
+    /// References that lead nowhere.
+    unresolved: Vec<Finding>,
+    /// The Services that it is for.
+    targets: Vec<Placed>,
+    /// What it asks for and is not done.
+    remarks: Vec<String>,
 }
 
 impl Policies {
-    pub(super) fn new(objects: &Objects) -> Self {
+    /// Judges all policies, for these Gateways and the routes that hold on them.
+    pub(super) fn new(
+        objects: &Objects,
+        gateways: &BTreeMap<ObjectKey, JudgedGateway>,
+        routes: &BTreeMap<RouteRef, GatewayRoute>,
+    ) -> Self {
         let mut pending: Vec<Pending<'_>> = objects
             .backend_tls_policies
             .iter()
             .map(|(key, policy)| Pending::new(objects, key, policy))
             .collect();
-        pending.sort_by_cached_key(|pending| pending.age());
+        if pending.is_empty() {
+            return Self::default();
+        }
+        pending.sort_by_cached_key(Pending::age);
         let mut held: BTreeMap<Target, &ObjectKey> = BTreeMap::new();
         for one in &mut pending {
-            one.take_targets(objects, &mut held);
+            one.place(objects, &mut held);
         }
         let mut policies = Self::default();
         // Those of a whole Service first: what is said of one port comes over it.
         for by_section in [false, true] {
             for one in &pending {
-                let own = one.targets.iter().filter(|target| target.section.is_some() == by_section);
+                let own = one.held().filter(|target| target.section.is_some() == by_section);
                 for port in own.flat_map(|target| find_ports(objects, target)) {
                     policies.ports.insert(port, one.validation.as_ref().ok().map(Arc::clone));
                 }
             }
         }
-        policies.judged = pending.into_iter().map(|one| (one.key.clone(), one.conclude(objects))).collect();
+        let senders = find_senders(gateways, routes);
+        policies.judged = pending.iter().map(|one| (one.key.clone(), one.conclude(&senders))).collect();
         policies
     }
 }
 
 impl<'o> Pending<'o> {
     fn new(objects: &Objects, key: &'o ObjectKey, policy: &'o BackendTlsPolicy) -> Self {
-        let validation = read_validation(objects, key, &policy.spec.validation).map(Arc::new);
-        Self { key, policy, validation, targets: Vec::new(), lost: Vec::new() }
+        let mut unresolved = Vec::new();
+        let validation = read_validation(objects, key, &policy.spec.validation, &mut unresolved);
+        let options = policy.spec.options.iter().flatten();
+        let remarks = options.map(|(name, _)| format!("spec.options: {name} is not applied")).collect();
+        let validation = validation.map(Arc::new);
+        Self { key, policy, validation, unresolved, targets: Vec::new(), remarks }
     }
 
     fn age(&self) -> Age {
@@ -127,71 +158,118 @@ impl<'o> Pending<'o> {
         Age::of(created.map(|time| time.0.as_second()), self.key)
     }
 
-    fn take_targets(&mut self, objects: &Objects, held: &mut BTreeMap<Target, &'o ObjectKey>) {
+    /// The targets that it holds for.
+    fn held(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(|placed| placed.lost.is_none()).map(|placed| &placed.target)
+    }
+
+    fn place(&mut self, objects: &Objects, held: &mut BTreeMap<Target, &'o ObjectKey>) {
         let BackendTlsPolicySpec { target_refs, .. } = &self.policy.spec;
         for (index, reference) in target_refs.iter().enumerate() {
-            let mut lose =
-                |reason, message| self.lost.push((reason, format!("targetRefs[{index}]: {message}")));
+            let path = format!("targetRefs[{index}]");
             if !reference.group.is_empty() || reference.kind != "Service" {
-                let message = format!("{} of group {:?} is no Service", reference.kind, reference.group);
-                lose(ConditionReason::InvalidKind, message);
+                let (kind, group) = (&reference.kind, &reference.group);
+                self.remarks.push(format!("{path}: {kind} of group {group:?} is no Service"));
                 continue;
             }
             let service = ObjectKey::new(&self.key.namespace, &reference.name);
             let target = Target { service, section: reference.section_name.clone() };
-            if find_ports(objects, &target).is_empty() {
-                let section = target.section.as_deref().unwrap_or("any port");
-                lose(
-                    ConditionReason::TargetNotFound,
-                    format!("no Service {} with {section}", target.service),
-                );
-                continue;
-            }
-            match held.get(&target) {
-                Some(other) => {
-                    let message = format!("BackendTLSPolicy {other} is for the same and came first");
-                    lose(ConditionReason::Conflicted, message);
-                }
-                None => {
-                    held.insert(target.clone(), self.key);
-                    self.targets.push(target);
-                }
-            }
+            let lost = if find_ports(objects, &target).is_empty() {
+                let service = &target.service;
+                let message = match &target.section {
+                    Some(name) if objects.services.contains_key(service) => {
+                        format!("Service {service} has no port {name}")
+                    }
+                    _ => format!("Service {service} does not exist, or has no port"),
+                };
+                Some((ConditionReason::TargetNotFound, format!("{path}: {message}")))
+            } else if let Some(other) = held.get(&target) {
+                let message = format!("{path}: BackendTLSPolicy {other} is for the same and came first");
+                Some((ConditionReason::Conflicted, message))
+            } else {
+                held.insert(target.clone(), self.key);
+                None
+            };
+            self.targets.push(Placed { target, lost });
         }
     }
 
-    fn conclude(self, objects: &Objects) -> JudgedPolicy {
-        let unresolved = self.validation.err();
-        let refusal = match (&unresolved, self.lost.into_iter().next()) {
-            (_, Some(lost)) if self.targets.is_empty() => Some(lost),
-            (Some((_, message)), _) => Some((ConditionReason::NoValidCACertificate, message.clone())),
-            (None, _) => None,
-        };
+    fn conclude(&self, senders: &Senders<'_>) -> JudgedPolicy {
+        let mut by_gateway: BTreeMap<&ObjectKey, Vec<&Placed>> = BTreeMap::new();
+        for placed in &self.targets {
+            for gateway in senders.get(&placed.target.service).into_iter().flatten() {
+                by_gateway.entry(gateway).or_default().push(placed);
+            }
+        }
+        let say = |(gateway, own): (&ObjectKey, Vec<&Placed>)| (gateway.clone(), self.say(&own));
         JudgedPolicy {
             generation: self.policy.metadata.generation,
-            ports: self.targets.iter().flat_map(|target| find_ports(objects, target)).collect(),
-            refusal,
-            unresolved,
+            ancestors: by_gateway.into_iter().map(say).collect(),
         }
+    }
+
+    /// What is said of it at a Gateway that sends to these targets.
+    fn say(&self, targets: &[&Placed]) -> Vec<Condition> {
+        let lost: Vec<&Finding> = targets.iter().filter_map(|placed| placed.lost.as_ref()).collect();
+        let join = |texts: &[&str]| texts.join("; ");
+        let messages: Vec<&str> = lost.iter().map(|(_, message)| &**message).collect();
+        let build = |kind, status, reason, message| Condition {
+            kind,
+            status,
+            reason,
+            message,
+            observed_generation: self.policy.metadata.generation,
+        };
+        let (status, reason, message) = match (lost.first(), &self.validation) {
+            (Some((reason, _)), _) if lost.len() == targets.len() => {
+                (ConditionStatus::False, *reason, join(&messages))
+            }
+            (_, Err((reason, message))) => (ConditionStatus::False, *reason, message.clone()),
+            (_, Ok(_)) => {
+                let remarks = self.remarks.iter().map(String::as_str);
+                let said: Vec<&str> = messages.iter().copied().chain(remarks).collect();
+                (ConditionStatus::True, ConditionReason::Accepted, join(&said))
+            }
+        };
+        let accepted = build(ConditionType::Accepted, status, reason, message);
+        let (status, reason) = match self.unresolved.first() {
+            Some((reason, _)) => (ConditionStatus::False, *reason),
+            None => (ConditionStatus::True, ConditionReason::ResolvedRefs),
+        };
+        vec![accepted, build(ConditionType::ResolvedRefs, status, reason, join_messages(&self.unresolved))]
     }
 }
 
-impl JudgedPolicy {
-    /// `Accepted` and `ResolvedRefs`.
-    #[must_use]
-    pub fn conditions(&self) -> Vec<Condition> {
-        let build = |kind, found: &Option<(ConditionReason, String)>, fine| {
-            let (status, (reason, message)) = match found {
-                Some(why) => (ConditionStatus::False, why.clone()),
-                None => (ConditionStatus::True, (fine, String::new())),
-            };
-            Condition { kind, status, reason, message, observed_generation: self.generation }
-        };
-        vec![
-            build(ConditionType::Accepted, &self.refusal, ConditionReason::Accepted),
-            build(ConditionType::ResolvedRefs, &self.unresolved, ConditionReason::ResolvedRefs),
-        ]
+fn join_messages(findings: &[Finding]) -> String {
+    findings.iter().map(|(_, message)| message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// Which Gateways send to which Services, there or not: by the routes that hold on them.
+fn find_senders<'g>(
+    gateways: &'g BTreeMap<ObjectKey, JudgedGateway>,
+    routes: &'g BTreeMap<RouteRef, GatewayRoute>,
+) -> Senders<'g> {
+    let all = gateways.values().flat_map(JudgedGateway::all_listeners);
+    let deciding: BTreeSet<ListenerId> =
+        all.filter(|(_, listener)| begins_tls(listener)).map(|(id, _)| id).collect();
+    let mut senders = Senders::new();
+    for route in routes.values() {
+        for parent in &route.parents {
+            if parent.listeners.iter().any(|(listener, _)| deciding.contains(listener)) {
+                for service in &route.services {
+                    senders.entry(service).or_default().insert(&parent.gateway);
+                }
+            }
+        }
     }
+    senders
+}
+
+/// Whether policies decide on what is sent on behind a listener: TLS that passes through is never wrapped again.
+fn begins_tls(listener: &Listener) -> bool {
+    use ListenerProtocol::{Http, Https, Tcp, Tls};
+    matches!(listener.protocol, Some(Http | Https | Tcp | Tls))
+        && !matches!(listener.tls, ListenerTls::Passthrough)
 }
 
 /// The ports of a target.
@@ -207,11 +285,13 @@ fn find_ports(objects: &Objects, target: &Target) -> Vec<ServicePortKey> {
     numbers.map(|port| ServicePortKey { service: target.service.clone(), port }).collect()
 }
 
+/// How TLS is spoken. What leads nowhere is added to `unresolved`.
 fn read_validation(
     objects: &Objects,
     key: &ObjectKey,
     validation: &BackendTlsPolicyValidation,
-) -> Result<BackendValidation, (ConditionReason, String)> {
+    unresolved: &mut Vec<Finding>,
+) -> Result<BackendValidation, Finding> {
     let names = validation.subject_alt_names.iter().flatten().filter_map(|name| match name.r#type {
         AltNameType::Hostname => {
             name.hostname.as_deref().map(|name| BackendName::Dns(name.to_lowercase().into()))
@@ -220,46 +300,48 @@ fn read_validation(
     });
     let names = names.collect();
     let hostname = validation.hostname.to_lowercase().into();
-    let authorities = match validation.well_known_ca_certificates.as_deref() {
+    let authorities = match validation.well_known_ca_certificates.as_deref().filter(|name| !name.is_empty()) {
         Some("System") => BackendAuthorities::System,
         Some(other) => {
             let message = format!("validation.wellKnownCACertificates: {other} is not known");
-            return Err((ConditionReason::InvalidCACertificateKind, message));
+            return Err((ConditionReason::Invalid, message));
         }
-        None => BackendAuthorities::Given(Arc::new(find_authorities(objects, key, validation)?)),
+        None => {
+            let authorities = read_authorities(objects, key, validation, unresolved);
+            if authorities.is_empty() {
+                return Err((ConditionReason::NoValidCACertificate, join_messages(unresolved)));
+            }
+            BackendAuthorities::Given(Arc::new(authorities))
+        }
     };
     Ok(BackendValidation { hostname, names, authorities })
 }
 
-/// The authorities that can be read; why there are none, if there are none.
-fn find_authorities(
+/// The authorities that can be read.
+fn read_authorities(
     objects: &Objects,
     key: &ObjectKey,
     validation: &BackendTlsPolicyValidation,
-) -> Result<RootCertStore, (ConditionReason, String)> {
+    unresolved: &mut Vec<Finding>,
+) -> RootCertStore {
     let mut authorities = RootCertStore::empty();
-    let none = "validation.caCertificateRefs: there is none".to_owned();
-    let mut why = (ConditionReason::InvalidCACertificateRef, none);
-    for (index, reference) in validation.ca_certificate_refs.iter().flatten().enumerate() {
+    let references = validation.ca_certificate_refs.as_deref().unwrap_or_default();
+    if references.is_empty() {
+        let none = "validation.caCertificateRefs: there is none".to_owned();
+        unresolved.push((ConditionReason::InvalidCACertificateRef, none));
+    }
+    for (index, reference) in references.iter().enumerate() {
         let path = format!("validation.caCertificateRefs[{index}]");
         if !reference.group.is_empty() || reference.kind != "ConfigMap" {
             let message =
                 format!("{path}: {} of group {:?} is no ConfigMap", reference.kind, reference.group);
-            why = (ConditionReason::InvalidCACertificateKind, message);
+            unresolved.push((ConditionReason::InvalidKind, message));
             continue;
         }
-        let name = ObjectKey::new(&key.namespace, &reference.name);
-        let read = match objects.config_maps.get(&name) {
-            Some(config_map) => read_authorities(config_map),
-            None => Err("does not exist".to_owned()),
-        };
-        match read {
+        match find_authorities(objects, &ObjectKey::new(&key.namespace, &reference.name), &path) {
             Ok(read) => authorities.extend(read.roots),
-            Err(error) => {
-                let message = format!("{path}: ConfigMap {name}: {error}");
-                why = (ConditionReason::InvalidCACertificateRef, message);
-            }
+            Err(finding) => unresolved.push(finding),
         }
     }
-    if authorities.is_empty() { Err(why) } else { Ok(authorities) }
+    authorities
 }

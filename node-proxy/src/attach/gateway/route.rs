@@ -1,14 +1,15 @@
 //! Which listeners a route holds on, parent by parent, and for which hostnames.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::listener::Listener;
 use super::{GROUP, GatewayParent, GatewayRoute, JudgedGateway, ListenerId, ListenerOwner};
+use crate::attach::backend::find_service;
 use crate::attach::condition::ConditionReason;
 use crate::attach::judge::{ParentKind, Refusal, RuleVerdict, build_conditions, judge_rules, view_route};
 use crate::attach::parent::ParentRef;
-use crate::attach::view::{RouteView, view_parents};
+use crate::attach::view::{RouteView, RuleView, view_parents};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::hostname::meet_all;
 use crate::route::{Age, HostnameMatch, RouteKind, RouteRef};
@@ -34,6 +35,7 @@ struct Pending {
     view: RouteView,
     verdict: RuleVerdict,
     candidates: Vec<Candidate>,
+    services: BTreeSet<ObjectKey>,
 }
 
 /// Judges every route that names one of these Gateways or a ListenerSet of theirs.
@@ -120,7 +122,11 @@ impl Pending {
                 candidate.outcome = Err(Refusal { reason, message: message.clone() });
             }
         }
-        Some(Self { view, verdict, candidates })
+        let backends = view.rules.iter().flat_map(RuleView::named_backends);
+        let services = backends
+            .filter_map(|backend| find_service(objects, (&view.route, ParentKind::Gateway), backend).ok());
+        let services = services.collect();
+        Some(Self { view, verdict, candidates, services })
     }
 
     /// Of HTTPRoutes and GRPCRoutes whose hostnames meet on a listener, exactly one kind holds: that of the route that
@@ -132,9 +138,9 @@ impl Pending {
                 candidate.yield_listeners(&route, holding);
             }
         }
-        let Self { view, verdict, candidates } = self;
+        let Self { view, verdict, candidates, services } = self;
         let parents = candidates.into_iter().map(|candidate| candidate.conclude(&view, &verdict)).collect();
-        ((*route).clone(), GatewayRoute { attached: verdict.attached, parents })
+        ((*route).clone(), GatewayRoute { attached: verdict.attached, parents, services })
     }
 }
 

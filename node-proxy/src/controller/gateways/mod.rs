@@ -1,4 +1,4 @@
-//! What is to be said of GatewayClasses, Gateways, ListenerSets and their routes. Pure.
+//! What is to be said of GatewayClasses, Gateways, ListenerSets, their routes and the policies for what these send to. Pure.
 //!
 //! It is made of the judgement that the data path has, too ([`Gateways`]), and of what only whoever provides for a Gateway
 //! knows: its addresses. Judged is everything at once, whenever something changes that could be of any concern: a route
@@ -10,14 +10,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::live::Address;
-use super::plan::{Role, RouteParent};
+use super::plan::{JudgedParent, Judgement, Role};
 use super::provision::Demand;
 use super::provision::demand::Demands;
 use super::subject::Subject;
 use crate::attach::gateway::{
-    Gateways, JudgedClass, JudgedGateway, JudgedListenerSet, Listener, ListenerId, ListenerOwner,
+    GROUP, Gateways, JudgedClass, JudgedGateway, JudgedListenerSet, Listener, ListenerId, ListenerOwner,
 };
-use crate::attach::{Condition, ConditionReason, ConditionStatus, ConditionType};
+use crate::attach::{Condition, ConditionReason, ConditionStatus, ConditionType, ParentRef};
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::route::{RouteKind, RouteRef};
 
@@ -73,7 +73,9 @@ pub struct GatewayStatuses {
     parents: BTreeMap<ObjectKey, ObjectKey>,
     /// What those that are accepted ask for.
     demands: Arc<Demands>,
-    routes: BTreeMap<RouteRef, Vec<RouteParent>>,
+    routes: BTreeMap<RouteRef, Vec<JudgedParent>>,
+    /// All BackendTLSPolicies, also those of which nothing is to be said.
+    policies: BTreeMap<ObjectKey, Judgement>,
 }
 
 impl GatewayStatuses {
@@ -89,6 +91,8 @@ impl GatewayStatuses {
         differing(&self.judged.classes, &now.judged.classes, class, &mut subjects);
         differing(&self.holders, &now.holders, subject_of, &mut subjects);
         differing(&self.routes, &now.routes, |route| Subject::Route(route.clone()), &mut subjects);
+        let policy = |key: &ObjectKey| Subject::BackendTlsPolicy(key.clone());
+        differing(&self.policies, &now.policies, policy, &mut subjects);
         let others: BTreeSet<&Subject> = subjects.iter().collect();
         let is_another = |subject: &Subject| others.contains(subject);
         let (before, after) = (self.lines(is_another), now.lines(is_another));
@@ -120,7 +124,7 @@ impl GatewayStatuses {
         drop(counts);
         let role = Role::Gateway;
         let routes = gateways.routes.iter().map(|(route, judged)| {
-            let parents = judged.parents.iter().map(|parent| RouteParent {
+            let parents = judged.parents.iter().map(|parent| JudgedParent {
                 role,
                 parent_ref: parent.parent_ref.clone(),
                 conditions: parent.conditions.clone(),
@@ -128,13 +132,24 @@ impl GatewayStatuses {
             (route.clone(), parents.collect())
         });
         let routes = routes.collect();
-        Self { judged: gateways, holders, parents, demands: Arc::new(demands), routes }
+        let policies = gateways.policies.judged.iter().map(|(key, policy)| {
+            let ancestors = policy.ancestors.iter().map(|(gateway, conditions)| JudgedParent {
+                role,
+                parent_ref: refer_to(gateway),
+                conditions: conditions.clone(),
+            });
+            (key.clone(), Judgement { generation: policy.generation, parents: ancestors.collect() })
+        });
+        let policies = policies.collect();
+        Self { judged: gateways, holders, parents, demands: Arc::new(demands), routes, policies }
     }
 
-    /// Whether a change could have any part in what is said. Without a class of ours nothing has.
+    /// Whether a change could have any part in what is said. Without a class of ours nothing has but policies, of which what
+    /// was said once is to be taken away.
     fn is_concerned(&self, changed: &Changed) -> bool {
-        if !changed.gateway_classes.is_empty() || self.judged.classes.is_empty() {
-            return !changed.gateway_classes.is_empty();
+        let is_rare = !changed.gateway_classes.is_empty() || !changed.backend_tls_policies.is_empty();
+        if is_rare || self.judged.classes.is_empty() {
+            return is_rare;
         }
         Gateways::are_concerned(&self.judged.named, changed)
     }
@@ -174,8 +189,14 @@ impl GatewayStatuses {
 
     /// What was judged of a route on its parents that are Gateways and ListenerSets of ours.
     #[must_use]
-    pub fn find_route(&self, route: &RouteRef) -> &[RouteParent] {
+    pub fn find_route(&self, route: &RouteRef) -> &[JudgedParent] {
         self.routes.get(route).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// What was judged of a BackendTLSPolicy at the Gateways of ours that send to what it is for.
+    #[must_use]
+    pub fn find_policy(&self, key: &ObjectKey) -> Option<&Judgement> {
+        self.policies.get(key)
     }
 
     /// All conditions, for people: by what they are about.
@@ -209,10 +230,17 @@ impl GatewayStatuses {
         }
         for (route, parents) in &self.routes {
             let subject = Subject::Route(route.clone());
-            for RouteParent { parent_ref, conditions, .. } in parents.iter().filter(|_| is_wanted(&subject)) {
+            for JudgedParent { parent_ref, conditions, .. } in parents.iter().filter(|_| is_wanted(&subject))
+            {
                 let kind = parent_ref.kind.as_deref().unwrap_or("Gateway");
                 let section = parent_ref.section_name.as_deref().unwrap_or("any listener");
                 add(&format!("{subject} on {kind} {} ({section})", parent_ref.name), conditions);
+            }
+        }
+        for (key, policy) in &self.judged.policies.judged {
+            let subject = Subject::BackendTlsPolicy(key.clone());
+            for (gateway, conditions) in policy.ancestors.iter().filter(|_| is_wanted(&subject)) {
+                add(&format!("{subject} at Gateway {gateway}"), conditions);
             }
         }
         lines
@@ -229,6 +257,18 @@ fn differing<K: Ord, T: PartialEq>(
     let others = now.iter().filter(|(key, judged)| before.get(key) != Some(judged)).map(|(key, _)| key);
     let gone = before.keys().filter(|key| !now.contains_key(key));
     subjects.extend(others.chain(gone).map(subject));
+}
+
+/// How a status names a Gateway.
+fn refer_to(gateway: &ObjectKey) -> ParentRef {
+    ParentRef {
+        group: Some(GROUP.to_owned()),
+        kind: Some("Gateway".to_owned()),
+        name: gateway.name.to_string(),
+        namespace: Some(gateway.namespace.to_string()),
+        port: None,
+        section_name: None,
+    }
 }
 
 fn subject_of(owner: &ListenerOwner) -> Subject {

@@ -145,3 +145,34 @@ fn what_does_not_concern_a_gateway_is_not_judged_again() {
     assert!(lines.iter().any(|line| line == gone), "{lines:?}");
     assert!(statuses.find_route(&RouteRef { kind: RouteKind::Http, key: key("a") }).is_empty());
 }
+
+#[test]
+fn policies_are_told_of_with_their_ancestors_and_when_there_is_nothing_to_say_any_more() {
+    const POLICY: &str = "---
+{kind: BackendTLSPolicy, metadata: {name: p, generation: 4}, spec: {targetRefs: [{group: '', kind: Service, name: web}],
+  validation: {hostname: web.example, wellKnownCACertificates: System}}}";
+    let (mut statuses, subjects, lines) = judge(POLICY);
+    assert!(subjects.contains(&Subject::BackendTlsPolicy(key("p"))), "{subjects:?}");
+    let line = "BackendTLSPolicy shop/p at Gateway shop/web: Accepted: Accepted=True Accepted";
+    assert!(lines.iter().any(|own| own == line), "{lines:?}");
+    let found = statuses.find_policy(&key("p")).unwrap();
+    let ancestor = &found.parents[0];
+    assert_eq!((found.generation, ancestor.role, found.parents.len()), (Some(4), Role::Gateway, 1));
+    let reference = serde_json::to_value(&ancestor.parent_ref).unwrap();
+    let expected = json!({"group": GROUP, "kind": "Gateway", "namespace": "shop", "name": "web"});
+    assert_eq!(reference, expected);
+
+    // Without a class of ours there is still something to take away; and a policy that is not there is nobody's.
+    let without: Vec<&str> =
+        OBJECTS.split("---").filter(|text| !text.contains("kind: GatewayClass")).collect();
+    let objects = fixture::objects(&format!("{}{POLICY}", without.join("---")));
+    let (subjects, _) = statuses.update(&objects, &Changed::everything(&fixture::objects(OBJECTS)));
+    assert!(subjects.contains(&Subject::BackendTlsPolicy(key("p"))), "{subjects:?}");
+    assert_eq!(statuses.find_policy(&key("p")).unwrap().parents, []);
+    let mut new = GatewayStatuses::default();
+    new.update(&objects, &Changed::everything(&objects));
+    assert_eq!(new.find_policy(&key("p")).unwrap().parents, []);
+    let gone = fixture::objects(&without.join("---"));
+    new.update(&gone, &Changed::everything(&objects));
+    assert!(new.find_policy(&key("p")).is_none());
+}

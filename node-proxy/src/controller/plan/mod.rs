@@ -3,7 +3,7 @@
 //! A write is a JSON patch (RFC 6902) that names nothing but our own entries and conditions by their places, and the
 //! `resourceVersion` at which these were seen: it either meets exactly that status or is refused as a conflict. Other controllers'
 //! entries, their order, and conditions that others have put into our entries are not in it, and so stay as they are.
-//! (`status.parents` is an atomic list: a server-side apply would replace all of it.)
+//! (`status.parents` and `status.ancestors` are atomic lists: a server-side apply would replace all of them.)
 
 mod gateways;
 
@@ -15,8 +15,6 @@ use crate::attach::gateway::GATEWAY_CONTROLLER_NAME;
 use crate::attach::{CONTROLLER_NAME, Condition, ParentRef};
 pub use gateways::{plan_class, plan_listeners};
 
-/// `status.parents` takes no more.
-const MOST_PARENTS: usize = 32;
 /// `conditions` take no more.
 const MOST_CONDITIONS: usize = 8;
 /// A condition's `message` takes no more.
@@ -24,15 +22,39 @@ const LONGEST_MESSAGE: usize = 32 * 1024;
 /// What all messages of a status may have together: an object has to fit into 1.5 MiB with its spec and with what others say.
 const LONGEST_MESSAGES: usize = 256 * 1024;
 
-/// The conditions of a route that are ours to set and to remove.
-const ROUTE_CONDITIONS: [&str; 3] = ["Accepted", "PartiallyInvalid", "ResolvedRefs"];
+/// Where a status has its entries, one for each object that something is said about.
+struct EntryList {
+    /// The list's name in `status`.
+    name: &'static str,
+    /// An entry's field that says which object it is about.
+    reference: &'static str,
+    /// It takes no more.
+    most: usize,
+    /// The conditions of an entry that are ours to set and to remove.
+    conditions: &'static [&'static str],
+}
+
+/// That of a route (RouteStatus).
+const PARENTS: EntryList = EntryList {
+    name: "parents",
+    reference: "parentRef",
+    most: 32,
+    conditions: &["Accepted", "PartiallyInvalid", "ResolvedRefs"],
+};
+/// That of a policy (PolicyStatus).
+const ANCESTORS: EntryList = EntryList {
+    name: "ancestors",
+    reference: "ancestorRef",
+    most: 16,
+    conditions: &["Accepted", "ResolvedRefs"],
+};
 /// Those of an XMesh. The CRD makes `Programmed` up as `Unknown`, and says nothing of what it would mean.
 const MESH_CONDITIONS: [&str; 1] = ["Accepted"];
 
-/// As which of our controllers something is said of a route.
+/// As which of our controllers something is said of a route or a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Of its parents that are Gateways and ListenerSets.
+    /// Of its parents or ancestors that are Gateways and ListenerSets.
     Gateway,
     /// Of its parents that are Services.
     Mesh,
@@ -55,24 +77,24 @@ impl Role {
     }
 }
 
-/// What was judged of a route on one of its parents.
+/// What was judged of a route on one of its parents, or of a policy at one of its ancestors.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteParent {
+pub struct JudgedParent {
     /// As which controller that is said.
     pub role: Role,
-    /// The parentRef, as written.
+    /// The parentRef, as written; or the ancestorRef.
     pub parent_ref: ParentRef,
     /// What is said.
     pub conditions: Vec<Condition>,
 }
 
-/// What was judged of a route.
+/// What was judged of a route or a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judgement {
     /// The `metadata.generation` that was judged.
     pub generation: Option<i64>,
-    /// Its parents that are ours.
-    pub parents: Vec<RouteParent>,
+    /// Its parents or ancestors that are ours.
+    pub parents: Vec<JudgedParent>,
 }
 
 /// What is to be done about an object's status.
@@ -107,41 +129,51 @@ struct Wanted {
 /// What to write so that a route that says `live` says what was judged; `now` is in RFC 3339.
 #[must_use]
 pub fn plan_route(live: &Live, judged: &Judgement, now: &str) -> Plan {
-    let Said::Route(entries) = &live.said else { return Plan::Wait };
+    plan_entries(&PARENTS, live, judged, now)
+}
+
+/// What to write so that a policy that says `live` says what was judged; `now` is in RFC 3339.
+#[must_use]
+pub fn plan_policy(live: &Live, judged: &Judgement, now: &str) -> Plan {
+    plan_entries(&ANCESTORS, live, judged, now)
+}
+
+fn plan_entries(list: &EntryList, live: &Live, judged: &Judgement, now: &str) -> Plan {
+    let Said::Entries(entries) = &live.said else { return Plan::Wait };
     if live.generation != judged.generation {
         return Plan::Wait;
     }
     let longest = longest_message(judged.parents.iter().map(|parent| parent.conditions.len()).sum());
-    let wanted = |parent: &RouteParent| Wanted::all(&parent.conditions, longest);
+    let wanted = |parent: &JudgedParent| Wanted::all(&parent.conditions, longest);
     let known = entries.as_deref().unwrap_or_default();
     let (mut ops, mut gone, mut said) = (Vec::new(), Vec::new(), Vec::new());
     for (place, entry) in known.iter().enumerate() {
         let LiveEntry::Own { role, parent_ref, conditions } = entry else { continue };
-        let is_it = |parent: &RouteParent| parent.role == *role && is_same(&parent.parent_ref, parent_ref);
+        let is_it = |parent: &JudgedParent| parent.role == *role && is_same(&parent.parent_ref, parent_ref);
         let parent = judged.parents.iter().position(is_it);
         match parent.filter(|index| !said.contains(index)) {
             None => gone.push(place),
             Some(index) => {
                 said.push(index);
-                let path = format!("/status/parents/{place}/conditions");
+                let path = format!("/status/{}/{place}/conditions", list.name);
                 let wanted = wanted(&judged.parents[index]);
-                ops.extend(change(&path, (conditions, &ROUTE_CONDITIONS), &wanted, now));
+                ops.extend(change(&path, (conditions, list.conditions), &wanted, now));
             }
         }
     }
     // From the last one on, so that the places of the others stay what they are.
-    ops.extend(gone.iter().rev().map(|place| remove(&format!("/status/parents/{place}"))));
+    ops.extend(gone.iter().rev().map(|place| remove(&format!("/status/{}/{place}", list.name))));
     let missing = judged.parents.iter().enumerate().filter(|(index, _)| !said.contains(index));
-    let missing: Vec<Value> = missing.map(|(_, parent)| entry(parent, &wanted(parent), now)).collect();
-    let room = MOST_PARENTS.saturating_sub(known.len() - gone.len());
+    let missing: Vec<Value> = missing.map(|(_, parent)| list.entry(parent, &wanted(parent), now)).collect();
+    let room = list.most.saturating_sub(known.len() - gone.len());
     let left_out = missing.len().saturating_sub(room);
     let fitting = missing.into_iter().take(room);
     if entries.is_some() {
-        ops.extend(fitting.map(|entry| add("/status/parents/-", entry)));
+        ops.extend(fitting.map(|entry| add(&format!("/status/{}/-", list.name), entry)));
     } else {
         let fitting: Vec<Value> = fitting.collect();
         if !fitting.is_empty() {
-            ops.push(add("/status", json!({ "parents": fitting })));
+            ops.push(add("/status", json!({ list.name: fitting })));
         }
     }
     finish(live, ops, left_out)
@@ -267,9 +299,11 @@ impl Wanted {
     }
 }
 
-fn entry(parent: &RouteParent, wanted: &[Wanted], now: &str) -> Value {
-    let name = parent.role.controller_name();
-    json!({ "parentRef": parent.parent_ref, "controllerName": name, "conditions": list(wanted, now) })
+impl EntryList {
+    fn entry(&self, parent: &JudgedParent, wanted: &[Wanted], now: &str) -> Value {
+        let name = parent.role.controller_name();
+        json!({ self.reference: parent.parent_ref, "controllerName": name, "conditions": list(wanted, now) })
+    }
 }
 
 fn list(wanted: &[Wanted], now: &str) -> Value {

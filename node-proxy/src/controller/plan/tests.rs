@@ -21,8 +21,8 @@ fn condition(kind: ConditionType, status: ConditionStatus, reason: ConditionReas
     Condition { kind, status, reason, message: "m".to_owned(), observed_generation: Some(4) }
 }
 
-fn parent(name: &str) -> RouteParent {
-    RouteParent {
+fn parent(name: &str) -> JudgedParent {
+    JudgedParent {
         role: Role::Mesh,
         parent_ref: parent_ref(name),
         conditions: vec![
@@ -32,7 +32,7 @@ fn parent(name: &str) -> RouteParent {
     }
 }
 
-fn judged(parents: Vec<RouteParent>) -> Judgement {
+fn judged(parents: Vec<JudgedParent>) -> Judgement {
     Judgement { generation: Some(4), parents }
 }
 
@@ -56,7 +56,7 @@ fn right(name: &str) -> LiveEntry {
 }
 
 fn route(entries: Option<Vec<LiveEntry>>) -> Live {
-    Live { uid: "u".to_owned(), version: "77".to_owned(), generation: Some(4), said: Said::Route(entries) }
+    Live { uid: "u".to_owned(), version: "77".to_owned(), generation: Some(4), said: Said::Entries(entries) }
 }
 
 /// The operations of a plan behind the version, as `op path`.
@@ -144,7 +144,7 @@ fn what_is_no_longer_so_is_removed_from_the_end_and_others_is_left() {
 
 #[test]
 fn what_is_said_of_gateways_stands_beside_what_is_said_of_services() {
-    let of_gateway = |name: &str| RouteParent { role: Role::Gateway, ..parent(name) };
+    let of_gateway = |name: &str| JudgedParent { role: Role::Gateway, ..parent(name) };
     let mesh = right("a");
     let LiveEntry::Own { parent_ref, conditions, .. } = right("a") else { panic!("an entry of ours") };
     let gateway = LiveEntry::Own { role: Role::Gateway, parent_ref, conditions };
@@ -212,7 +212,7 @@ fn messages_fit_one_by_one_and_together() {
     assert_eq!(message[kept..], format!("... ({} more bytes)", 80_000 - kept));
     long.conditions[0].message = "x".repeat(40_000);
     let parents: Vec<_> = (0..32)
-        .map(|index: u32| RouteParent { parent_ref: parent_ref(&index.to_string()), ..long.clone() })
+        .map(|index: u32| JudgedParent { parent_ref: parent_ref(&index.to_string()), ..long.clone() })
         .collect();
     let plan = plan_route(&route(None), &judged(parents), NOW);
     assert!(value(&plan, 0).to_string().len() < 300 * 1024);
@@ -258,4 +258,34 @@ fn a_mesh_of_ours_says_what_it_does() {
         *is_own = false;
     }
     assert_eq!(plan_mesh(&foreign, NOW), Plan::Right { left_out: 0 });
+}
+
+#[test]
+fn a_policy_has_its_entries_by_ancestor_and_room_for_sixteen() {
+    let policy = |entries| Live { said: Said::Entries(entries), ..route(None) };
+    let ancestor = |name: &str| JudgedParent { role: Role::Gateway, ..parent(name) };
+    let plan = plan_policy(&policy(None), &judged(vec![ancestor("a")]), NOW);
+    assert_eq!(written(&plan), ["add /status"]);
+    let entry = &value(&plan, 0)["ancestors"][0];
+    assert_eq!((&entry["ancestorRef"]["name"], &entry["parentRef"]), (&json!("a"), &Value::Null));
+    assert_eq!(entry["controllerName"], GATEWAY_CONTROLLER_NAME);
+
+    let of_gateway = |name: &str| match right(name) {
+        LiveEntry::Own { parent_ref, conditions, .. } => {
+            LiveEntry::Own { role: Role::Gateway, parent_ref, conditions }
+        }
+        LiveEntry::Foreign => LiveEntry::Foreign,
+    };
+    let there = policy(Some(vec![of_gateway("gone"), LiveEntry::Foreign, of_gateway("a")]));
+    let plan = plan_policy(&there, &judged(vec![ancestor("a"), ancestor("b")]), NOW);
+    assert_eq!(written(&plan), ["remove /status/ancestors/0", "add /status/ancestors/-"]);
+    assert_eq!(
+        plan_policy(&there, &judged(vec![ancestor("a"), ancestor("gone")]), NOW),
+        Plan::Right { left_out: 0 }
+    );
+
+    let full = policy(Some(vec![LiveEntry::Foreign; 15]));
+    let plan = plan_policy(&full, &judged(vec![ancestor("a"), ancestor("b")]), NOW);
+    assert_eq!(written(&plan), ["add /status/ancestors/-"]);
+    assert!(matches!(plan, Plan::Write { left_out: 1, .. }));
 }

@@ -86,6 +86,35 @@ fn it_is_told_of_its_own_objects_and_of_no_others() {
 }
 
 #[test]
+fn it_is_told_of_the_policies_for_its_backends_and_of_their_authorities() {
+    let policy = |namespace: &str, name: &str| {
+        format!(
+            "{{kind: BackendTLSPolicy, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{
+               targetRefs: [{{group: '', kind: Service, name: v1}}], validation: {{hostname: a.example,
+               caCertificateRefs: [{{group: '', kind: ConfigMap, name: {name}}}]}}}}}}"
+        )
+    };
+    let config_map = |namespace: &str, name: &str| {
+        format!("{{kind: ConfigMap, metadata: {{name: {name}, namespace: {namespace}}}}}")
+    };
+    let [own, foreign] = [policy("shop", "own"), policy("blog", "foreign")];
+    let there = [config_map("shop", "own"), config_map("shop", "other"), config_map("blog", "foreign")];
+    let found = told(&[&own, &foreign, &there[0], &there[1], &there[2]]);
+    let more: Vec<String> = found.into_iter().filter(|id| !OWN.contains(&id.as_str())).collect();
+    assert_eq!(more, ["BackendTLSPolicy shop/own", "ConfigMap shop/own"]);
+
+    // One that is not there yet is asked for, too, and is noticed when it comes.
+    let text = [CLASSES, OBJECTS, &gateway("{name: http, port: 80, protocol: HTTP}"), &own].join("\n---\n");
+    let objects = fixture::objects(&text);
+    let gateways = Gateways::new(&objects);
+    let late = ObjectId { kind: Kind::ConfigMap, key: ObjectKey::new("shop", "own") };
+    assert!(gateways.extent(&objects, &ObjectKey::new("shop", "web")).contains(&late));
+    let mut changed = Changed::default();
+    changed.config_maps.insert(late.key, None);
+    assert!(Gateways::are_concerned(&gateways.named, &changed));
+}
+
+#[test]
 fn nobody_is_told_anything_of_a_gateway_that_is_not_ours() {
     let objects = fixture::objects(&[CLASSES, OBJECTS].join("\n---\n"));
     let gateways = Gateways::new(&objects);

@@ -37,15 +37,36 @@ fn hostnames(gateways: &Gateways) -> Vec<String> {
     found.map(say).to_vec()
 }
 
+/// A route of the Gateway `web` to these backends.
+fn send(name: &str, parents: &str, backends: &str) -> String {
+    route("HTTPRoute", name, &format!("parentRefs: [{parents}], rules: [{{backendRefs: [{backends}]}}]"))
+}
+
+/// The judgement of these beside a Gateway `web` that sends to the Service, and to one that is not there.
+#[track_caller]
+fn judge_sent(documents: &[&str]) -> Gateways {
+    let gateway = gateway("{name: http, port: 80, protocol: HTTP}");
+    let route = send("r", "{name: web}", "{name: web, port: 443}, {name: gone, port: 443}");
+    judge(&[&[SERVICE, &*gateway, &*route], documents].concat())
+}
+
+/// What is said of a policy at the Gateway `web`.
 fn said_of(gateways: &Gateways, name: &str) -> String {
     let judged = &gateways.policies.judged[&ObjectKey::new("shop", name)];
-    judged.conditions().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let said = &judged.ancestors[&ObjectKey::new("shop", "web")];
+    assert!(said.iter().all(|condition| condition.observed_generation == judged.generation));
+    said.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The Gateways at which something is said of a policy.
+fn ancestors_of(gateways: &Gateways, name: &str) -> Vec<String> {
+    let judged = &gateways.policies.judged[&ObjectKey::new("shop", name)];
+    judged.ancestors.keys().map(ToString::to_string).collect()
 }
 
 #[test]
 fn one_port_comes_over_the_whole_service_and_the_older_over_the_younger() {
-    let gateways = judge(&[
-        SERVICE,
+    let gateways = judge_sent(&[
         &authorities("ca"),
         &policy("young", 9, WEB, GIVEN),
         &policy("old", 1, WEB, GIVEN),
@@ -67,36 +88,135 @@ fn one_port_comes_over_the_whole_service_and_the_older_over_the_younger() {
 
 #[test]
 fn a_policy_that_cannot_be_obeyed_refuses_and_says_why() {
-    for (validation, reason) in [
-        ("caCertificateRefs: [{group: '', kind: ConfigMap, name: gone}]", "InvalidCACertificateRef"),
-        ("caCertificateRefs: [{group: '', kind: Secret, name: ca}]", "InvalidCACertificateKind"),
+    let refused = |reason: &str| {
+        format!(
+            "Accepted=False NoValidCACertificate: validation.caCertificateRefs[0]|ResolvedRefs=False {reason}"
+        )
+    };
+    let unknown = "Accepted=False Invalid: validation.wellKnownCACertificates: example.com/own is not known|\
+                   ResolvedRefs=True ResolvedRefs";
+    for (validation, expected) in [
+        ("caCertificateRefs: [{group: '', kind: ConfigMap, name: gone}]", refused("InvalidCACertificateRef")),
+        (
+            "caCertificateRefs: [{group: '', kind: ConfigMap, name: empty}]",
+            refused("InvalidCACertificateRef"),
+        ),
+        (
+            "caCertificateRefs: [{group: '', kind: ConfigMap, name: blank}]",
+            refused("InvalidCACertificateRef"),
+        ),
+        ("caCertificateRefs: [{group: '', kind: Secret, name: ca}]", refused("InvalidKind")),
+        ("caCertificateRefs: [{group: example.com, kind: ConfigMap, name: ca}]", refused("InvalidKind")),
+        ("wellKnownCACertificates: example.com/own", unknown.to_owned()),
     ] {
-        let gateways = judge(&[SERVICE, &authorities("ca"), &policy("broken", 1, WEB, validation)]);
+        let empty = "{kind: ConfigMap, metadata: {name: empty}, data: {}}";
+        let blank = "{kind: ConfigMap, metadata: {name: blank}, data: {ca.crt: ''}}";
+        let broken = policy("broken", 1, WEB, validation);
+        let gateways = judge_sent(&[&authorities("ca"), empty, blank, &broken]);
         assert_eq!(hostnames(&gateways), ["refused", "refused"], "{validation}");
         let said = said_of(&gateways, "broken");
-        assert!(
-            said.starts_with("Accepted=False NoValidCACertificate: validation.caCertificateRefs[0]"),
-            "{said}"
-        );
-        assert!(said.contains(&format!("ResolvedRefs=False {reason}")), "{said}");
+        let (accepted, resolved) = expected.split_once('|').unwrap();
+        assert!(said.starts_with(accepted) && said.contains(resolved), "{validation}: {said}");
     }
-    let elsewhere = [
-        ("{group: '', kind: Service, name: gone}", "TargetNotFound"),
-        ("{group: '', kind: Service, name: web, sectionName: three}", "TargetNotFound"),
-        ("{group: example.com, kind: Other, name: web}", "InvalidKind"),
-    ];
-    for (target, reason) in elsewhere {
-        let gateways = judge(&[SERVICE, &authorities("ca"), &policy("lost", 1, target, GIVEN)]);
+}
+
+#[test]
+fn a_policy_for_nothing_says_so_to_who_asks_for_the_same() {
+    let missing = |name: &str, section: &str| {
+        format!("{{group: '', kind: Service, name: {name}, sectionName: {section}}}")
+    };
+    for (target, message) in [
+        (missing("gone", "one"), "Service shop/gone does not exist, or has no port"),
+        (missing("web", "three"), "Service shop/web has no port three"),
+    ] {
+        let gateways = judge_sent(&[&authorities("ca"), &policy("lost", 1, &target, GIVEN)]);
         assert_eq!(hostnames(&gateways), ["none", "none"], "{target}");
         let said = said_of(&gateways, "lost");
-        assert!(said.starts_with(&format!("Accepted=False {reason}: targetRefs[0]")), "{said}");
+        let expected = format!("Accepted=False TargetNotFound: targetRefs[0]: {message}; ");
+        assert!(said.starts_with(&expected), "{said}");
     }
-    // One authority that can be read is enough, and so is one target.
+    // What nobody sends to, and what is no Service, is nobody's.
+    for target in [missing("other", "one"), "{group: example.com, kind: Other, name: web}".to_owned()] {
+        let gateways = judge_sent(&[&authorities("ca"), &policy("lost", 1, &target, GIVEN)]);
+        assert_eq!(
+            (hostnames(&gateways), ancestors_of(&gateways, "lost")),
+            (vec!["none".to_owned(); 2], vec![])
+        );
+    }
+}
+
+#[test]
+fn one_target_and_one_authority_are_enough_and_what_is_wrong_with_the_others_is_said() {
     let half = "caCertificateRefs: [{group: '', kind: ConfigMap, name: gone}, {group: '', kind: ConfigMap, name: ca}]";
-    let targets = format!("{{group: '', kind: Service, name: gone}}, {ONE}");
-    let gateways = judge(&[SERVICE, &authorities("ca"), &policy("half", 1, &targets, half)]);
+    let targets =
+        format!("{{group: '', kind: Service, name: gone}}, {{group: a, kind: Other, name: web}}, {ONE}");
+    let own = policy("half", 1, &targets, half).replace("spec: {", "spec: {options: {example.com/x: own}, ");
+    let gateways = judge_sent(&[&authorities("ca"), &own]);
     assert_eq!(hostnames(&gateways), ["half.example.com", "none"]);
-    assert!(said_of(&gateways, "half").starts_with("Accepted=True"));
+    let expected = "Accepted=True Accepted: targetRefs[0]: Service shop/gone does not exist, or has no port; \
+        spec.options: example.com/x is not applied; targetRefs[1]: Other of group \"a\" is no Service; \
+        ResolvedRefs=False InvalidCACertificateRef: validation.caCertificateRefs[0]: ConfigMap shop/gone: does not exist";
+    assert_eq!(said_of(&gateways, "half"), expected);
+}
+
+/// A Gateway by another name, with the same listeners as `web` has in the other tests, and one of TLS that passes through.
+fn other_gateway(name: &str) -> String {
+    let listeners = "{name: http, port: 80, protocol: HTTP}, {name: tls, port: 443, protocol: TLS, tls: {mode: Passthrough}}, \
+        {name: bytes, port: 9000, protocol: TCP}";
+    gateway(listeners).replace("name: web", &format!("name: {name}"))
+}
+
+#[test]
+fn its_ancestors_are_the_gateways_that_send_there_and_may() {
+    let own = [authorities("ca"), policy("p", 1, WEB, GIVEN), other_gateway("other")];
+    let own = own.each_ref().map(String::as_str);
+    let found = |documents: &[&str]| ancestors_of(&judge_sent(&[&own, documents].concat()), "p");
+    assert_eq!(found(&[]), ["shop/web"], "nobody sends there by the other one");
+    let to_web = "{name: web, port: 443}";
+    let second = send("s", "{name: other}, {name: third}", to_web);
+    assert_eq!(found(&[&second]), ["shop/other", "shop/web"], "and the third is not ours");
+    assert_eq!(
+        found(&[&send("s", "{name: other, sectionName: none}", to_web)]),
+        ["shop/web"],
+        "not accepted"
+    );
+    let mirror = "parentRefs: [{name: other}], rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 8443}}}], \
+        backendRefs: [{name: v1, port: 80}]}]";
+    assert_eq!(found(&[&route("HTTPRoute", "s", mirror)]), ["shop/other", "shop/web"]);
+    for (kind, section, is_one) in
+        [("TLSRoute", "tls", false), ("TCPRoute", "bytes", true), ("GRPCRoute", "http", true)]
+    {
+        let names = if kind == "TLSRoute" { "hostnames: [a.example.com], " } else { "" };
+        let spec = format!(
+            "parentRefs: [{{name: other, sectionName: {section}}}], {names}rules: [{{backendRefs: [{to_web}]}}]"
+        );
+        assert_eq!(found(&[&route(kind, "s", &spec)]).len(), if is_one { 2 } else { 1 }, "{kind}");
+    }
+
+    // From another namespace it takes a grant: nobody gets into a policy's status uninvited.
+    let theirs = send("s", "{name: theirs}", "{name: web, namespace: shop, port: 443}");
+    let [theirs, gateway] = [theirs, other_gateway("theirs")]
+        .map(|text| text.replace("metadata: {", "metadata: {namespace: blog, "));
+    assert_eq!(found(&[&theirs, &gateway]), ["shop/web"]);
+    let grant = "{kind: ReferenceGrant, metadata: {name: g}, spec: {to: [{group: '', kind: Service}], \
+        from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: blog}]}}";
+    assert_eq!(found(&[&theirs, &gateway, grant]), ["blog/theirs", "shop/web"]);
+}
+
+#[test]
+fn each_ancestor_is_told_of_the_targets_that_it_sends_to() {
+    let both = format!("{WEB}, {{group: '', kind: Service, name: v1}}");
+    let gateways = judge_sent(&[
+        &authorities("ca"),
+        &policy("first", 1, WEB, GIVEN),
+        &policy("second", 2, &both, GIVEN),
+        &other_gateway("other"),
+        &send("s", "{name: other}", "{name: v1, port: 80}"),
+    ]);
+    assert!(said_of(&gateways, "second").starts_with("Accepted=False Conflicted: targetRefs[0]"));
+    let judged = &gateways.policies.judged[&ObjectKey::new("shop", "second")];
+    let said = &judged.ancestors[&ObjectKey::new("shop", "other")];
+    assert_eq!(said[0].to_string(), "Accepted=True Accepted");
 }
 
 #[test]
@@ -129,5 +249,8 @@ fn a_route_leads_to_a_port_of_tls_where_a_policy_has_the_gateway_speak_it() {
     assert_eq!(resolved(&[]), ConditionReason::UnsupportedProtocol);
     let other = policy("p", 1, "{group: '', kind: Service, name: other}", GIVEN);
     assert_eq!(resolved(&[&other]), ConditionReason::UnsupportedProtocol);
-    assert_eq!(resolved(&[&policy("p", 1, WEB, GIVEN), &authorities("ca")]), ConditionReason::ResolvedRefs);
+    let own = |target: &str| resolved(&[&policy("p", 1, target, GIVEN), &authorities("ca")]);
+    assert_eq!(own(WEB), ConditionReason::ResolvedRefs);
+    assert_eq!(own(&ONE.replace("one", "https")), ConditionReason::ResolvedRefs);
+    assert_eq!(own(ONE), ConditionReason::UnsupportedProtocol, "it is for another port");
 }
