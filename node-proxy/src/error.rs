@@ -36,6 +36,8 @@ pub enum FailureReason {
     HandshakeLimit,
     /// No ClientHello within the time that strict mode allows.
     HandshakeTimeout,
+    /// A connection to a Gateway does not begin with a header of the PROXY protocol, as all are to.
+    MalformedProxyHeader,
     /// A request that RFC 9112 calls malformed or ambiguous.
     MalformedRequest,
     /// An upstream answer that RFC 9112 calls malformed or ambiguous.
@@ -58,6 +60,8 @@ pub enum FailureReason {
     NotTls,
     /// The proxy has as many connections open as its descriptors allow.
     ProxyLimit,
+    /// Who has opened a connection to a Gateway is none of those that may speak the PROXY protocol to it.
+    ProxySourceRefused,
     /// A request took longer than its rule allows (HTTPRouteTimeouts.request).
     RequestTimeout,
     /// The peer offered an ALPN of the mesh in a version that is not spoken here.
@@ -70,7 +74,7 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::BackendTimeout,
         Self::BufferLimit,
         Self::CertificateExpired,
@@ -83,6 +87,7 @@ impl FailureReason {
         Self::HandshakeTimeout,
         Self::HeadTooLarge,
         Self::InvalidBackend,
+        Self::MalformedProxyHeader,
         Self::MalformedRequest,
         Self::MalformedResponse,
         Self::MisdirectedRequest,
@@ -94,6 +99,7 @@ impl FailureReason {
         Self::PlaintextRefused,
         Self::PodLimit,
         Self::ProxyLimit,
+        Self::ProxySourceRefused,
         Self::RequestTimeout,
         Self::UnknownHopVersion,
         Self::UnsupportedRule,
@@ -116,6 +122,7 @@ impl FailureReason {
             Self::HandshakeTimeout => "handshake_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::InvalidBackend => "invalid_backend",
+            Self::MalformedProxyHeader => "malformed_proxy_header",
             Self::MalformedRequest => "malformed_request",
             Self::MalformedResponse => "malformed_response",
             Self::MisdirectedRequest => "misdirected_request",
@@ -127,6 +134,7 @@ impl FailureReason {
             Self::PlaintextRefused => "plaintext_refused",
             Self::PodLimit => "pod_limit",
             Self::ProxyLimit => "proxy_limit",
+            Self::ProxySourceRefused => "proxy_source_refused",
             Self::RequestTimeout => "request_timeout",
             Self::UnknownHopVersion => "unknown_hop_version",
             Self::UnsupportedRule => "unsupported_rule",
@@ -142,7 +150,9 @@ impl FailureReason {
             Self::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
             Self::InvalidBackend | Self::UnsupportedRule => StatusCode::INTERNAL_SERVER_ERROR,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::ClientClosed | Self::MalformedRequest | Self::NotTls => StatusCode::BAD_REQUEST,
+            Self::ClientClosed | Self::MalformedProxyHeader | Self::MalformedRequest | Self::NotTls => {
+                StatusCode::BAD_REQUEST
+            }
             Self::ConnectMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::MalformedResponse | Self::UpstreamReset => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -159,6 +169,7 @@ impl FailureReason {
             | Self::PlaintextRefused
             | Self::PodLimit
             | Self::ProxyLimit
+            | Self::ProxySourceRefused
             | Self::UnknownHopVersion => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -178,7 +189,9 @@ impl FailureReason {
             | Self::HeadTooLarge
             | Self::PodLimit
             | Self::ProxyLimit => 8,
-            Self::MalformedRequest | Self::MalformedResponse | Self::NotTls => 13,
+            Self::MalformedProxyHeader | Self::MalformedRequest | Self::MalformedResponse | Self::NotTls => {
+                13
+            }
             Self::CertificateExpired
             | Self::ConnectFailed
             | Self::DestinationIsProxy
@@ -189,6 +202,7 @@ impl FailureReason {
             | Self::NoEndpoint
             | Self::PeerIdentityRefused
             | Self::PlaintextRefused
+            | Self::ProxySourceRefused
             | Self::UnknownHopVersion
             | Self::UnsupportedRule
             | Self::UpstreamReset => 14,

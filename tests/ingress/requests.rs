@@ -55,13 +55,26 @@ fn backends_are_told_who_the_client_is_and_never_what_it_says_of_itself() {
             "X-Forwarded-Proto: gopher",
             "-H",
             "forwarded: for=9.9.9.9",
+            "-H",
+            "x_forwarded_for: 9.9.9.9",
+            "-H",
+            "X-Real-IP: 9.9.9.9",
+            "-H",
+            "x-forwarded-host: evil.example.com",
+            "-H",
+            "x-forwarded-port: 443",
         ];
-        let seen = stage.ask(&[&[&*url], &lies[..]].concat());
-        let fields = &seen["headers"];
-        assert_eq!(fields["x-forwarded-for"], serde_json::json!([client]), "{seen}");
-        assert_eq!(fields["x-forwarded-proto"], serde_json::json!(["http"]), "{seen}");
-        assert_eq!(fields["forwarded"], serde_json::Value::Null, "{seen}");
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let seen = stage.ask(&[&[version, &*url], &lies[..]].concat());
+            let fields = &seen["headers"];
+            assert_eq!(fields["x-forwarded-for"], serde_json::json!([client]), "{seen}");
+            assert_eq!(fields["x-forwarded-proto"], serde_json::json!(["http"]), "{seen}");
+            assert!(!seen.to_string().contains("9.9.9.9"), "{seen}");
+            assert!(!seen.to_string().contains("evil") && !seen.to_string().contains("443"), "{seen}");
+        }
     }
+    assert!(stage.lines(&["9.9.9.9"]).is_empty(), "somebody was believed");
+    assert!(stage.lines(&["peer.addr"]).is_empty(), "somebody was believed");
 }
 
 //= gateway-api HTTPRouteSpec.hostnames

@@ -153,13 +153,24 @@ impl Stage {
 
     /// The first address of the Gateway's pod.
     pub(crate) fn gateway(&self) -> String {
-        self.world().running_pod(GATEWAY).unwrap().addresses[0].to_string()
+        self.address(GATEWAY)
+    }
+
+    /// The first address of a pod.
+    pub(crate) fn address(&self, pod: &str) -> String {
+        self.world().running_pod(pod).unwrap().addresses[0].to_string()
     }
 
     /// Runs curl in the client's pod; every name leads to the Gateway.
     #[track_caller]
     pub(crate) fn curl(&self, arguments: &[&str]) -> Answer {
-        let to_gateway = format!("::{}:", self.gateway());
+        self.curl_at(&self.gateway(), arguments)
+    }
+
+    /// The same, and every name leads to this address.
+    #[track_caller]
+    pub(crate) fn curl_at(&self, host: &str, arguments: &[&str]) -> Answer {
+        let to_gateway = format!("::{host}:");
         let fixed = ["curl", "-s", "-S", "-i", "--max-time", "10", "--connect-to", &to_gateway];
         let done = self.world().exec("client", &[&fixed[..], arguments].concat()).unwrap();
         let (head, body) = done.stdout.split_once("\r\n\r\n").unwrap_or((&done.stdout, ""));
@@ -181,7 +192,13 @@ impl Stage {
     /// As [`Stage::curl`] to a backend that says what it was asked.
     #[track_caller]
     pub(crate) fn ask(&self, arguments: &[&str]) -> Value {
-        let answer = self.curl(&[arguments, &["-H", "accept: application/json"]].concat());
+        self.ask_at(&self.gateway(), arguments)
+    }
+
+    /// The same at this address.
+    #[track_caller]
+    pub(crate) fn ask_at(&self, host: &str, arguments: &[&str]) -> Value {
+        let answer = self.curl_at(host, &[arguments, &["-H", "accept: application/json"]].concat());
         assert_eq!(answer.status, 200, "{arguments:?}: {answer:?}");
         serde_json::from_str(&answer.body).unwrap()
     }
@@ -193,19 +210,30 @@ impl Stage {
 
     /// The access lines of the Gateway's pod that have all of these texts in them.
     pub(crate) fn lines(&self, texts: &[&str]) -> Vec<String> {
-        let log = fs::read_to_string(self.world().gateway_access_log(GATEWAY)).unwrap_or_default();
+        self.lines_of(GATEWAY, texts)
+    }
+
+    /// Those of another Gateway's.
+    pub(crate) fn lines_of(&self, pod: &str, texts: &[&str]) -> Vec<String> {
+        let log = fs::read_to_string(self.world().gateway_access_log(pod)).unwrap_or_default();
         log.lines().filter(|line| texts.iter().all(|text| line.contains(text))).map(str::to_owned).collect()
     }
 
     /// Waits for an access line with all of these texts.
     #[track_caller]
     pub(crate) fn wait_line(&self, texts: &[&str]) -> String {
+        self.wait_line_of(GATEWAY, texts)
+    }
+
+    /// One of another Gateway's.
+    #[track_caller]
+    pub(crate) fn wait_line_of(&self, pod: &str, texts: &[&str]) -> String {
         let mut lines = Vec::new();
         let found = until(PATIENCE, || {
-            lines = self.lines(texts);
+            lines = self.lines_of(pod, texts);
             !lines.is_empty()
         });
-        assert!(found, "no line with {texts:?} in {:#?}", self.lines(&[]));
+        assert!(found, "no line with {texts:?} in {:#?}", self.lines_of(pod, &[]));
         lines.remove(0)
     }
 }

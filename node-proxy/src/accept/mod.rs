@@ -23,6 +23,7 @@ use crate::balance::Affinities;
 use crate::cluster::writer::SharedSnapshot;
 use crate::forward::Socket;
 use crate::hop::Register;
+use crate::ingress::intermediaries::Intermediaries;
 use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
 use crate::tls::CertStore;
@@ -46,6 +47,8 @@ pub struct Mesh {
     pub limits: PodLimits,
     /// Whether another proxy has taken over.
     pub drain: Drain,
+    /// Who is believed about the clients of a Gateway.
+    pub intermediaries: Intermediaries,
 }
 
 /// A pod in the data path.

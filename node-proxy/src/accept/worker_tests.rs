@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::accept::{Drainer, PodLimits, Seat, listener};
 use crate::cluster::objects::ObjectKey;
+use crate::ingress::intermediaries::Intermediaries;
 use crate::pod::EnrolledPod;
 use crate::pod::host::Host;
 use crate::pod::netns::NetnsFd;
@@ -46,6 +47,7 @@ fn mesh(metrics: &Arc<Metrics>) -> Arc<Mesh> {
         telemetry: Telemetry::new(Arc::clone(metrics), access),
         drain: Drainer::new().1,
         limits: PodLimits { connections: 2, handshakes_per_second: 1, buffered_bytes: 1024 * 1024 },
+        intermediaries: Intermediaries::default(),
     })
 }
 

@@ -50,7 +50,7 @@ pub fn run_ingress(config: IngressConfig) -> anyhow::Result<()> {
 }
 
 async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> anyhow::Result<()> {
-    let IngressConfig { serving, objects, gateway, pod, service_account } = config;
+    let IngressConfig { serving, objects, gateway, pod, service_account, intermediaries } = config;
     let ready = Ready::new();
     let loading = ready.block("the Gateway's ports");
     let trust_domain = TrustDomain::new(&serving.trust_domain)?;
@@ -69,6 +69,7 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
         telemetry,
         limits,
         drain,
+        intermediaries,
     });
     let workers = Workers::start(&mesh, serving.data_path.workers).context("cannot start the data path")?;
     let (_stays, gone) = watch::channel(false);

@@ -28,6 +28,7 @@ use crate::demo::app::AppArgs;
 use crate::demo::{self, Programme};
 use crate::holder::succession::Succession;
 use crate::holder::{HeldPod, Keeper, serve};
+use crate::ingress::intermediaries::Intermediaries;
 use crate::pod::backing::Backing;
 use crate::pod::host::Host;
 use crate::pod::known::KnownPods;
@@ -134,6 +135,7 @@ async fn serve_mesh(config: MeshConfig, (log, metrics, telemetry): Telling) -> a
         telemetry,
         limits: config.serving.data_path.limits,
         drain,
+        intermediaries: Intermediaries::default(),
     });
     let workers =
         Workers::start(&mesh, config.serving.data_path.workers).context("cannot start the data path")?;

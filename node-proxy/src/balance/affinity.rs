@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use foldhash::fast::FixedState;
 
-use super::{AddressFamilies, choose, is_in_or_on_trial, now};
+use super::{AddressFamilies, choose, is_in_or_on_trial, is_out, now};
 use crate::snapshot::service::{Endpoint, EndpointSet, ServicePortKey};
 
 /// What a client keeps of one Service port, for IPv4 and for IPv6.
@@ -50,6 +50,33 @@ impl Stay {
     fn is_over(self, second: u32, patience: Duration) -> bool {
         self.second == 0 || u64::from(second.saturating_sub(self.second)) >= patience.as_secs()
     }
+}
+
+/// The endpoint of a client that is no pod of this node, by its address alone: as long as the endpoints stay the same, so does
+/// what every proxy chooses, and one that goes or comes moves no clients but its own (rendezvous hashing). Nothing is kept, so
+/// that a stay ends with its endpoint and not by time.
+#[must_use]
+pub fn choose_by_address<'e>(
+    client: IpAddr,
+    set: &'e EndpointSet,
+    families: AddressFamilies,
+    tried: &[SocketAddr],
+) -> Option<&'e Arc<Endpoint>> {
+    let may_be_had = |endpoint: &&Arc<Endpoint>| {
+        families.contains(endpoint.address.ip()) && !tried.contains(&endpoint.address)
+    };
+    let rank = |endpoint: &&Arc<Endpoint>| {
+        FixedState::default().hash_one((client, Stay::of(endpoint, 0).endpoint, endpoint.address))
+    };
+    let candidates = || set.endpoints.iter().filter(may_be_had);
+    let first = candidates().max_by_key(rank)?;
+    if is_in_or_on_trial(first) {
+        return Some(first);
+    }
+    candidates()
+        .filter(|endpoint| !is_out(endpoint))
+        .max_by_key(rank)
+        .or_else(|| choose(set, families, tried))
 }
 
 impl Affinities {
@@ -127,6 +154,26 @@ mod tests {
         assert!(chosen.iter().collect::<HashSet<_>>().len() > 5, "{chosen:?}");
         for (client, before) in clients.iter().zip(&chosen) {
             assert!((0..20).all(|_| first(client) == *before));
+        }
+    }
+
+    #[test]
+    fn clients_of_a_gateway_are_spread_by_their_addresses_and_move_only_with_their_endpoints() {
+        let set = many(10);
+        let clients: Vec<IpAddr> = (0..200).map(|last| IpAddr::from([198, 51, 100, last])).collect();
+        let choose = |set: &EndpointSet, client: &IpAddr, tried: &[SocketAddr]| {
+            choose_by_address(*client, set, AddressFamilies::V4, tried).expect("one is left").address
+        };
+        let chosen: Vec<SocketAddr> = clients.iter().map(|client| choose(&set, client, &[])).collect();
+        assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), 10, "{chosen:?}");
+        assert!(clients.iter().zip(&chosen).all(|(client, before)| choose(&set, client, &[]) == *before));
+        let gone = chosen[0];
+        let rest = set.endpoints.iter().filter(|endpoint| endpoint.address != gone).cloned().collect();
+        let rest = EndpointSet { endpoints: rest };
+        for (client, before) in clients.iter().zip(&chosen) {
+            let after = choose(&rest, client, &[]);
+            assert_eq!(after == *before, *before != gone, "{client}");
+            assert_eq!(after, choose(&set, client, &[gone]), "{client} tries the same one next");
         }
     }
 

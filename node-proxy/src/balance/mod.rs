@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::snapshot::health::Standing;
 use crate::snapshot::service::{Endpoint, EndpointLoad, EndpointSet};
 
-pub use affinity::Affinities;
+pub use affinity::{Affinities, choose_by_address};
 pub use budget::RetryBudget;
 pub use random::random;
 

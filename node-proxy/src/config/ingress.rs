@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::serving::{HostPort, RawServing, ServingConfig, read_serving};
-use super::values::{directory, host_port, object_key, object_name, path};
+use super::values::{address_ranges, count, directory, host_port, object_key, object_name, path};
 use super::{ConfigErrors, FlagError, Reading};
 use crate::cluster::objects::ObjectKey;
+use crate::ingress::intermediaries::{Intermediaries, ProxyProtocol};
+
+/// More proxies in a row than anybody has.
+const MOST_HOPS: usize = 100;
 
 /// The flags of `ingress`, as typed.
 #[derive(Debug, Args)]
@@ -40,6 +44,15 @@ pub(super) struct RawIngress {
     /// The ServiceAccount of this pod, by which the mesh knows it
     #[arg(long, env = "GAMMARUS_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
     service_account: String,
+    /// How many proxies in front append to X-Forwarded-For and are believed
+    #[arg(long, env = "GAMMARUS_TRUSTED_HOPS", value_name = "N", default_value = "0")]
+    trusted_hops: String,
+    /// Every connection begins with a header of the PROXY protocol, of version 1 or 2
+    #[arg(long, env = "GAMMARUS_PROXY_PROTOCOL")]
+    proxy_protocol: bool,
+    /// Who may speak it: nobody else is served [default: anybody]
+    #[arg(long, env = "GAMMARUS_PROXY_PROTOCOL_FROM", value_name = "ADDRESS/LENGTH,...")]
+    proxy_protocol_from: Option<String>,
 }
 
 /// Where a Gateway's objects are read.
@@ -71,6 +84,8 @@ pub struct IngressConfig {
     pub pod: ObjectKey,
     /// Its ServiceAccount.
     pub service_account: String,
+    /// Who is believed about clients.
+    pub intermediaries: Intermediaries,
 }
 
 pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErrors> {
@@ -82,6 +97,7 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
     let gateway = reader.required("--gateway", raw.gateway.as_ref(), object_key);
     let pod = reader.required("--pod", raw.pod.as_ref(), object_name);
     let service_account = reader.read("--service-account", &raw.service_account, object_name);
+    let intermediaries = read_intermediaries(reader, raw);
     let config = (|| {
         let gateway = gateway?;
         Some(IngressConfig {
@@ -90,6 +106,7 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
             pod: ObjectKey::new(&gateway.namespace, &pod?),
             gateway,
             service_account: service_account?,
+            intermediaries: intermediaries?,
         })
     })();
     reading.finish(config)
@@ -109,4 +126,20 @@ fn read_objects(reading: &mut Reading, raw: &RawIngress) -> Option<IngressObject
     }
     let address = reading.read("--feed-address", value, host_port)?;
     Some(IngressObjects::Feed { address, service_account: service_account?, state_dir: state_dir? })
+}
+
+fn read_intermediaries(reading: &mut Reading, raw: &RawIngress) -> Option<Intermediaries> {
+    let trusted_hops = reading.read("--trusted-hops", &raw.trusted_hops, |value| count(value, MOST_HOPS));
+    let named = raw.proxy_protocol_from.as_ref();
+    let from = reading.given("--proxy-protocol-from", named, address_ranges);
+    if let Some(value) = named.filter(|_| !raw.proxy_protocol) {
+        let problem = "says who may speak the PROXY protocol, and --proxy-protocol is not given";
+        reading.errors.push(FlagError::Wrong {
+            flag: "--proxy-protocol-from",
+            value: value.clone(),
+            problem,
+        });
+    }
+    let proxy_protocol = raw.proxy_protocol.then_some(ProxyProtocol { from: from? });
+    Some(Intermediaries { trusted_hops: trusted_hops?, proxy_protocol })
 }

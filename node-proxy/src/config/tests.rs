@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::values::host_port;
 use super::*;
 use crate::accept::PodLimits;
+use crate::ingress::intermediaries::{Intermediaries, ProxyProtocol};
 use crate::telemetry::AccessOutput;
 
 const NEEDED: [&str; 10] = [
@@ -326,4 +327,34 @@ fn a_controller_that_feeds_needs_a_ca() {
     let ca = NEEDED.chunks(2).filter(|flag| flag[0].starts_with("--ca-") || flag[0] == "--token-file");
     let ca: Vec<&str> = ca.flatten().copied().collect();
     controller(&[&["--feed-listen=[::]:8444"][..], &ca].concat()).unwrap();
+}
+
+#[test]
+fn a_gateways_proxy_believes_nobody_about_clients_unless_it_is_told_whom() {
+    let ingress = |arguments: &[&str]| {
+        let own = ["ingress", "--pod=front-1", "--gateway=edge/front"];
+        match parse(&[&own[..], &NEEDED, arguments].concat())? {
+            Config::Ingress(config) => Ok::<_, ConfigErrors>(config.intermediaries),
+            other => panic!("not a Gateway's: {other:?}"),
+        }
+    };
+    assert_eq!(ingress(&[]).unwrap(), Intermediaries::default());
+    assert_eq!(ingress(&["--trusted-hops=2"]).unwrap().trusted_hops, 2);
+    let said = ingress(&["--proxy-protocol"]).unwrap().proxy_protocol;
+    assert_eq!(said, Some(ProxyProtocol { from: None }));
+    let said = ingress(&["--proxy-protocol", "--proxy-protocol-from=10.0.0.0/8, 2001:db8::1"]).unwrap();
+    let from: Vec<String> =
+        said.proxy_protocol.unwrap().from.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(from, ["10.0.0.0/8", "2001:db8::1/128"]);
+    for (wrong, problem) in [
+        (&["--trusted-hops=-1"][..], "is not a number in range"),
+        (&["--trusted-hops=101"], "is not a number in range"),
+        (&["--proxy-protocol-from=10.0.0.0/8"], "--proxy-protocol is not given"),
+        (&["--proxy-protocol", "--proxy-protocol-from=10.0.0.1/8"], "bits set behind its prefix"),
+        (&["--proxy-protocol", "--proxy-protocol-from=10.0.0.0/8,"], "is not a list of ADDRESS/LENGTH"),
+        (&["--proxy-protocol", "--proxy-protocol-from="], "is empty"),
+    ] {
+        let errors = ingress(wrong).unwrap_err();
+        assert!(errors.0.len() == 1 && errors.to_string().contains(problem), "{wrong:?}: {errors}");
+    }
 }

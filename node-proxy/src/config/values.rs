@@ -7,6 +7,7 @@ use std::str::FromStr as _;
 use super::HostPort;
 use crate::cluster::name::{is_label, is_subdomain};
 use crate::cluster::objects::ObjectKey;
+use crate::ingress::intermediaries::{AddressRange, AddressRangeError};
 use crate::telemetry::LogFormat;
 use crate::telemetry::log::parse_filter;
 
@@ -122,4 +123,20 @@ pub(super) fn number(value: &str, most: usize) -> Result<usize, &'static str> {
         Ok(number) if (1..=most).contains(&number) => Ok(number),
         _ => Err("is not a number in range"),
     }
+}
+
+/// A number of things, of which there may be none.
+pub(super) fn count(value: &str, most: usize) -> Result<usize, &'static str> {
+    match value.parse() {
+        Ok(number) if number <= most => Ok(number),
+        _ => Err("is not a number in range"),
+    }
+}
+
+pub(super) fn address_ranges(value: &str) -> Result<Vec<AddressRange>, &'static str> {
+    let ranges: Result<Vec<AddressRange>, _> = value.split(',').map(|range| range.trim().parse()).collect();
+    ranges.map_err(|error| match error {
+        AddressRangeError::BitsBehindPrefix => "has a range with bits set behind its prefix",
+        AddressRangeError::NoRange => "is not a list of ADDRESS/LENGTH",
+    })
 }

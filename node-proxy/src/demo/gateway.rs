@@ -14,11 +14,20 @@ impl World {
     ///
     /// # Errors
     /// When the node is unknown, or the ports do not come up.
-    pub fn gateway_pod(
+    pub fn gateway_pod(&mut self, name: &str, gateway: (&str, &str), node: &str) -> Result<(), DemoError> {
+        self.gateway_pod_with(name, gateway, node, &[])
+    }
+
+    /// The same with more flags.
+    ///
+    /// # Errors
+    /// As [`Self::gateway_pod`].
+    pub fn gateway_pod_with(
         &mut self,
         name: &str,
         (namespace, gateway): (&str, &str),
         node: &str,
+        flags: &[&str],
     ) -> Result<(), DemoError> {
         let mut argv = vec![binary("node-proxy")?.display().to_string(), "ingress".to_owned()];
         argv.extend(ca_flags(self, node));
@@ -34,6 +43,7 @@ impl World {
             format!("--access-log={}", self.gateway_access_log(name).display()),
             format!("--log-level={}", self.log_level),
         ]);
+        argv.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let program: Vec<&str> = argv.iter().map(String::as_str).collect();
         let pod = self.pod(name).namespace(namespace).service_account(name).on(node);
         let labels = [("gammarus.io/mesh", "disabled"), ("app", name), (GATEWAY_NAME_LABEL, gateway)];

@@ -99,7 +99,9 @@ pub fn apply(filters: &Filters, parts: &mut Parts) {
 
 /// Changes the fields of a head.
 pub fn edit(edit: &FieldEdit, fields: &mut HeaderMap) {
-    for name in edit.removed() {
+    let is_gone = |name: &&HeaderName| edit.removes(name.as_str().as_bytes());
+    let gone: Vec<HeaderName> = fields.keys().filter(is_gone).cloned().collect();
+    for name in &gone {
         fields.remove(name);
     }
     for (name, value) in edit.added() {

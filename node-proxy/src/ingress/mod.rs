@@ -1,7 +1,9 @@
 //! From a client to a Gateway: port → listener, by the server name of a ClientHello where there is TLS, which ends here or
 //! goes on → requests, or a connection as it is. Both go on as a pod's own do, by [`outbound`].
 
+pub mod intermediaries;
 pub mod ports;
+pub mod proxy_protocol;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,6 +24,7 @@ use crate::outbound::hello::read_server_name;
 use crate::outbound::{self, Gate, Session};
 use crate::snapshot::gateway::{GatewayPort, TlsListener};
 use crate::telemetry::ProtocolLabel;
+use proxy_protocol::read_header;
 
 /// How long a client of TLS has for its ClientHello, and for the whole handshake where TLS ends here.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +36,9 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 struct Arrival {
     worker: Rc<Worker>,
     pod: Arc<JoinedPod>,
+    /// Who has opened it.
+    peer: SocketAddr,
+    /// For whom: where nobody else is believed to speak for clients, for itself.
     client: SocketAddr,
     destination: SocketAddr,
 }
@@ -41,24 +47,51 @@ struct Arrival {
 pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
     let Ok(destination) = stream.local_address() else { return };
-    let arrival = Arrival { worker, pod, client, destination };
+    let mut arrival = Arrival { worker, pod, peer: client, client, destination };
+    let Some((stream, buffer)) = arrival.begin(stream).await else { return };
     match arrival.find_port().as_deref() {
         Some(GatewayPort::Http(_)) => {
             let session = arrival.session(None);
-            outbound::serve_requests(session, stream.into()).await;
+            outbound::serve_requests(session, (stream.into(), buffer)).await;
         }
         Some(GatewayPort::Tcp(listener)) => {
-            let client = (ClientStream::from(stream), ReadBuffer::default());
+            let client = (ClientStream::from(stream), buffer);
             let seen = (None, ProtocolLabel::Opaque);
             outbound::serve_listener(&arrival.session(None), client, listener, seen).await;
         }
-        Some(GatewayPort::Tls(_)) => arrival.serve_tls(stream).await,
+        Some(GatewayPort::Tls(_)) => arrival.serve_tls(stream, buffer).await,
         // It was closed a moment ago.
         None => arrival.refuse(&stream.into(), (FailureReason::NoMatchingRule, "the port has gone")),
     }
 }
 
 impl Arrival {
+    /// Reads for whom the connection is, where it has to begin with that; what was read besides comes next. `None` when there
+    /// is nothing to go on with, which is noted.
+    async fn begin(&mut self, mut stream: Socket) -> Option<(Socket, ReadBuffer)> {
+        let mut buffer = ReadBuffer::default();
+        let Some(protocol) = &self.worker.mesh.intermediaries.proxy_protocol else {
+            return Some((stream, buffer));
+        };
+        if !protocol.may_come_from(self.peer.ip()) {
+            let error = "it may not speak the PROXY protocol (--proxy-protocol-from)";
+            self.refuse(&stream.into(), (FailureReason::ProxySourceRefused, error));
+            return None;
+        }
+        match read_header((&mut stream, &mut buffer), HANDSHAKE_TIMEOUT).await {
+            Ok(client) => {
+                self.client = client.unwrap_or(self.peer);
+                return Some((stream, buffer));
+            }
+            // Whoever asks whether the port is open says nothing.
+            Err((FailureReason::ClientClosed, _)) => {
+                let _ = stream.shutdown().await;
+            }
+            Err((reason, error)) => self.refuse(&stream.into(), (reason, &error)),
+        }
+        None
+    }
+
     fn find_port(&self) -> Option<Arc<GatewayPort>> {
         self.worker.mesh.snapshot.load().gateway_ports.get(&self.destination.port()).cloned()
     }
@@ -82,7 +115,8 @@ impl Arrival {
     }
 
     fn gate(&self, through: Option<&Arc<ListenerId>>) -> Gate {
-        Gate::new(self.destination.port(), through.cloned(), self.client.ip())
+        let trusted_hops = self.worker.mesh.intermediaries.trusted_hops;
+        Gate::new((self.destination.port(), through.cloned()), self.client, trusted_hops)
     }
 
     fn session(&self, through: Option<&Arc<ListenerId>>) -> Session {
@@ -90,7 +124,7 @@ impl Arrival {
     }
 
     fn session_by(&self, gate: Gate) -> Session {
-        let ends = (self.client, self.destination);
+        let ends = (self.peer, self.destination);
         Session::of_gateway((Rc::clone(&self.worker), Arc::clone(&self.pod)), ends, Rc::new(gate))
     }
 
@@ -98,8 +132,7 @@ impl Arrival {
         self.session(None).refuse(stream, reason, error.to_owned());
     }
 
-    async fn serve_tls(&self, mut stream: Socket) {
-        let mut buffer = ReadBuffer::default();
+    async fn serve_tls(&self, mut stream: Socket, mut buffer: ReadBuffer) {
         let reading = read_server_name((&mut stream, &mut buffer));
         let server_name = match tokio::time::timeout(HANDSHAKE_TIMEOUT, reading).await {
             Ok(Ok(server_name)) => server_name,
@@ -118,7 +151,8 @@ impl Arrival {
             }
             Some(TlsListener::Requests(config, listener)) => {
                 if let Some(stream) = self.end_tls(config, (stream, buffer)).await {
-                    outbound::serve_requests(self.session(Some(&listener.id)), stream).await;
+                    let client = (stream, ReadBuffer::default());
+                    outbound::serve_requests(self.session(Some(&listener.id)), client).await;
                 }
             }
             Some(TlsListener::Connections(config, listener)) => {

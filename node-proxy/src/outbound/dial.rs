@@ -108,10 +108,11 @@ pub(super) async fn try_endpoints<T>(
     connect: impl AsyncFn(HopKey, &Destination) -> Result<T, ConnectError>,
 ) -> Result<(T, InFlight), FailureReason> {
     let mut last: Option<ConnectError> = None;
-    let mut next = session.choose(port, wish);
+    let client = journey.client_ip();
+    let mut next = session.choose(port, (wish, client));
     if next.is_none() && !wish.tried.is_empty() {
         wish.tried.clear();
-        next = session.choose(port, wish);
+        next = session.choose(port, (wish, client));
     }
     let most = wish.tried.len() + MAX_TRIES;
     while let Some(endpoint) = next.take() {
@@ -129,7 +130,7 @@ pub(super) async fn try_endpoints<T>(
                 last = Some(error);
                 if is_of_the_endpoint {
                     session.note_failure(port, &load);
-                    next = (wish.tried.len() < most).then(|| session.choose(port, wish)).flatten();
+                    next = (wish.tried.len() < most).then(|| session.choose(port, (wish, client))).flatten();
                 }
             }
         }

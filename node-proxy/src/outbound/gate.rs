@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Session;
+use super::forwarded::{AsTold, Forwarded, Told};
 use super::plan::{Action, RequestPlan, plan, plan_for_gateway};
 use crate::attach::gateway::ListenerId;
 use crate::balance;
 use crate::connect::{Content, Origination};
 use crate::error::FailureReason;
-use crate::route::{FieldEdit, Filters, RequestHead, RouteKind, Rule};
+use crate::route::{RequestHead, RouteKind, Rule};
 use crate::snapshot::service::{PortProtocol, ServicePort};
-use crate::telemetry::RequestRecord;
+use crate::telemetry::{ClientAddress, RequestRecord};
 
 /// A port of a Gateway, and what of it is of this connection alone.
 #[derive(Debug)]
@@ -21,21 +22,31 @@ pub struct Gate {
     port: u16,
     /// The listener that has ended TLS.
     through: Option<Arc<ListenerId>>,
-    /// What backends are told of the client. What the client says itself of that is not passed on: it could be anything.
-    forwarded: Arc<Filters>,
+    /// Whom the connection is from: whoever has opened it, or for whom that was.
+    client: SocketAddr,
+    /// What is told of its requests.
+    forwarded: Forwarded,
     /// Whether the client's own TLS goes on to the backend.
     passes_tls: bool,
 }
 
 impl Gate {
-    /// A client at `client` that has come in by `port`, `through` the listener that has ended its TLS, if there is TLS.
+    /// A client at `client` that has come in by `port`, `through` the listener that has ended its TLS, if there is TLS. As
+    /// many proxies in front of it are believed as `trusted_hops` says.
     #[must_use]
-    pub fn new(port: u16, through: Option<Arc<ListenerId>>, client: IpAddr) -> Self {
+    pub fn new(
+        (port, through): (u16, Option<Arc<ListenerId>>),
+        client: SocketAddr,
+        trusted_hops: usize,
+    ) -> Self {
         let scheme = if through.is_some() { "https" } else { "http" };
-        let fields = [("x-forwarded-for", &*client.to_string()), ("x-forwarded-proto", scheme)];
-        let request = FieldEdit::new(&fields, &[], &["forwarded"]);
-        let forwarded = Arc::new(Filters { request, ..Filters::default() });
-        Self { port, through, forwarded, passes_tls: false }
+        let forwarded = Forwarded::new(client.ip(), scheme, trusted_hops);
+        Self { port, through, client, forwarded, passes_tls: false }
+    }
+
+    /// Whom the connection is from, where that is not whoever has opened it.
+    pub(super) fn client_behind(&self, opener: SocketAddr) -> Option<ClientAddress> {
+        (self.client != opener).then(|| self.client.into())
     }
 
     /// The same for a client whose TLS goes on to the backend.
@@ -53,12 +64,16 @@ impl Session {
         let chance = (balance::random(), SystemTime::now);
         let planned = match &self.gate {
             Some(gate) => {
-                let mut planned =
-                    plan_for_gateway(&snapshot, (gate.port, gate.through.as_deref()), head, chance);
+                let Told { client, filters: told } = gate.forwarded.tell(head);
+                record.journey.client = client.or(record.journey.client);
+                // What nobody is told does not decide either.
+                let head = AsTold(head, &told.request);
+                let place = (gate.port, gate.through.as_deref());
+                let mut planned = plan_for_gateway(&snapshot, place, &head, chance);
                 if let Action::Forward(forwarding) = &mut planned.action {
                     forwarding.filters = Some(match forwarding.filters.take() {
-                        Some(filters) => Arc::new(gate.forwarded.then(&filters)),
-                        None => Arc::clone(&gate.forwarded),
+                        Some(filters) => Arc::new(told.then(&filters)),
+                        None => told,
                     });
                 }
                 planned

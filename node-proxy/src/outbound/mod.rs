@@ -8,6 +8,7 @@ mod answer_body;
 mod attempts;
 mod dial;
 mod fare;
+mod forwarded;
 mod gate;
 pub(crate) mod hello;
 mod http1;
@@ -19,7 +20,7 @@ pub mod target;
 mod tunnel;
 mod upstream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -74,8 +75,12 @@ impl Session {
     fn journey(&self) -> Journey {
         let at = |address| Peer { address: Some(address), ..Peer::default() };
         let destination = at(self.destination);
-        match self.gate {
-            Some(_) => Journey::new(Direction::Ingress, at(self.client), destination),
+        match &self.gate {
+            Some(gate) => {
+                let mut journey = Journey::new(Direction::Ingress, at(self.client), destination);
+                journey.client = gate.client_behind(self.client);
+                journey
+            }
             None => Journey::new(Direction::Outbound, self.pod.as_peer(self.client), destination),
         }
     }
@@ -92,7 +97,11 @@ impl Session {
 
     /// An endpoint that the pod can reach and that was not tried yet: the one that is wished for, unless it keeps failing,
     /// else of the family that the client dialled, as without a mesh, and of the other one only when there is none.
-    fn choose<'e>(&self, port: &'e ServicePort, wish: &Wish) -> Option<&'e Arc<Endpoint>> {
+    fn choose<'e>(
+        &self,
+        port: &'e ServicePort,
+        (wish, client): (&Wish, Option<IpAddr>),
+    ) -> Option<&'e Arc<Endpoint>> {
         let set = &*port.endpoints;
         let reachable = AddressFamilies::of(&self.pod.pod.addresses)?;
         if let Some(id) = wish.stays_with
@@ -103,9 +112,12 @@ impl Session {
         {
             return Some(endpoint);
         }
-        let choose = |families| match port.affinity {
-            Some(patience) => self.pod.affinities.choose((&port.key, set), patience, families, &wish.tried),
-            None => balance::choose(set, families, &wish.tried),
+        let choose = |families| match (port.affinity, client.filter(|_| self.gate.is_some())) {
+            (Some(_), Some(client)) => balance::choose_by_address(client, set, families, &wish.tried),
+            (Some(patience), None) => {
+                self.pod.affinities.choose((&port.key, set), patience, families, &wish.tried)
+            }
+            (None, _) => balance::choose(set, families, &wish.tried),
         };
         let dialled = AddressFamilies::of(&[self.destination.ip()])?;
         choose(dialled).or_else(|| choose(reachable))
@@ -156,12 +168,12 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
 }
 
 /// Serves a client of a Gateway that is to speak HTTP, of the version that its TLS has agreed on or that its first bytes
-/// are of.
-pub async fn serve_requests(session: Session, stream: ClientStream) {
+/// are of. What was read of it already is in `buffer`.
+pub async fn serve_requests(session: Session, (stream, buffer): (ClientStream, ReadBuffer)) {
     match stream.agreed_protocol() {
-        Some(b"http/1.1") => http1::serve(session, stream, ReadBuffer::default(), None).await,
+        Some(b"http/1.1") => http1::serve(session, stream, buffer, None).await,
         // What is of no version at all is told so as HTTP/2 does it: in HTTP/1.1 there is no word for that.
-        Some(_) | None => serve_declared_http(session, stream, PortProtocol::Http2).await,
+        Some(_) | None => serve_declared_http(session, (stream, buffer), PortProtocol::Http2).await,
     }
 }
 
@@ -177,7 +189,7 @@ fn is_own_port(session: &Session) -> bool {
 async fn serve_service(session: Session, stream: ClientStream, frontend: Frontend) {
     match frontend.protocol_for(session.namespace()) {
         protocol @ (PortProtocol::Http | PortProtocol::Http2) => {
-            serve_declared_http(session, stream, protocol).await;
+            serve_declared_http(session, (stream, ReadBuffer::default()), protocol).await;
         }
         PortProtocol::Opaque => opaque::serve_service(&session, stream, frontend).await,
         PortProtocol::Undeclared => serve_undeclared(session, stream, frontend).await,
@@ -185,8 +197,11 @@ async fn serve_service(session: Session, stream: ClientStream, frontend: Fronten
 }
 
 /// A port that is said to speak HTTP: the client speaks first, by definition.
-async fn serve_declared_http(session: Session, mut stream: ClientStream, protocol: PortProtocol) {
-    let mut buffer = ReadBuffer::default();
+async fn serve_declared_http(
+    session: Session,
+    (mut stream, mut buffer): (ClientStream, ReadBuffer),
+    protocol: PortProtocol,
+) {
     loop {
         match (judge(buffer.unread()), protocol) {
             (FirstBytes::Http2, _) => return http2::serve(session, stream, buffer).await,

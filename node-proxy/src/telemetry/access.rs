@@ -4,7 +4,7 @@
 //! the thread. A [`Recording`] writes its record when it is dropped, so a cancelled request has its line, too.
 //! Records must never hold what a user would not want in a log: no header value, no query, no body.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +131,21 @@ pub struct Peer {
     pub identity: Option<SpiffeId>,
 }
 
+/// Whom a connection is from, or a request on it, as somebody who is believed has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress {
+    /// Never an IPv4-mapped one.
+    pub ip: IpAddr,
+    /// Told by few.
+    pub port: Option<u16>,
+}
+
+impl From<SocketAddr> for ClientAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), port: Some(address.port()) }
+    }
+}
+
 /// What requests and opaque connections have in common.
 #[derive(Clone, Debug)]
 pub struct Journey {
@@ -138,6 +153,8 @@ pub struct Journey {
     pub direction: Course,
     /// Who opened it.
     pub source: Peer,
+    /// For whom, where that is somebody else: at a Gateway, behind a proxy that is believed.
+    pub client: Option<ClientAddress>,
     /// Who answered it.
     pub destination: Peer,
     /// The Service port that the client asked for, when it is one.
@@ -163,6 +180,7 @@ impl Journey {
         Self {
             direction: direction.into(),
             source,
+            client: None,
             destination,
             service: None,
             hop: None,
@@ -186,6 +204,12 @@ impl Journey {
     pub fn begin_again(&mut self) {
         self.reason = None;
         self.error = None;
+    }
+
+    /// The address of whoever it is for, if that is known.
+    #[must_use]
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.client.map(|client| client.ip).or_else(|| self.source.address.map(|address| address.ip()))
     }
 
     pub(crate) fn duration(&self) -> Duration {

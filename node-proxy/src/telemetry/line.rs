@@ -3,9 +3,10 @@
 //! Bytes from the network end up here, so this file decides that no line can forge another: control characters,
 //! quotes, bidirectional overrides and bytes that are not UTF-8 never appear as they are.
 
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use super::access::{ConnectionRecord, Course, Hop, Journey, Peer, RequestRecord};
+use super::access::{ClientAddress, ConnectionRecord, Course, Hop, Journey, Peer, RequestRecord};
 use super::log::LogFormat;
 use super::text::{push_address, push_display, push_milliseconds, push_number, push_time};
 use crate::route::Rule;
@@ -169,7 +170,14 @@ fn head(line: &mut Line<'_>, journey: &Journey, server_error: bool) {
     line.label("target", "access");
     line.label("direction", direction_label(journey.direction));
     let proven = journey.hop == Some(Hop::Mutual);
-    let source = ["src.addr", "src.workload", "src.namespace", "src.identity"];
+    // Who speaks for a client is not taken for it.
+    let source = match journey.client {
+        Some(client) => {
+            line.plain("src.addr", |bytes| push_client(bytes, client));
+            ["peer.addr", "peer.workload", "peer.namespace", "peer.identity"]
+        }
+        None => ["src.addr", "src.workload", "src.namespace", "src.identity"],
+    };
     peer(line, source, &journey.source, proven);
     let destination = ["dst.addr", "dst.workload", "dst.namespace", "dst.identity"];
     peer(line, destination, &journey.destination, proven);
@@ -184,6 +192,13 @@ fn head(line: &mut Line<'_>, journey: &Journey, server_error: bool) {
             line.label("plaintext_reason", reason.as_label());
         }
         None => {}
+    }
+}
+
+fn push_client(bytes: &mut Vec<u8>, client: ClientAddress) {
+    match client.port {
+        Some(port) => push_address(bytes, SocketAddr::new(client.ip, port)),
+        None => push_display(bytes, format_args!("{}", client.ip)),
     }
 }
 

@@ -20,8 +20,8 @@ mod tests;
 use std::sync::Arc;
 
 pub use access::{
-    ConnectionRecord, Course, Hop, Journey, Peer, PlaintextReason, ProtocolLabel, Record, Recording,
-    RequestRecord,
+    ClientAddress, ConnectionRecord, Course, Hop, Journey, Peer, PlaintextReason, ProtocolLabel, Record,
+    Recording, RequestRecord,
 };
 pub use cluster::WatchEnd;
 pub use log::{LogControl, LogFormat};

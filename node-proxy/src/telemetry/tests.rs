@@ -177,6 +177,27 @@ fn an_identity_that_nobody_proved_is_not_written() {
 }
 
 #[test]
+fn a_client_that_somebody_else_speaks_for_is_the_source_and_the_other_is_named_too() {
+    for (client, expected) in [
+        (
+            ClientAddress { ip: [198, 51, 100, 1].into(), port: None },
+            "src.addr=198.51.100.1 peer.addr=10.0.0.1:4000",
+        ),
+        (
+            ClientAddress { ip: "2001:db8::1".parse().unwrap(), port: Some(7) },
+            "src.addr=[2001:db8::1]:7 peer.addr=10.0.0.1:4000",
+        ),
+    ] {
+        let (telemetry, paper) = telemetry(LogFormat::Text);
+        let mut recording = telemetry.request(request());
+        recording.journey.client = Some(client);
+        recording.finish();
+        telemetry.flush();
+        assert!(paper.text().contains(expected), "{expected}: {}", paper.text());
+    }
+}
+
+#[test]
 fn an_opaque_connection_is_opened_and_closed_once() {
     let (telemetry, paper) = telemetry(LogFormat::Text);
     let mut recording = telemetry.connection(connection(Direction::Inbound));

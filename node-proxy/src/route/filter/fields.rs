@@ -7,6 +7,8 @@
 pub struct FieldEdit {
     /// Names in lower case.
     removed: Vec<Box<str>>,
+    /// Names in lower case of which every spelling goes.
+    spellings: Vec<&'static str>,
     /// Names as the route writes them, with their values.
     added: Vec<(Box<str>, Box<str>)>,
 }
@@ -21,7 +23,8 @@ impl FieldEdit {
         removed.sort_unstable();
         removed.dedup();
         let came = set.iter().chain(add).filter(|(name, _)| !is_removed(name));
-        Self { removed, added: came.map(|(name, value)| ((*name).into(), (*value).into())).collect() }
+        let added = came.map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Self { removed, spellings: Vec::new(), added }
     }
 
     /// This, with what a head has of these names (in lower case) gone before anything comes.
@@ -33,21 +36,25 @@ impl FieldEdit {
         self
     }
 
+    /// This, with what a head has of these names (in lower case) gone before anything comes, also where `_` is written for
+    /// `-`: to a server that hands fields on as variables both are one (RFC 3875 section 4.1.18).
+    #[must_use]
+    pub fn removing_spellings(mut self, names: &[&'static str]) -> Self {
+        self.spellings.extend(names);
+        self
+    }
+
     /// Whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.removed.is_empty() && self.added.is_empty()
+        self.removed.is_empty() && self.spellings.is_empty() && self.added.is_empty()
     }
 
     /// Whether lines of this name go. Case does not matter.
     #[must_use]
     pub fn removes(&self, name: &[u8]) -> bool {
         self.removed.iter().any(|removed| removed.as_bytes().eq_ignore_ascii_case(name))
-    }
-
-    /// The names whose lines go, in lower case.
-    pub fn removed(&self) -> impl Iterator<Item = &str> {
-        self.removed.iter().map(|name| &**name)
+            || self.spellings.iter().any(|removed| is_spelling(removed.as_bytes(), name))
     }
 
     /// The lines that come, in order.
@@ -62,8 +69,16 @@ impl FieldEdit {
         removed.sort_unstable();
         removed.dedup();
         let kept = self.added.iter().filter(|(name, _)| !next.removes(name.as_bytes()));
-        Self { removed, added: kept.chain(&next.added).cloned().collect() }
+        let spellings = [&self.spellings[..], &next.spellings].concat();
+        Self { removed, spellings, added: kept.chain(&next.added).cloned().collect() }
     }
+}
+
+/// Whether a name, of any case, is `known`, but for `_` in place of `-`.
+fn is_spelling(known: &[u8], name: &[u8]) -> bool {
+    let is_one =
+        |(known, byte): (&u8, &u8)| known.eq_ignore_ascii_case(byte) || (*known == b'-' && *byte == b'_');
+    known.len() == name.len() && known.iter().zip(name).all(is_one)
 }
 
 /// Whether a filter may not touch this field, because it frames the message, belongs to one hop, or says where
@@ -124,11 +139,21 @@ mod tests {
     }
 
     #[test]
+    fn every_spelling_of_a_name_goes_and_no_other_name() {
+        let remove = FieldEdit::new(&[("x-real-ip", "1")], &[], &[]).removing_spellings(&["x-real-ip"]);
+        let lines = [("X_Real-IP", "2"), ("x-real_ip", "3"), ("x-real-ips", "4"), ("x.real-ip", "5")];
+        assert_eq!(edit(&remove, &lines), ["x-real-ips: 4", "x.real-ip: 5", "x-real-ip: 1"]);
+        assert!(!FieldEdit::new(&[("x_real_ip", "1")], &[], &[]).removes(b"x-real-ip"));
+        assert!(!FieldEdit::new(&[("x-real-ip", "1")], &[], &[]).removes(b"x_real_ip"));
+    }
+
+    #[test]
     fn one_edit_after_another_is_what_both_make_of_a_head() {
         let edits = [
             FieldEdit::new(&[("a", "1")], &[("b", "2")], &["c"]),
             FieldEdit::new(&[("b", "3")], &[("a", "4"), ("c", "5")], &[]),
             FieldEdit::new(&[], &[], &["a"]),
+            FieldEdit::new(&[("a", "6")], &[], &[]).removing_spellings(&["b"]),
             FieldEdit::default(),
         ];
         let lines = [("a", "x"), ("A", "y"), ("b", "x"), ("c", "x"), ("d", "x")];
