@@ -26,7 +26,7 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
 /// every part is judged (`attach`) and done (`ingress`, `outbound`).
 ///
 /// Not in it: UDPRoute, which is not applied; and BackendTLSPolicy, whose status nobody writes.
-pub const GATEWAY_FEATURES: [&str; 44] = [
+pub const GATEWAY_FEATURES: [&str; 45] = [
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
@@ -38,6 +38,7 @@ pub const GATEWAY_FEATURES: [&str; 44] = [
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayInfrastructure",
     "GatewayPort8080",
+    "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
