@@ -60,6 +60,8 @@ pub enum FailureReason {
     ProxyLimit,
     /// A request took longer than its rule allows (HTTPRouteTimeouts.request).
     RequestTimeout,
+    /// A session of datagrams had to give way to another one.
+    SessionLimit,
     /// The peer offered an ALPN of the mesh in a version that is not spoken here.
     UnknownHopVersion,
     /// The rule asks for something that is not applied: it fails rather than doing something else.
@@ -70,7 +72,7 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::BackendTimeout,
         Self::BufferLimit,
         Self::CertificateExpired,
@@ -95,6 +97,7 @@ impl FailureReason {
         Self::PodLimit,
         Self::ProxyLimit,
         Self::RequestTimeout,
+        Self::SessionLimit,
         Self::UnknownHopVersion,
         Self::UnsupportedRule,
         Self::UpstreamReset,
@@ -128,6 +131,7 @@ impl FailureReason {
             Self::PodLimit => "pod_limit",
             Self::ProxyLimit => "proxy_limit",
             Self::RequestTimeout => "request_timeout",
+            Self::SessionLimit => "session_limit",
             Self::UnknownHopVersion => "unknown_hop_version",
             Self::UnsupportedRule => "unsupported_rule",
             Self::UpstreamReset => "upstream_reset",
@@ -159,6 +163,7 @@ impl FailureReason {
             | Self::PlaintextRefused
             | Self::PodLimit
             | Self::ProxyLimit
+            | Self::SessionLimit
             | Self::UnknownHopVersion => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -177,7 +182,8 @@ impl FailureReason {
             | Self::HandshakeLimit
             | Self::HeadTooLarge
             | Self::PodLimit
-            | Self::ProxyLimit => 8,
+            | Self::ProxyLimit
+            | Self::SessionLimit => 8,
             Self::MalformedRequest | Self::MalformedResponse | Self::NotTls => 13,
             Self::CertificateExpired
             | Self::ConnectFailed

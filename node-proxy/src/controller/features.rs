@@ -25,8 +25,8 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
 /// The features of Gateways, sorted by name as `status.supportedFeatures` of a GatewayClass must be. In it are those whose
 /// every part is judged (`attach`) and done (`ingress`, `outbound`).
 ///
-/// Not in it: UDPRoute, which is not applied; and BackendTLSPolicy, whose status nobody writes.
-pub const GATEWAY_FEATURES: [&str; 44] = [
+/// Not in it: BackendTLSPolicy, whose status nobody writes.
+pub const GATEWAY_FEATURES: [&str; 45] = [
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
@@ -71,6 +71,7 @@ pub const GATEWAY_FEATURES: [&str; 44] = [
     "TLSRoute",
     "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 #[cfg(test)]

@@ -20,6 +20,20 @@ impl World {
         (namespace, gateway): (&str, &str),
         node: &str,
     ) -> Result<(), DemoError> {
+        self.gateway_pod_with(name, (namespace, gateway), node, &[])
+    }
+
+    /// The same, with more arguments for the program.
+    ///
+    /// # Errors
+    /// As of [`World::gateway_pod`].
+    pub fn gateway_pod_with(
+        &mut self,
+        name: &str,
+        (namespace, gateway): (&str, &str),
+        node: &str,
+        more: &[&str],
+    ) -> Result<(), DemoError> {
         let mut argv = vec![binary("node-proxy")?.display().to_string(), "ingress".to_owned()];
         argv.extend(ca_flags(self, node));
         argv.extend([
@@ -34,6 +48,7 @@ impl World {
             format!("--access-log={}", self.gateway_access_log(name).display()),
             format!("--log-level={}", self.log_level),
         ]);
+        argv.extend(more.iter().map(|argument| (*argument).to_owned()));
         let program: Vec<&str> = argv.iter().map(String::as_str).collect();
         let pod = self.pod(name).namespace(namespace).service_account(name).on(node);
         let labels = [("gammarus.io/mesh", "disabled"), ("app", name), (GATEWAY_NAME_LABEL, gateway)];

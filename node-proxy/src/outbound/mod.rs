@@ -7,7 +7,7 @@
 mod answer_body;
 mod attempts;
 mod dial;
-mod fare;
+pub(crate) mod fare;
 mod gate;
 pub(crate) mod hello;
 mod http1;
@@ -19,7 +19,7 @@ pub mod target;
 mod tunnel;
 mod upstream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -103,12 +103,7 @@ impl Session {
         {
             return Some(endpoint);
         }
-        let choose = |families| match port.affinity {
-            Some(patience) => self.pod.affinities.choose((&port.key, set), patience, families, &wish.tried),
-            None => balance::choose(set, families, &wish.tried),
-        };
-        let dialled = AddressFamilies::of(&[self.destination.ip()])?;
-        choose(dialled).or_else(|| choose(reachable))
+        choose_endpoint(&self.pod, self.destination.ip(), port, &wish.tried)
     }
 
     /// Counts what a connection to an undeclared port turned out to speak.
@@ -128,6 +123,23 @@ impl Session {
         self.note(reason, error);
         stream.reset();
     }
+}
+
+/// An endpoint that a pod can reach and that is not among `tried`: of the family that was `dialled`, as without a mesh, and
+/// of the other one only when there is none.
+pub(crate) fn choose_endpoint<'e>(
+    pod: &JoinedPod,
+    dialled: IpAddr,
+    port: &'e ServicePort,
+    tried: &[SocketAddr],
+) -> Option<&'e Arc<Endpoint>> {
+    let set = &*port.endpoints;
+    let choose = |families| match port.affinity {
+        Some(patience) => pod.affinities.choose((&port.key, set), patience, families, tried),
+        None => balance::choose(set, families, tried),
+    };
+    let reachable = AddressFamilies::of(&pod.pod.addresses)?;
+    choose(AddressFamilies::of(&[dialled])?).or_else(|| choose(reachable))
 }
 
 /// Serves one connection that a pod has opened.

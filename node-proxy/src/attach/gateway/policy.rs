@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Service;
 use rustls::RootCertStore;
 
 use crate::attach::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
+use crate::attach::find_transport;
 use crate::cluster::api::backend_tls_policy::{
     BackendTlsPolicyValidation, BackendTlsPolicyValidationSubjectAltNamesType as AltNameType,
 };
@@ -18,6 +19,7 @@ use crate::cluster::certificate::read_authorities;
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::Age;
 use crate::snapshot::service::ServicePortKey;
+use crate::snapshot::transport::Transport;
 
 /// A name of which a backend's certificate has to have one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,9 +204,11 @@ fn find_ports(objects: &Objects, target: &Target) -> Vec<ServicePortKey> {
         return Vec::new();
     };
     let is_meant = |name: Option<&str>| target.section.as_deref().is_none_or(|section| name == Some(section));
-    let meant = spec.ports.iter().flatten().filter(|port| is_meant(port.name.as_deref()));
+    // TLS is of TCP: what UDP carries is left alone (GEP-1897).
+    let of_tcp = spec.ports.iter().flatten().filter(|port| find_transport(port) == Some(Transport::Tcp));
+    let meant = of_tcp.filter(|port| is_meant(port.name.as_deref()));
     let numbers = meant.filter_map(|port| u16::try_from(port.port).ok());
-    numbers.map(|port| ServicePortKey { service: target.service.clone(), port }).collect()
+    numbers.map(|port| ServicePortKey::tcp(target.service.clone(), port)).collect()
 }
 
 fn read_validation(
