@@ -6,6 +6,7 @@
 //! for is dropped and counted, as any router on the way would do.
 
 mod course;
+mod occupancy;
 mod socket;
 mod table;
 
@@ -15,16 +16,14 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_task::Task;
-use prometheus::IntGauge;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::accept::{JoinedPod, PodLimits, Seat, Worker};
+use crate::accept::{JoinedPod, Seat, Worker};
 use crate::balance::{InFlight, random};
 use crate::error::FailureReason;
 use crate::forward::OpenSocket;
@@ -33,16 +32,15 @@ use crate::outbound::{choose_endpoint, fare};
 use crate::pod::Direction;
 use crate::snapshot::service::{Endpoint, ServicePort};
 use crate::telemetry::{
-    ConnectionRecord, DatagramCounters, DropReason, Journey, Metrics, Peer, ProtocolLabel, Recording,
-    SessionRecord,
+    ConnectionRecord, DatagramCounters, DropReason, Journey, Peer, ProtocolLabel, Recording, SessionRecord,
 };
 use crate::turns;
 use course::{Course, Target};
+pub use occupancy::Occupancy;
+use occupancy::Place;
 use socket::{BUFFER, Return};
 use table::{Key, Line, Table};
 
-/// How many sessions a socket may have in any case, however many the others have.
-const GUARANTEED: usize = 64;
 /// How often silent sessions are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 /// How many datagrams are taken from a socket before it is another one's turn.
@@ -66,46 +64,6 @@ pub struct PortSocket {
     pub occupancy: Arc<Occupancy>,
     /// Its sender goes when the port is closed.
     pub open: watch::Receiver<()>,
-}
-
-/// How many sessions there are, on all ports and threads.
-#[derive(Debug)]
-pub struct Occupancy {
-    most: usize,
-    sessions: AtomicUsize,
-    gauge: IntGauge,
-}
-
-impl Occupancy {
-    /// None so far. They may become half of the connections that the pod may have: the other half stays free for TCP,
-    /// whatever comes by datagrams, whose senders can be anybody.
-    #[must_use]
-    pub fn new(metrics: &Metrics, limits: &PodLimits) -> Self {
-        let gauge = metrics.udp.sessions.clone();
-        Self { most: limits.connections / 2, sessions: AtomicUsize::new(0), gauge }
-    }
-}
-
-/// A session's place among all.
-#[derive(Debug)]
-struct Place(Arc<Occupancy>);
-
-impl Place {
-    /// A place, if there is one left for a socket that has so many already.
-    fn take(occupancy: &Arc<Occupancy>, own: usize) -> Option<Self> {
-        // Dropping it gives it back, also when it is one too many.
-        let place = Self(Arc::clone(occupancy));
-        occupancy.gauge.inc();
-        let all = occupancy.sessions.fetch_add(1, Ordering::Relaxed);
-        (all < occupancy.most || own < GUARANTEED).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
-        self.0.gauge.dec();
-    }
 }
 
 /// A port on one thread.
