@@ -108,5 +108,6 @@ fn all_routes(objects: &Objects) -> impl Iterator<Item = RouteRef> {
     let http = objects.http_routes.keys().map(move |key| of(RouteKind::Http, key));
     let tls = objects.tls_routes.keys().map(move |key| of(RouteKind::Tls, key));
     let tcp = objects.tcp_routes.keys().map(move |key| of(RouteKind::Tcp, key));
-    grpc.chain(http).chain(tls).chain(tcp)
+    let udp = objects.udp_routes.keys().map(move |key| of(RouteKind::Udp, key));
+    grpc.chain(http).chain(tls).chain(tcp).chain(udp)
 }

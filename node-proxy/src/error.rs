@@ -64,6 +64,8 @@ pub enum FailureReason {
     ProxySourceRefused,
     /// A request took longer than its rule allows (HTTPRouteTimeouts.request).
     RequestTimeout,
+    /// A session of datagrams had to give way to another one.
+    SessionLimit,
     /// The peer offered an ALPN of the mesh in a version that is not spoken here.
     UnknownHopVersion,
     /// The rule asks for something that is not applied: it fails rather than doing something else.
@@ -74,7 +76,7 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// All reasons, in the order of the alphabet of their variants.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::BackendTimeout,
         Self::BufferLimit,
         Self::CertificateExpired,
@@ -101,6 +103,7 @@ impl FailureReason {
         Self::ProxyLimit,
         Self::ProxySourceRefused,
         Self::RequestTimeout,
+        Self::SessionLimit,
         Self::UnknownHopVersion,
         Self::UnsupportedRule,
         Self::UpstreamReset,
@@ -136,6 +139,7 @@ impl FailureReason {
             Self::ProxyLimit => "proxy_limit",
             Self::ProxySourceRefused => "proxy_source_refused",
             Self::RequestTimeout => "request_timeout",
+            Self::SessionLimit => "session_limit",
             Self::UnknownHopVersion => "unknown_hop_version",
             Self::UnsupportedRule => "unsupported_rule",
             Self::UpstreamReset => "upstream_reset",
@@ -170,6 +174,7 @@ impl FailureReason {
             | Self::PodLimit
             | Self::ProxyLimit
             | Self::ProxySourceRefused
+            | Self::SessionLimit
             | Self::UnknownHopVersion => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -188,7 +193,8 @@ impl FailureReason {
             | Self::HandshakeLimit
             | Self::HeadTooLarge
             | Self::PodLimit
-            | Self::ProxyLimit => 8,
+            | Self::ProxyLimit
+            | Self::SessionLimit => 8,
             Self::MalformedProxyHeader | Self::MalformedRequest | Self::MalformedResponse | Self::NotTls => {
                 13
             }

@@ -100,7 +100,7 @@ impl Editor {
 fn find_wrong(follower: &Follower, expected: &[Option<String>]) -> Option<String> {
     let snapshot = follower.view.snapshot().load_full();
     (0..10).find_map(|service| {
-        let port = ServicePortKey { service: key("shop", &format!("web-{service}")), port: 80 };
+        let port = ServicePortKey::tcp(key("shop", &format!("web-{service}")), 80);
         let table = format!("{:?}", snapshot.find_service_port(&port).unwrap().producer);
         let is_wrong = |route: &usize| match &expected[*route] {
             Some(version) => !table.contains(&name(*route)) || !table.contains(version.as_str()),

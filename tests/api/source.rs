@@ -176,7 +176,7 @@ fn slices_that_are_written_by_hand_and_services_without_a_selector_count() {
     let server = server();
     let follower = Follower::ready(&server.kubeconfig(), None);
     apply(&server, &[service("by-hand", None), slice("by-hand-1", "by-hand", "10.9.9.9")]);
-    let by_hand = ServicePortKey { service: key("shop", "by-hand"), port: 80 };
+    let by_hand = ServicePortKey::tcp(key("shop", "by-hand"), 80);
     let endpoints = |follower: &Follower| {
         let snapshot = follower.view.snapshot().load();
         let port = snapshot.find_service_port(&by_hand).cloned();
@@ -368,7 +368,7 @@ fn a_proxy_that_starts_while_the_server_is_away_has_the_state_of_the_disk() {
         assert!(now.http_routes.keys().map(|key| &*key.name).eq(["a", "b", "c"]));
     }
     let snapshot = late.view.snapshot().load_full();
-    let web = snapshot.find_service_port(&ServicePortKey { service: key("shop", "web"), port: 80 }).cloned();
+    let web = snapshot.find_service_port(&ServicePortKey::tcp(key("shop", "web"), 80)).cloned();
     assert!(web.is_some_and(|web| web.producer.is_some()), "routes hold, too");
     late.touched();
 

@@ -9,6 +9,7 @@ mod certificate;
 mod changes;
 mod clients;
 mod connections;
+mod datagrams;
 mod precedence;
 mod proxied;
 mod requests;

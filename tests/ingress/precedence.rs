@@ -28,12 +28,13 @@ impl Crowd {
         Self { stage, host }
     }
 
-    /// What a backend was asked, or null.
+    /// What a backend was asked; else what curl has to say.
     fn ask(&self, arguments: &[&str]) -> Value {
         let to = format!("::{}:", self.host);
-        let fixed = ["curl", "-s", "--max-time", "10", "--connect-to", &to, "-H", "accept: application/json"];
+        let fixed =
+            ["curl", "-sS", "--max-time", "10", "--connect-to", &to, "-H", "accept: application/json"];
         let done = self.stage.world().exec("client", &[&fixed[..], arguments].concat()).unwrap();
-        serde_json::from_str(&done.stdout).unwrap_or_default()
+        serde_json::from_str(&done.stdout).unwrap_or_else(|_| json!([done.stdout, done.stderr]))
     }
 
     /// The `route=` of each access line so far.

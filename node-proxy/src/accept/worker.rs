@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_task::Task;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -18,6 +19,7 @@ use crate::connect::idle::IdlePool;
 use crate::connect::streams::Stream;
 use crate::connect::{PooledHop, SharedPool};
 use crate::forward::Socket;
+use crate::ingress::datagrams::{self, PortSocket};
 use crate::pod::{Direction, PodListener};
 use crate::snapshot::service::ServicePortKey;
 use crate::turns::{Memory, Share, Turns};
@@ -31,6 +33,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 enum Message {
     Accept(Arc<JoinedPod>, PodListener),
     Forget(Arc<str>),
+    /// Serves a port of UDP.
+    Hear(Arc<JoinedPod>, PortSocket),
     /// Ends what is kept open for later.
     Retire,
     Serve(Incoming<std::net::TcpStream>),
@@ -134,6 +138,15 @@ impl Worker {
         share.run(serving).detach();
     }
 
+    /// Runs what is a connection of a pod to others, on this thread, until what is returned is dropped.
+    pub fn run_beside(&self, pod: &JoinedPod, serving: impl Future<Output = ()> + 'static) -> Task<()> {
+        let counted = Counted::new(&self.inboxes[self.index].connections);
+        pod.share(self.index).run(async move {
+            serving.await;
+            drop(counted);
+        })
+    }
+
     /// A share of this thread beside the pod's own; what it holds is the pod's.
     #[must_use]
     pub fn share_beside(&self, pod: &JoinedPod) -> Share {
@@ -145,6 +158,10 @@ impl Worker {
             Message::Accept(pod, listener) => {
                 let listening = listener::run(Rc::clone(self), Arc::clone(&pod), listener);
                 pod.share(self.index).run(listening).detach();
+            }
+            Message::Hear(pod, socket) => {
+                let hearing = datagrams::serve(Rc::clone(self), Arc::clone(&pod), socket);
+                pod.share(self.index).run(hearing).detach();
             }
             Message::Forget(uid) => {
                 self.idle.borrow_mut().forget(&uid);
@@ -222,6 +239,19 @@ impl Workers {
             let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len().max(1);
             let Some(inbox) = self.inboxes.get(turn) else { return };
             let _ = inbox.messages.send(Message::Accept(Arc::clone(pod), listener));
+        }
+    }
+
+    /// How many threads there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// Serves a pod's sockets for datagrams from now on, which are spread over the threads.
+    pub fn hear(&self, pod: &Arc<JoinedPod>, sockets: impl IntoIterator<Item = PortSocket>) {
+        for (inbox, socket) in self.inboxes.iter().cycle().zip(sockets) {
+            let _ = inbox.messages.send(Message::Hear(Arc::clone(pod), socket));
         }
     }
 

@@ -23,6 +23,7 @@ use crate::compile::gateway::{GatewayCompiler, compile_backend_tls};
 use crate::compile::{Compiler, Step};
 use crate::config::{IngressConfig, IngressObjects};
 use crate::feed::follow::{Feed, FeedPeers};
+use crate::ingress::datagrams::Occupancy;
 use crate::ingress::ports::Ports;
 use crate::pod::own::own_pod;
 use crate::snapshot::Snapshot;
@@ -59,7 +60,7 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
     certs.start(&identity);
     let source = open(objects, (&trust_domain, &identity), &certs)?;
     let gateways = Arc::default();
-    let compiler = Compiler::new(&serving.node, trust_domain);
+    let compiler = Compiler::new(&serving.node, trust_domain).with_datagrams();
     let (writer, view) = Writer::new(source, builder(gateway.clone(), compiler, (&gateways, &metrics)));
     let (drainer, drain) = Drainer::new();
     let limits = serving.data_path.limits;
@@ -91,7 +92,8 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
     let following = async {
         view.ready().await.context("the objects were never read")?;
         let mut loading = Some(loading);
-        follow_ports(&view, (&own, &workers), || drop(loading.take())).await;
+        let ports = Ports::new(Arc::new(Occupancy::new(mesh.telemetry.metrics(), &limits)));
+        follow_ports(&view, ports, (&own, &workers), || drop(loading.take())).await;
         anyhow::Ok(())
     };
     // What there is is followed to the end.
@@ -154,11 +156,11 @@ async fn end_when_told((ready, drainer, workers): (&Ready, &Drainer, &Workers)) 
 /// Keeps the listening sockets as the snapshot has them. `opened` is called whenever all of them are open.
 async fn follow_ports(
     view: &ClusterView,
+    mut ports: Ports,
     (pod, workers): (&Arc<JoinedPod>, &Workers),
     mut opened: impl FnMut(),
 ) {
     let mut generations = view.generations();
-    let mut ports = Ports::default();
     loop {
         generations.borrow_and_update();
         let wanted = Arc::clone(&view.snapshot().load().gateway_ports);

@@ -139,8 +139,9 @@ impl Attachments {
         let http = changed.http_routes.keys().map(|key| (RouteKind::Http, key));
         let tcp = changed.tcp_routes.keys().map(|key| (RouteKind::Tcp, key));
         let tls = changed.tls_routes.keys().map(|key| (RouteKind::Tls, key));
-        let themselves =
-            grpc.chain(http).chain(tcp).chain(tls).map(|(kind, key)| RouteRef { kind, key: key.clone() });
+        let udp = changed.udp_routes.keys().map(|key| (RouteKind::Udp, key));
+        let all = grpc.chain(http).chain(tcp).chain(tls).chain(udp);
+        let themselves = all.map(|(kind, key)| RouteRef { kind, key: key.clone() });
         let mut dirty: BTreeSet<RouteRef> = themselves.collect();
         for (key, before) in &changed.services {
             let now = objects.services.get(key);

@@ -105,9 +105,12 @@ pub(super) fn resolve_backend(
     let Some(number) = backend.port else {
         return refuse(ConditionReason::BackendNotFound, format!("a port of Service {key} must be named"));
     };
-    let found = ports_of(service).find(|port| port.port == number);
+    let transport = route.kind.transport();
+    let found = ports_of(service, transport).find(|port| port.port == number);
     let (Some(port), Ok(number)) = (found, u16::try_from(number)) else {
-        return refuse(ConditionReason::BackendNotFound, format!("Service {key} has no TCP port {number}"));
+        let protocol = transport.as_protocol();
+        let message = format!("Service {key} has no {protocol} port {number}");
+        return refuse(ConditionReason::BackendNotFound, message);
     };
     let declared = find_declared_protocol(port);
     // A Gateway may end a TLSRoute's TLS, or begin one towards a port.
@@ -120,7 +123,7 @@ pub(super) fn resolve_backend(
             format!("port {number} of Service {key} is declared as {protocol}"),
         );
     }
-    Ok(ServicePortKey { service: key, port: number })
+    Ok(ServicePortKey { service: key, port: number, transport })
 }
 
 fn refuse(reason: ConditionReason, message: String) -> Result<ServicePortKey, BackendRefusal> {

@@ -59,6 +59,7 @@ fn differences(from: &Objects, to: Objects) -> Vec<Change> {
     diff(&mut changes, (&from.services, to.services), Kind::Service, Object::Service);
     diff(&mut changes, (&from.tcp_routes, to.tcp_routes), Kind::TcpRoute, Object::TcpRoute);
     diff(&mut changes, (&from.tls_routes, to.tls_routes), Kind::TlsRoute, Object::TlsRoute);
+    diff(&mut changes, (&from.udp_routes, to.udp_routes), Kind::UdpRoute, Object::UdpRoute);
     changes
 }
 
@@ -101,6 +102,7 @@ fn add(objects: &mut Objects, document: Value) {
         "Service" => drop(objects.services.insert(key, parse(document))),
         "TCPRoute" => drop(objects.tcp_routes.insert(key, parse(document))),
         "TLSRoute" => drop(objects.tls_routes.insert(key, parse(document))),
+        "UDPRoute" => drop(objects.udp_routes.insert(key, parse(document))),
         other => panic!("no fixture of kind {other}"),
     }
 }
@@ -115,7 +117,7 @@ fn parse<T: DeserializeOwned>(mut document: Value) -> Arc<T> {
         Some("EndpointSlice") => "discovery.k8s.io/v1",
         Some(
             "Gateway" | "GatewayClass" | "GRPCRoute" | "HTTPRoute" | "ListenerSet" | "ReferenceGrant"
-            | "TCPRoute" | "TLSRoute",
+            | "TCPRoute" | "TLSRoute" | "UDPRoute",
         ) => "gateway.networking.k8s.io/v1",
         _ => "v1",
     };

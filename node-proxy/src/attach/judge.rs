@@ -9,6 +9,7 @@ use super::filters::FilterView;
 use super::parent::{Ownership, Placement, resolve_ports};
 use super::view::{
     BackendView, RouteView, RuleView, view_grpc_route, view_http_route, view_tcp_route, view_tls_route,
+    view_udp_route,
 };
 use super::{
     AttachedRoute, AttachedRule, CONTROLLER_NAME, Clients, ParentAttachment, ParentRef, PortGroup,
@@ -82,6 +83,7 @@ pub(super) fn view_route(objects: &Objects, route: &RouteRef) -> Option<RouteVie
         RouteKind::Http => view_http_route(key, objects.http_routes.get(key)?),
         RouteKind::Tcp => view_tcp_route(key, objects.tcp_routes.get(key)?),
         RouteKind::Tls => view_tls_route(key, objects.tls_routes.get(key)?),
+        RouteKind::Udp => view_udp_route(key, objects.udp_routes.get(key)?),
     })
 }
 
@@ -182,7 +184,7 @@ impl Candidate {
             RouteRole::Producer => Clients::All,
             RouteRole::Consumer => Clients::Of(Arc::clone(&view.route.key.namespace)),
         };
-        PortGroup { port: ServicePortKey { service: self.service.clone(), port }, clients }
+        PortGroup { port: ServicePortKey::tcp(self.service.clone(), port), clients }
     }
 
     fn yield_ports(&mut self, view: &RouteView, find_lead: impl Fn(&PortGroup) -> Option<Lead>) {
@@ -234,6 +236,11 @@ fn place(
     (parent_ref, ownership): (&ParentRef, Ownership),
     kind: RouteKind,
 ) -> Result<Placement, Refusal> {
+    if kind == RouteKind::Udp {
+        let message =
+            "a UDPRoute holds on Gateways and ListenerSets only: the mesh leaves UDP alone".to_owned();
+        return Err(Refusal { reason: ConditionReason::UnsupportedValue, message });
+    }
     let placed = if ownership == Ownership::MistakenGroup {
         Err("kind Service is in the core group: write group: \"\"".to_owned())
     } else {
@@ -259,7 +266,11 @@ pub(super) fn judge_rules(objects: &Objects, view: &RouteView, parent: ParentKin
         any_rule_holds |= rule.unsupported.is_empty();
         let goes_nowhere = backends.iter().all(|backend| backend.weight == 0) && filters.redirect.is_none();
         if goes_nowhere && rule.unsupported.is_empty() {
-            let outcome = if view.route.kind.is_of_requests() { "answers 500" } else { "is refused" };
+            let outcome = match view.route.kind {
+                RouteKind::Grpc | RouteKind::Http => "answers 500",
+                RouteKind::Tcp | RouteKind::Tls => "is refused",
+                RouteKind::Udp => "is dropped",
+            };
             remarks.push(format!("spec.rules[{index}] sends to no backend: what it matches {outcome}"));
         }
         if let Some(matches) = &rule.matches.compiled {

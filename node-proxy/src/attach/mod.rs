@@ -40,7 +40,7 @@ pub use attachments::{Attachments, Rejudged};
 pub use condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 pub use notice::Notice;
 pub use parent::ParentRef;
-pub use protocol::{DeclaredProtocol, find_declared_protocol, is_tcp};
+pub use protocol::{DeclaredProtocol, find_declared_protocol, find_transport};
 
 /// The `controllerName` under which the mesh writes status, and the only one whose entries it touches.
 pub const CONTROLLER_NAME: &str = "gammarus.io/mesh-controller";

@@ -4,9 +4,10 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use serde::{Deserialize, Serialize};
 
 use super::address::cluster_addresses;
-use super::protocol::{find_declared_protocol, is_tcp};
+use super::protocol::{find_declared_protocol, find_transport};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::RouteKind;
+use crate::snapshot::transport::Transport;
 
 /// The Gateway API's group, the default of a parentRef.
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -80,7 +81,8 @@ pub(super) fn resolve_ports(
 ) -> Result<Placement, String> {
     let service = objects.services.get(key).ok_or_else(|| format!("Service {key} does not exist"))?;
     refuse_unroutable(service, key)?;
-    let named: Vec<&ServicePort> = ports_of(service).filter(|port| is_named(port, parent)).collect();
+    let named: Vec<&ServicePort> =
+        ports_of(service, Transport::Tcp).filter(|port| is_named(port, parent)).collect();
     if named.is_empty() {
         return Err(format!("Service {key} has no TCP port {}", describe_port(parent)));
     }
@@ -117,9 +119,10 @@ fn refuse_unroutable(service: &Service, key: &ObjectKey) -> Result<(), String> {
     Err(format!("Service {key} {why}: it has no address that routes apply to"))
 }
 
-/// The TCP ports of a Service.
-pub(super) fn ports_of(service: &Service) -> impl Iterator<Item = &ServicePort> {
-    service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).filter(|port| is_tcp(port))
+/// The ports of a Service with this transport.
+pub(super) fn ports_of(service: &Service, transport: Transport) -> impl Iterator<Item = &ServicePort> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter(move |port| find_transport(port) == Some(transport))
 }
 
 fn is_named(port: &ServicePort, parent: &ParentRef) -> bool {

@@ -5,6 +5,7 @@
 use k8s_openapi::api::core::v1::ServicePort;
 
 use crate::route::RouteKind;
+use crate::snapshot::transport::Transport;
 
 /// What a port is declared to speak, by its Service alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl DeclaredProtocol {
     /// TLS may hold any protocol but HTTP without it.
     pub(super) fn refuse_backend(&self, kind: RouteKind) -> Option<&str> {
         match (self, kind) {
-            (Self::Other(_), RouteKind::Tls) | (_, RouteKind::Tcp) => None,
+            (Self::Other(_), RouteKind::Tls) | (_, RouteKind::Tcp | RouteKind::Udp) => None,
             _ => self.refuse_route(kind),
         }
     }
@@ -96,8 +97,8 @@ pub fn find_declared_protocol(port: &ServicePort) -> DeclaredProtocol {
     }
 }
 
-/// Whether the port is a TCP port; UDP and SCTP ports are never captured.
+/// What carries that which is spoken on a port; `None` for SCTP, which nothing here speaks.
 #[must_use]
-pub fn is_tcp(port: &ServicePort) -> bool {
-    port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+pub fn find_transport(port: &ServicePort) -> Option<Transport> {
+    Transport::find(port.protocol.as_deref())
 }

@@ -19,7 +19,8 @@ use crate::cluster::api::http_route::{
 };
 use crate::cluster::api::tcp_route::TcpRouteUseDefaultGateways;
 use crate::cluster::api::tls_route::TlsRouteUseDefaultGateways;
-use crate::cluster::api::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute};
+use crate::cluster::api::udp_route::UdpRouteUseDefaultGateways;
+use crate::cluster::api::{GrpcRoute, HttpRoute, TcpRoute, TlsRoute, UdpRoute};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::terms::parse_duration;
 use crate::route::{HostnameMatch, Retry, RouteKind, RouteRef, RuleMatches, Terms};
@@ -100,6 +101,7 @@ pub(super) fn view_parents(objects: &Objects, route: &RouteRef) -> Option<Vec<Pa
         RouteKind::Http => parent_refs!(objects.http_routes.get(key)?.spec),
         RouteKind::Tcp => parent_refs!(objects.tcp_routes.get(key)?.spec),
         RouteKind::Tls => parent_refs!(objects.tls_routes.get(key)?.spec),
+        RouteKind::Udp => parent_refs!(objects.udp_routes.get(key)?.spec),
     })
 }
 
@@ -250,19 +252,30 @@ fn view_grpc_rule(route: &RouteRef, index: usize, rule: &GrpcRouteRules) -> Rule
     RuleView { name: rule.name.as_deref().map(Into::into), terms, filters, backends, matches, unsupported }
 }
 
+/// Looks at a route of a kind that takes all that comes.
+macro_rules! view_plain_route {
+    ($kind:expr, $key:expr, $route:expr, $all_gateways:pat) => {{
+        let spec = &$route.spec;
+        let wants_gateways = matches!(spec.use_default_gateways, Some($all_gateways));
+        RouteView {
+            route: Arc::new(RouteRef { kind: $kind, key: $key.clone() }),
+            generation: $route.metadata.generation,
+            created: $route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+            parents: parent_refs!(spec),
+            hostnames: Vec::new(),
+            rules: view_plain_rules!(spec, RuleMatches::Everything),
+            remarks: remark_unreached(spec.rules.len()).collect(),
+            remarks_on_services: remarks_on_services(&[], wants_gateways),
+        }
+    }};
+}
+
 pub(super) fn view_tcp_route(key: &ObjectKey, route: &TcpRoute) -> RouteView {
-    let spec = &route.spec;
-    let wants_gateways = matches!(spec.use_default_gateways, Some(TcpRouteUseDefaultGateways::All));
-    RouteView {
-        route: Arc::new(RouteRef { kind: RouteKind::Tcp, key: key.clone() }),
-        generation: route.metadata.generation,
-        created: route.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
-        parents: parent_refs!(spec),
-        hostnames: Vec::new(),
-        rules: view_plain_rules!(spec, RuleMatches::Tcp),
-        remarks: remark_unreached(spec.rules.len()).collect(),
-        remarks_on_services: remarks_on_services(&[], wants_gateways),
-    }
+    view_plain_route!(RouteKind::Tcp, key, route, TcpRouteUseDefaultGateways::All)
+}
+
+pub(super) fn view_udp_route(key: &ObjectKey, route: &UdpRoute) -> RouteView {
+    view_plain_route!(RouteKind::Udp, key, route, UdpRouteUseDefaultGateways::All)
 }
 
 /// Its hostnames decide on a Service, too: without them it could only do what a TCPRoute does.

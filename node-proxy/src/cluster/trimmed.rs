@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core_kinds;
 use super::objects::ObjectKey;
+use crate::snapshot::transport::Transport;
 
 /// The label that says whose slice it is.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -50,6 +51,9 @@ pub struct Pod {
     pub service_account: Option<Box<str>>,
     /// The TCP ports of its containers that have names; init containers that keep running (sidecars) count.
     pub named_ports: Box<[(Box<str>, i32)]>,
+    /// The same of its UDP ports.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub named_udp_ports: Box<[(Box<str>, i32)]>,
 }
 
 /// What is asked of an EndpointSlice.
@@ -60,6 +64,9 @@ pub struct EndpointSlice {
     pub service: Option<Arc<str>>,
     /// Its TCP ports, by name; a port without a name has an empty one.
     pub ports: Box<[(Box<str>, u16)]>,
+    /// The same of its UDP ports.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub udp_ports: Box<[(Box<str>, u16)]>,
     /// Its endpoints that have an address.
     pub endpoints: Box<[SliceEndpoint]>,
 }
@@ -133,7 +140,8 @@ impl From<&core_kinds::Pod> for Pod {
             addresses: status.map(addresses).unwrap_or_default(),
             node: spec.and_then(|spec| spec.node_name.as_deref()).map(Into::into),
             service_account: spec.and_then(|spec| spec.service_account_name.as_deref()).map(Into::into),
-            named_ports: spec.map(named_ports).unwrap_or_default(),
+            named_ports: named_ports(spec, Transport::Tcp),
+            named_udp_ports: named_ports(spec, Transport::Udp),
         }
     }
 }
@@ -149,7 +157,8 @@ fn addresses(status: &core_kinds::PodStatus) -> Box<[IpAddr]> {
     addresses.into()
 }
 
-fn named_ports(spec: &core_kinds::PodSpec) -> Box<[(Box<str>, i32)]> {
+fn named_ports(spec: Option<&core_kinds::PodSpec>, transport: Transport) -> Box<[(Box<str>, i32)]> {
+    let Some(spec) = spec else { return Box::default() };
     let sidecars =
         spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let ports = spec
@@ -158,27 +167,30 @@ fn named_ports(spec: &core_kinds::PodSpec) -> Box<[(Box<str>, i32)]> {
         .flatten()
         .chain(sidecars)
         .flat_map(|container| container.ports.iter().flatten());
-    let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-    tcp.filter_map(|port| Some((port.name.as_deref()?.into(), port.container_port))).collect()
+    let own = ports.filter(|port| Transport::find(port.protocol.as_deref()) == Some(transport));
+    own.filter_map(|port| Some((port.name.as_deref()?.into(), port.container_port))).collect()
 }
 
 impl From<&discovery::EndpointSlice> for EndpointSlice {
     fn from(slice: &discovery::EndpointSlice) -> Self {
         let labels = slice.metadata.labels.as_ref();
         let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-        let ports = slice.ports.iter().flatten();
-        let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-        let named = tcp.filter_map(|port| {
-            let number = u16::try_from(port.port?).ok()?;
-            Some((port.name.as_deref().unwrap_or_default().into(), number))
-        });
+        let ports = |transport| {
+            let ports = slice.ports.iter().flatten();
+            let own = ports.filter(move |port| Transport::find(port.protocol.as_deref()) == Some(transport));
+            own.filter_map(|port| {
+                let number = u16::try_from(port.port?).ok()?;
+                Some((port.name.as_deref().unwrap_or_default().into(), number))
+            })
+        };
         let namespace: Arc<str> = namespace.into();
         let endpoints = slice.endpoints.iter().filter_map(|endpoint| slice_endpoint(&namespace, endpoint));
         Self {
             service: labels
                 .and_then(|labels| labels.get(SERVICE_NAME_LABEL))
                 .map(|name| name.as_str().into()),
-            ports: named.collect(),
+            ports: ports(Transport::Tcp).collect(),
+            udp_ports: ports(Transport::Udp).collect(),
             endpoints: endpoints.collect(),
         }
     }

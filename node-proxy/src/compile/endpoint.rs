@@ -16,12 +16,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::index::Index;
 use super::workload::{find_zone, owns_addresses};
-use crate::attach::cluster_addresses;
+use crate::attach::{cluster_addresses, find_transport};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::cluster::trimmed::{EndpointSlice, Pod, SliceEndpoint};
 use crate::route::session::endpoint_id;
 use crate::snapshot::map::SharedMap;
 use crate::snapshot::service::{Endpoint, EndpointLoad, EndpointSet, ServicePort};
+use crate::snapshot::transport::Transport;
 use crate::snapshot::workload::Workload;
 
 /// What identifies an endpoint over time: the pod's uid, where there is a pod, and the address.
@@ -237,7 +238,12 @@ fn is_near(ready: &[&Candidate]) -> fn(&Candidate) -> bool {
 /// One slice's endpoints for a port.
 fn slice_candidates(sources: &Sources<'_>, slice: &EndpointSlice, port: &DeclaredPort) -> Vec<Candidate> {
     let name = port.name.as_deref().unwrap_or_default();
-    let Some((_, number)) = slice.ports.iter().find(|(listed, _)| **listed == *name) else {
+    let ports = match find_transport(port) {
+        Some(Transport::Tcp) => &slice.ports,
+        Some(Transport::Udp) => &slice.udp_ports,
+        None => return Vec::new(),
+    };
+    let Some((_, number)) = ports.iter().find(|(listed, _)| **listed == *name) else {
         return Vec::new();
     };
     slice.endpoints.iter().filter_map(|endpoint| slice_candidate(sources, endpoint, *number)).collect()
@@ -334,7 +340,11 @@ fn find_target_port(pod: &Pod, port: &DeclaredPort) -> Option<u16> {
         None => port.port,
         Some(IntOrString::Int(number)) => *number,
         Some(IntOrString::String(name)) => {
-            pod.named_ports.iter().find(|(known, _)| **known == **name).map(|(_, number)| *number)?
+            let ports = match find_transport(port)? {
+                Transport::Tcp => &pod.named_ports,
+                Transport::Udp => &pod.named_udp_ports,
+            };
+            ports.iter().find(|(known, _)| **known == **name).map(|(_, number)| *number)?
         }
     };
     u16::try_from(number).ok().filter(|number| *number != 0)

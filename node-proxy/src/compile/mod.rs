@@ -28,6 +28,7 @@ use crate::attach::{Attachments, Clients, PortGroup};
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::snapshot::Snapshot;
 use crate::snapshot::service::{ServicePort, ServicePortKey};
+use crate::snapshot::transport::Port;
 use endpoint::{Endpoints, KnownEndpoints, Sources, compile_endpoints};
 use frontend::{Frontends, Lead};
 use index::Index;
@@ -45,8 +46,16 @@ pub struct Compiler {
     index: Index,
     endpoints: KnownEndpoints,
     frontends: Frontends,
-    /// Service → its ports by number, with what leads to each.
-    published: HashMap<ObjectKey, BTreeMap<u16, Vec<Lead>>>,
+    /// Service → its ports, with what leads to each.
+    published: HashMap<ObjectKey, BTreeMap<Port, Vec<Lead>>>,
+    datagrams: Datagrams,
+}
+
+/// Whether ports of UDP are of any use: a Gateway may lead there, the mesh never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Datagrams {
+    Known,
+    Left,
 }
 
 /// What one update is compiled from.
@@ -105,7 +114,15 @@ impl Compiler {
             endpoints: KnownEndpoints::default(),
             frontends: Frontends::default(),
             published: HashMap::new(),
+            datagrams: Datagrams::Left,
         }
+    }
+
+    /// The same, for a Gateway: ports of UDP are compiled, too.
+    #[must_use]
+    pub const fn with_datagrams(mut self) -> Self {
+        self.datagrams = Datagrams::Known;
+        self
     }
 
     /// The snapshot of what there is now, which shares with the last one whatever is equal.
@@ -194,21 +211,22 @@ impl Compiler {
     }
 
     fn update_service(&mut self, step: &Step<'_>, renewal: &Renewal<'_>) {
-        let ports = declared_ports(renewal.service);
+        let ports = declared_ports(renewal.service, self.datagrams);
         self.remove_ports(renewal.key, &ports);
-        for (number, declared) in ports {
-            let key = ServicePortKey { service: renewal.key.clone(), port: number };
+        for (listed, declared) in ports {
+            let Port { number, transport } = listed;
+            let key = ServicePortKey { service: renewal.key.clone(), port: number, transport };
             let old = self.snapshot.service_ports.get(&key).cloned();
             let port = self.compile_port(step, renewal, (&key, declared), old.as_ref());
             let is_same = old.is_some_and(|old| Arc::ptr_eq(&old, &port));
             if !is_same {
                 self.snapshot.service_ports.insert(key.clone(), port);
             }
-            let leads = find_leads(renewal.service, number, declared);
-            let before = self.published.get(renewal.key).and_then(|ports| ports.get(&number));
+            let leads = find_leads(renewal.service, listed, declared);
+            let before = self.published.get(renewal.key).and_then(|ports| ports.get(&listed));
             if before != Some(&leads) {
                 let published = self.published.entry(renewal.key.clone()).or_default();
-                let before = published.insert(number, leads.clone()).unwrap_or_default();
+                let before = published.insert(listed, leads.clone()).unwrap_or_default();
                 self.lead(&key, &before, &leads);
             } else if !is_same {
                 leads.iter().for_each(|lead| self.frontends.publish(*lead, &mut self.snapshot));
@@ -262,14 +280,15 @@ impl Compiler {
     }
 
     /// Takes away the published ports of a Service that it does not declare any more.
-    fn remove_ports(&mut self, service: &ObjectKey, declared: &BTreeMap<u16, &DeclaredPort>) {
-        let is_left = |number: &u16| declared.contains_key(number);
+    fn remove_ports(&mut self, service: &ObjectKey, declared: &BTreeMap<Port, &DeclaredPort>) {
+        let is_left = |port: &Port| declared.contains_key(port);
         if self.published.get(service).is_none_or(|ports| ports.keys().all(is_left)) {
             return;
         }
         let Some(mut ports) = self.published.remove(service) else { return };
-        for (number, leads) in ports.extract_if(.., |number, _| !declared.contains_key(number)) {
-            let key = ServicePortKey { service: service.clone(), port: number };
+        for (gone, leads) in ports.extract_if(.., |port, _| !declared.contains_key(port)) {
+            let Port { number, transport } = gone;
+            let key = ServicePortKey { service: service.clone(), port: number, transport };
             if let Some(old) = self.snapshot.service_ports.get(&key).cloned() {
                 self.endpoints.exchange(Some(&old), None);
                 self.snapshot.service_ports.remove(&key);

@@ -7,26 +7,33 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort, ServiceSpec};
 
+use super::Datagrams;
 use super::endpoint::Endpoints;
 use super::frontend::Lead;
 use super::route::compile_table;
 use crate::attach::{
-    Attachments, Clients, DeclaredProtocol, PortGroup, cluster_addresses, find_declared_protocol, is_tcp,
+    Attachments, Clients, DeclaredProtocol, PortGroup, cluster_addresses, find_declared_protocol,
+    find_transport,
 };
 use crate::route::RouteTable;
 use crate::snapshot::service::{EndpointSet, FrontendKind, PortProtocol, ServicePort, ServicePortKey};
+use crate::snapshot::transport::{Port, Transport};
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where nothing is said: three hours, in seconds.
 const DEFAULT_AFFINITY: u64 = 10_800;
 
-/// The ports of a Service that count, by number.
-pub(super) fn declared_ports(service: &Service) -> BTreeMap<u16, &DeclaredPort> {
+/// The ports of a Service that count.
+pub(super) fn declared_ports(service: &Service, with: Datagrams) -> BTreeMap<Port, &DeclaredPort> {
     let Some(spec) = &service.spec else { return BTreeMap::new() };
     if spec.type_.as_deref() == Some("ExternalName") {
         return BTreeMap::new();
     }
-    let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port));
-    ports.filter_map(|port| Some((u16::try_from(port.port).ok()?, port))).collect()
+    let counts = |port: &Port| with == Datagrams::Known || port.transport == Transport::Tcp;
+    let ports = spec.ports.iter().flatten().filter_map(|declared| {
+        let number = u16::try_from(declared.port).ok()?;
+        Some((Port { number, transport: find_transport(declared)? }, declared))
+    });
+    ports.filter(|(port, _)| counts(port)).collect()
 }
 
 /// The routes of a port, by whom they hold for.
@@ -132,8 +139,9 @@ fn is_http2(declared: &DeclaredPort, word: &str) -> bool {
     is_known && !(of_name && is_web)
 }
 
-/// Whatever leads to a port of a Service.
-pub(super) fn find_leads(service: &Service, number: u16, declared: &DeclaredPort) -> Vec<Lead> {
+/// Whatever leads to a port of a Service. Datagrams are sent to a Gateway alone, and to no Service.
+pub(super) fn find_leads(service: &Service, port: Port, declared: &DeclaredPort) -> Vec<Lead> {
+    let Port { number, transport: Transport::Tcp } = port else { return Vec::new() };
     let own = service.spec.iter().flat_map(cluster_addresses);
     let own = own.map(|address| Lead::Address(address, number, FrontendKind::ClusterIp));
     let external = external_addresses(service).into_iter();

@@ -27,7 +27,7 @@ const BUNDLE_ANNOTATION: &str = "gateway.networking.k8s.io/bundle-version";
 /// Where a CRD says which channel it is of.
 const CHANNEL_ANNOTATION: &str = "gateway.networking.k8s.io/channel";
 /// The CRDs that are asked for, and whether the mesh can do without.
-const CRDS: [(&str, Need); 10] = [
+const CRDS: [(&str, Need); 11] = [
     ("backendtlspolicies.gateway.networking.k8s.io", Need::None),
     ("gatewayclasses.gateway.networking.k8s.io", Need::None),
     ("gateways.gateway.networking.k8s.io", Need::None),
@@ -37,6 +37,7 @@ const CRDS: [(&str, Need); 10] = [
     ("referencegrants.gateway.networking.k8s.io", Need::None),
     ("tcproutes.gateway.networking.k8s.io", Need::Routes),
     ("tlsroutes.gateway.networking.k8s.io", Need::Routes),
+    ("udproutes.gateway.networking.k8s.io", Need::None),
     ("xmeshes.gateway.networking.x-k8s.io", Need::None),
 ];
 

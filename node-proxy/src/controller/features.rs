@@ -23,10 +23,8 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
 ];
 
 /// The features of Gateways, sorted by name as `status.supportedFeatures` of a GatewayClass must be. In it are those whose
-/// every part is judged (`attach`) and done (`ingress`, `outbound`).
-///
-/// Not in it: UDPRoute, which is not applied.
-pub const GATEWAY_FEATURES: [&str; 47] = [
+/// every part is judged (`attach`) and done (`ingress`, `outbound`): all that there are for Gateways.
+pub const GATEWAY_FEATURES: [&str; 48] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -74,6 +72,7 @@ pub const GATEWAY_FEATURES: [&str; 47] = [
     "TLSRoute",
     "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 #[cfg(test)]

@@ -71,6 +71,7 @@ fn find_generation(objects: &Objects, RouteRef { kind, key }: &RouteRef) -> Opti
         RouteKind::Http => &objects.http_routes.get(key)?.metadata,
         RouteKind::Tcp => &objects.tcp_routes.get(key)?.metadata,
         RouteKind::Tls => &objects.tls_routes.get(key)?.metadata,
+        RouteKind::Udp => &objects.udp_routes.get(key)?.metadata,
     };
     Some(metadata.generation)
 }

@@ -28,13 +28,14 @@ use crate::cluster::objects::Kind;
 pub const NAME: &str = "gammarus-controller";
 
 /// What is judged by, and what the proxies of Gateways are fed with beside that: endpoints and pods, of which there are most.
-pub const KINDS: [Kind; 15] = [
+pub const KINDS: [Kind; 16] = [
     Kind::Namespace,
     Kind::Service,
     Kind::HttpRoute,
     Kind::GrpcRoute,
     Kind::TcpRoute,
     Kind::TlsRoute,
+    Kind::UdpRoute,
     Kind::ReferenceGrant,
     // With one, a route may lead to a port of TLS.
     Kind::BackendTlsPolicy,

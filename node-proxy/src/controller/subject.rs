@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::api::ApiResource;
 
 use crate::cluster::api::{
-    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, TcpRoute, TlsRoute,
+    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::cluster::objects::ObjectKey;
 use crate::route::{RouteKind, RouteRef};
@@ -60,11 +60,12 @@ pub enum SubjectKind {
 
 impl SubjectKind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Route(RouteKind::Http),
         Self::Route(RouteKind::Grpc),
         Self::Route(RouteKind::Tls),
         Self::Route(RouteKind::Tcp),
+        Self::Route(RouteKind::Udp),
         Self::GatewayClass,
         Self::Gateway,
         Self::ListenerSet,
@@ -91,6 +92,7 @@ impl SubjectKind {
             Self::Route(RouteKind::Http) => ApiResource::erase::<HttpRoute>(&()),
             Self::Route(RouteKind::Tcp) => ApiResource::erase::<TcpRoute>(&()),
             Self::Route(RouteKind::Tls) => ApiResource::erase::<TlsRoute>(&()),
+            Self::Route(RouteKind::Udp) => ApiResource::erase::<UdpRoute>(&()),
         }
     }
 
@@ -151,6 +153,7 @@ mod tests {
                 "grpcroutes.gateway.networking.k8s.io",
                 "tlsroutes.gateway.networking.k8s.io",
                 "tcproutes.gateway.networking.k8s.io",
+                "udproutes.gateway.networking.k8s.io",
                 "gatewayclasses.gateway.networking.k8s.io",
                 "gateways.gateway.networking.k8s.io",
                 "listenersets.gateway.networking.k8s.io",

@@ -6,6 +6,6 @@ pub mod source;
 pub mod tap;
 
 pub use copy::{CopyError, copy_both};
-pub use socket::{Reset, Socket};
+pub use socket::{OpenSocket, Reset, Socket};
 pub use source::Source;
 pub(crate) use source::read_behind;

@@ -22,20 +22,23 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// A TCP connection of the data path.
 #[derive(Debug)]
-pub struct Socket(TcpStream, Counted);
+pub struct Socket(TcpStream, OpenSocket);
 
 /// Counts as an open socket while it lives.
 #[derive(Debug)]
-struct Counted;
+pub struct OpenSocket(());
 
-impl Counted {
-    fn new() -> Self {
+impl OpenSocket {
+    /// One more.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it counts")]
+    pub fn new() -> Self {
         OPEN.fetch_add(1, Ordering::Relaxed);
-        Self
+        Self(())
     }
 }
 
-impl Drop for Counted {
+impl Drop for OpenSocket {
     fn drop(&mut self) {
         OPEN.fetch_sub(1, Ordering::Relaxed);
     }
@@ -43,7 +46,7 @@ impl Drop for Counted {
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
-        Self(stream, Counted::new())
+        Self(stream, OpenSocket::new())
     }
 }
 

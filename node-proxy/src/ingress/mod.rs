@@ -1,6 +1,7 @@
 //! From a client to a Gateway: port → listener, by the server name of a ClientHello where there is TLS, which ends here or
 //! goes on → requests, or a connection as it is. Both go on as a pod's own do, by [`outbound`].
 
+pub mod datagrams;
 pub mod intermediaries;
 pub mod ports;
 pub mod proxy_protocol;
@@ -23,6 +24,7 @@ use crate::http1::ReadBuffer;
 use crate::outbound::hello::read_server_name;
 use crate::outbound::{self, Gate, Session};
 use crate::snapshot::gateway::{GatewayPort, TlsListener};
+use crate::snapshot::transport::Port;
 use crate::telemetry::ProtocolLabel;
 use proxy_protocol::read_header;
 
@@ -61,7 +63,9 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
         }
         Some(GatewayPort::Tls(_)) => arrival.serve_tls(stream, buffer).await,
         // It was closed a moment ago.
-        None => arrival.refuse(&stream.into(), (FailureReason::NoMatchingRule, "the port has gone")),
+        Some(GatewayPort::Udp(_)) | None => {
+            arrival.refuse(&stream.into(), (FailureReason::NoMatchingRule, "the port has gone"))
+        }
     }
 }
 
@@ -93,14 +97,14 @@ impl Arrival {
     }
 
     fn find_port(&self) -> Option<Arc<GatewayPort>> {
-        self.worker.mesh.snapshot.load().gateway_ports.get(&self.destination.port()).cloned()
+        self.worker.mesh.snapshot.load().gateway_ports.get(&Port::tcp(self.destination.port())).cloned()
     }
 
     /// The listener of the port for a server name; for a client that gives none, the one for any.
     fn find_listener(&self, server_name: Option<&str>) -> Option<TlsListener> {
         match &*self.find_port()? {
             GatewayPort::Tls(listeners) => listeners.find(server_name.unwrap_or_default()).cloned(),
-            GatewayPort::Http(_) | GatewayPort::Tcp(_) => None,
+            GatewayPort::Http(_) | GatewayPort::Tcp(_) | GatewayPort::Udp(_) => None,
         }
     }
 

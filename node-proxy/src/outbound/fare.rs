@@ -8,6 +8,7 @@ use http::StatusCode;
 use super::Session;
 use crate::balance::InFlight;
 use crate::snapshot::service::ServicePort;
+use crate::telemetry::Metrics;
 
 /// Whether an answer of this status is none of the application's own.
 const fn is_failure(status: StatusCode) -> bool {
@@ -46,23 +47,33 @@ impl Session {
 
     /// Notes that one of the port's endpoints does what it is there for.
     pub(super) fn note_answer(&self, port: &ServicePort, at: &InFlight) {
-        if at.note_answer() {
-            tracing::info!(service = %port.key.service, "an endpoint that was ejected has answered: it is back");
-        }
+        note_answer(port, at);
     }
 
     /// Notes that one of the port's endpoints has failed.
     pub(super) fn note_failure(&self, port: &ServicePort, at: &InFlight) {
-        let Some(ejection) = at.note_failure(&port.endpoints) else { return };
-        self.worker.mesh.telemetry.metrics().endpoint_ejected(&port.key);
-        let pod = ejection.endpoint.workload.as_ref().map(|workload| workload.pod.to_string());
-        tracing::warn!(
-            service = %port.key.service,
-            port = port.key.port,
-            address = %ejection.endpoint.address,
-            pod,
-            seconds = ejection.penalty.as_secs(),
-            "an endpoint keeps failing: it is ejected for a while"
-        );
+        note_failure(self.worker.mesh.telemetry.metrics(), port, at);
     }
+}
+
+/// Notes that one of a port's endpoints does what it is there for.
+pub(crate) fn note_answer(port: &ServicePort, at: &InFlight) {
+    if at.note_answer() {
+        tracing::info!(service = %port.key.service, "an endpoint that was ejected has answered: it is back");
+    }
+}
+
+/// Notes that one of a port's endpoints has failed.
+pub(crate) fn note_failure(metrics: &Metrics, port: &ServicePort, at: &InFlight) {
+    let Some(ejection) = at.note_failure(&port.endpoints) else { return };
+    metrics.endpoint_ejected(&port.key);
+    let pod = ejection.endpoint.workload.as_ref().map(|workload| workload.pod.to_string());
+    tracing::warn!(
+        service = %port.key.service,
+        port = port.key.port,
+        address = %ejection.endpoint.address,
+        pod,
+        seconds = ejection.penalty.as_secs(),
+        "an endpoint keeps failing: it is ejected for a while"
+    );
 }

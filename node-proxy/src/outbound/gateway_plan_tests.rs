@@ -17,6 +17,7 @@ use crate::compile::gateway::GatewayCompiler;
 use crate::route::RequestHead;
 use crate::snapshot::Snapshot;
 use crate::snapshot::gateway::{GatewayPort, GatewayPorts, TlsListener};
+use crate::snapshot::transport::Port;
 
 const OBJECTS: &str = "
 {kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}
@@ -143,7 +144,9 @@ fn requests_are_planned_by_port_listener_and_host() {
 #[test]
 fn connections_whose_tls_has_ended_go_by_their_name_and_then_as_bytes() {
     let snapshot = snapshot();
-    let GatewayPort::Tls(listeners) = &*snapshot.gateway_ports[&8443] else { panic!("no port of TLS") };
+    let GatewayPort::Tls(listeners) = &*snapshot.gateway_ports[&Port::tcp(8443)] else {
+        panic!("no port of TLS")
+    };
     let Some(TlsListener::Connections(_, listener)) = listeners.find("anything") else {
         panic!("no listener")
     };
@@ -158,7 +161,7 @@ fn connections_whose_tls_has_ended_go_by_their_name_and_then_as_bytes() {
 #[test]
 fn handshakes_stay_the_same_while_their_listener_says_the_same() {
     let handshakes = |ports: &GatewayPorts| {
-        let GatewayPort::Tls(listeners) = &*ports[&443] else { panic!("no port of TLS") };
+        let GatewayPort::Tls(listeners) = &*ports[&Port::tcp(443)] else { panic!("no port of TLS") };
         let Some(TlsListener::Requests(config, _)) = listeners.find("a.example.com") else {
             panic!("no listener")
         };
@@ -174,7 +177,7 @@ fn handshakes_stay_the_same_while_their_listener_says_the_same() {
 #[test]
 fn what_cannot_be_served_has_no_port() {
     let served = ports(&mut GatewayCompiler::default(), &objects(OBJECTS));
-    assert_eq!(served.keys().collect::<Vec<_>>(), [&80]);
+    assert_eq!(served.keys().collect::<Vec<_>>(), [&Port::tcp(80)]);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 mod answer_body;
 mod attempts;
 mod dial;
-mod fare;
+pub(crate) mod fare;
 mod forwarded;
 mod gate;
 pub(crate) mod hello;
@@ -112,15 +112,8 @@ impl Session {
         {
             return Some(endpoint);
         }
-        let choose = |families| match (port.affinity, client.filter(|_| self.gate.is_some())) {
-            (Some(_), Some(client)) => balance::choose_by_address(client, set, families, &wish.tried),
-            (Some(patience), None) => {
-                self.pod.affinities.choose((&port.key, set), patience, families, &wish.tried)
-            }
-            (None, _) => balance::choose(set, families, &wish.tried),
-        };
-        let dialled = AddressFamilies::of(&[self.destination.ip()])?;
-        choose(dialled).or_else(|| choose(reachable))
+        let client = client.filter(|_| self.gate.is_some());
+        choose_endpoint(&self.pod, (self.destination.ip(), client), port, &wish.tried)
     }
 
     /// Counts what a connection to an undeclared port turned out to speak.
@@ -140,6 +133,25 @@ impl Session {
         self.note(reason, error);
         stream.reset();
     }
+}
+
+/// An endpoint that a pod can reach and that is not among `tried`: of the family that was `dialled`, as without a mesh, and
+/// of the other one only when there is none. With a client it is by that one's address that it stays with its endpoint, and
+/// else by the pod.
+pub(crate) fn choose_endpoint<'e>(
+    pod: &JoinedPod,
+    (dialled, client): (IpAddr, Option<IpAddr>),
+    port: &'e ServicePort,
+    tried: &[SocketAddr],
+) -> Option<&'e Arc<Endpoint>> {
+    let set = &*port.endpoints;
+    let choose = |families| match (port.affinity, client) {
+        (Some(_), Some(client)) => balance::choose_by_address(client, set, families, tried),
+        (Some(patience), None) => pod.affinities.choose((&port.key, set), patience, families, tried),
+        (None, _) => balance::choose(set, families, tried),
+    };
+    let reachable = AddressFamilies::of(&pod.pod.addresses)?;
+    choose(AddressFamilies::of(&[dialled])?).or_else(|| choose(reachable))
 }
 
 /// Serves one connection that a pod has opened.

@@ -13,6 +13,7 @@ use crate::route::{Backend, Filters, RequestHead, RouteKind, Rule, WeightedBacke
 use crate::snapshot::Snapshot;
 use crate::snapshot::gateway::ConnectionListener;
 use crate::snapshot::service::{Frontend, ServicePort};
+use crate::snapshot::transport::Port;
 
 /// What shall become of a request.
 #[derive(Clone, Debug)]
@@ -98,7 +99,7 @@ pub fn plan_for_gateway(
 ) -> RequestPlan {
     let authority = head.header("host").unwrap_or_default();
     let host = find_host(&String::from_utf8_lossy(&authority));
-    let found = match snapshot.gateway_ports.get(&port) {
+    let found = match snapshot.gateway_ports.get(&Port::tcp(port)) {
         Some(listeners) => listeners.find_rule(through, &host, head),
         None => Err(FailureReason::NoMatchingRule),
     };

@@ -117,7 +117,7 @@ fn listener(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn is_family_missing(error: &io::Error) -> bool {
+pub(super) fn is_family_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 

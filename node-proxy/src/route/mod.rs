@@ -25,8 +25,9 @@ use std::sync::Arc;
 use crate::cluster::objects::ObjectKey;
 use crate::error::FailureReason;
 use crate::snapshot::service::ServicePortKey;
+use crate::snapshot::transport::Transport;
 
-/// The kinds of route that the mesh applies, in the order in which they beat each other (GEP-1294, route types).
+/// The kinds of route that are applied, in the order in which they beat each other (GEP-1294, route types).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
     /// GRPCRoute.
@@ -38,6 +39,8 @@ pub enum RouteKind {
     Tls,
     /// TCPRoute.
     Tcp,
+    /// UDPRoute, which holds on Gateways alone.
+    Udp,
 }
 
 impl RouteKind {
@@ -49,6 +52,16 @@ impl RouteKind {
             Self::Http => "HTTPRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
+        }
+    }
+
+    /// What carries that which it routes.
+    #[must_use]
+    pub const fn transport(self) -> Transport {
+        match self {
+            Self::Grpc | Self::Http | Self::Tls | Self::Tcp => Transport::Tcp,
+            Self::Udp => Transport::Udp,
         }
     }
 

@@ -5,8 +5,8 @@
 //! service or method comes after every exact one and before none. A route without a timestamp counts as newer
 //! than any with one.
 //!
-//! TLSRoutes of one server name and TCPRoutes ask for the same connections, so that the first route by age has them
-//! all (GEP-2644).
+//! TLSRoutes of one server name, TCPRoutes and UDPRoutes ask for the same connections or datagrams, so that the first route by
+//! age has them all (GEP-2644).
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ pub enum RuleMatches {
     Grpc(Vec<GrpcMatch>),
     /// Of an HTTPRoute.
     Http(Vec<RouteMatch>),
-    /// Of a TCPRoute: every connection.
-    Tcp,
+    /// Of a TCPRoute, every connection; of a UDPRoute, every datagram.
+    Everything,
     /// Of a TLSRoute: its hostnames.
     Tls(Vec<HostnameMatch>),
 }
@@ -95,7 +95,7 @@ impl RouteTable {
     pub fn find_connection(&self, server_name: Option<&str>) -> Option<&Arc<Rule>> {
         let place = match self.kind()? {
             RouteKind::Grpc | RouteKind::Http => return None,
-            RouteKind::Tcp => 0,
+            RouteKind::Tcp | RouteKind::Udp => 0,
             RouteKind::Tls => *self.server_names.find(server_name?)?,
         };
         Some(&self.entries[place].rule)
@@ -156,7 +156,7 @@ impl RuleMatches {
             Self::Grpc(matches) => matches.into_iter().map(grpc).collect(),
             Self::Http(matches) if matches.is_empty() => vec![http(RouteMatch::new(PathMatch::any()))],
             Self::Http(matches) => matches.into_iter().map(http).collect(),
-            Self::Tcp => vec![Matcher::AnyConnection],
+            Self::Everything => vec![Matcher::AnyConnection],
             Self::Tls(names) => names.into_iter().map(Matcher::ServerName).collect(),
         }
     }
@@ -184,7 +184,7 @@ impl Matcher {
     fn rank(&self) -> Rank {
         match self {
             Self::Request(wanted) => wanted.rank(),
-            Self::AnyConnection => Rank::Tcp,
+            Self::AnyConnection => Rank::Everything,
             Self::ServerName(wanted) => {
                 Rank::Tls { wildcard: wanted.is_wildcard(), labels: Reverse(wanted.labels()) }
             }
@@ -240,7 +240,7 @@ struct Precedence {
 enum Rank {
     Grpc { service: NameRank, method: NameRank, headers: Reverse<usize> },
     Http { path: PathRank, method: Reverse<bool>, headers: Reverse<usize>, query: Reverse<usize> },
-    Tcp,
+    Everything,
     Tls { wildcard: bool, labels: Reverse<usize> },
 }
 

@@ -203,7 +203,7 @@ mod tests {
     fn rules_share_neither_names_nor_backends() {
         let (one, other) = (of_rule("0", COOKIE, None, None), of_rule("1", COOKIE, None, None));
         assert_ne!(one.name, other.name);
-        let backend = ServicePortKey { service: ObjectKey::new("shop", "v1"), port: 80 };
+        let backend = ServicePortKey::tcp(ObjectKey::new("shop", "v1"), 80);
         assert_ne!(one.backend_id(&backend), other.backend_id(&backend));
         assert_eq!(one.backend_id(&backend), of_rule("0", COOKIE, Some("x"), None).backend_id(&backend));
     }

@@ -62,7 +62,7 @@ mod tests {
     use crate::snapshot::service::ServicePortKey;
 
     fn service(name: &str) -> Backend {
-        Backend::Service(ServicePortKey { service: ObjectKey::new("shop", name), port: 80 })
+        Backend::Service(ServicePortKey::tcp(ObjectKey::new("shop", name), 80))
     }
 
     fn split(backends: &[(Backend, u32)]) -> Split {

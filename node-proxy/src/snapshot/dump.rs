@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Snapshot;
 use super::gateway::{ConnectionListener, GatewayPort, RequestListener, TlsListener};
 use super::service::{Endpoint, FrontendKind, PortProtocol, ServicePort};
+use super::transport::Port;
 use super::workload::{Enrolment, MtlsMode, Workload};
 use crate::route::{Backend, RouteTable, Rule, WeightedBackend};
 
@@ -77,6 +78,7 @@ fn dump_port(port: &ServicePort) -> Value {
     json!({
         "service": port.key.service.to_string(),
         "port": port.key.port,
+        "transport": port.key.transport.as_protocol(),
         "protocol": protocol_label(port.protocol),
         "producerRules": port.producer.as_ref().map(|table| dump_table(table)),
         "consumerRules": consumers.collect::<Vec<_>>(),
@@ -90,12 +92,13 @@ fn dump_endpoints(port: &ServicePort) -> Vec<Value> {
     port.endpoints.endpoints.iter().map(|endpoint| dump_endpoint(endpoint)).collect()
 }
 
-fn dump_gateway_port((number, port): (&u16, &Arc<GatewayPort>)) -> Value {
+fn dump_gateway_port((open, port): (&Port, &Arc<GatewayPort>)) -> Value {
     let (protocol, listeners): (_, Vec<Value>) = match &**port {
         GatewayPort::Http(listeners) => {
             ("http", listeners.values().map(|listener| dump_requests("http", listener)).collect())
         }
         GatewayPort::Tcp(listener) => ("tcp", vec![dump_connections("tcp", listener)]),
+        GatewayPort::Udp(listener) => ("udp", vec![dump_connections("udp", listener)]),
         GatewayPort::Tls(listeners) => {
             let dump = |listener: &TlsListener| match listener {
                 TlsListener::Passthrough(listener) => dump_connections("passthrough", listener),
@@ -107,7 +110,7 @@ fn dump_gateway_port((number, port): (&u16, &Arc<GatewayPort>)) -> Value {
     };
     let mut listeners = listeners;
     listeners.sort_by_key(|listener| listener["listener"].to_string());
-    json!({"port": number, "protocol": protocol, "listeners": listeners})
+    json!({"port": open.number, "protocol": protocol, "listeners": listeners})
 }
 
 fn dump_requests(kind: &str, listener: &RequestListener) -> Value {

@@ -14,9 +14,10 @@ use crate::error::FailureReason;
 use crate::route::hostname::Hostnames;
 use crate::route::{HostTable, RequestHead, RouteTable, Rule};
 use crate::snapshot::service::ServicePortKey;
+use crate::snapshot::transport::Port;
 
 /// The ports of one Gateway.
-pub type GatewayPorts = BTreeMap<u16, Arc<GatewayPort>>;
+pub type GatewayPorts = BTreeMap<Port, Arc<GatewayPort>>;
 
 /// What is spoken on a port of a Gateway, and by which listeners.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub enum GatewayPort {
     Tcp(Arc<ConnectionListener>),
     /// TLS: the server name of the ClientHello leads to a listener.
     Tls(Hostnames<TlsListener>),
+    /// Datagrams: one listener has them all.
+    Udp(Arc<ConnectionListener>),
 }
 
 /// A listener whose requests are routed one by one.
@@ -38,7 +41,7 @@ pub struct RequestListener {
     pub hosts: HostTable,
 }
 
-/// A listener whose connections are routed as they are.
+/// A listener whose connections, or sessions of datagrams, are routed as they are.
 #[derive(Clone, Debug)]
 pub struct ConnectionListener {
     /// Which one.
@@ -115,7 +118,7 @@ impl GatewayPort {
                 Some(TlsListener::Passthrough(_) | TlsListener::Connections(..)) | None => None,
             },
             // The port has become another one since the connection was made.
-            (Self::Http(_) | Self::Tcp(_) | Self::Tls(_), _) => None,
+            (Self::Http(_) | Self::Tcp(_) | Self::Tls(_) | Self::Udp(_), _) => None,
         };
         listener
             .and_then(|listener| listener.hosts.find_rule(host, head))

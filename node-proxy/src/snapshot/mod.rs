@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod health;
 pub mod map;
 pub mod service;
+pub mod transport;
 pub mod workload;
 
 #[cfg(test)]

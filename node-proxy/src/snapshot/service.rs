@@ -10,6 +10,7 @@ use crate::cluster::objects::ObjectKey;
 use crate::route::{RouteKind, RouteTable};
 use crate::snapshot::health::Health;
 use crate::snapshot::map::SharedMap;
+use crate::snapshot::transport::Transport;
 use crate::snapshot::workload::Workload;
 
 /// What a Service's port is said to speak (design D4): by `appProtocol`, the port's name prefix or an
@@ -31,7 +32,7 @@ impl PortProtocol {
     #[must_use]
     pub fn of(routes: &RouteTable) -> Self {
         match routes.kind() {
-            Some(RouteKind::Tcp | RouteKind::Tls) => Self::Opaque,
+            Some(RouteKind::Tcp | RouteKind::Tls | RouteKind::Udp) => Self::Opaque,
             Some(RouteKind::Grpc | RouteKind::Http) | None => Self::Http,
         }
     }
@@ -57,13 +58,23 @@ pub enum FrontendKind {
     External,
 }
 
-/// A Service's port by number: the key under which snapshots hold it.
+/// A Service's port by number and transport: the key under which snapshots hold it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServicePortKey {
     /// The Service.
     pub service: ObjectKey,
     /// `spec.ports[].port`.
     pub port: u16,
+    /// `spec.ports[].protocol`.
+    pub transport: Transport,
+}
+
+impl ServicePortKey {
+    /// A port of TCP.
+    #[must_use]
+    pub const fn tcp(service: ObjectKey, port: u16) -> Self {
+        Self { service, port, transport: Transport::Tcp }
+    }
 }
 
 /// A Service's port: what a client reaches behind `VIP:port`.

@@ -34,6 +34,8 @@ pub enum ProtocolLabel {
     Opaque,
     /// TLS of the application, passed on as it is.
     Tls,
+    /// Datagrams.
+    Udp,
 }
 
 impl ProtocolLabel {
@@ -46,6 +48,7 @@ impl ProtocolLabel {
             Self::Http2 => "http2",
             Self::Opaque => "opaque",
             Self::Tls => "tls",
+            Self::Udp => "udp",
         }
     }
 }
@@ -257,11 +260,43 @@ impl ConnectionRecord {
     }
 }
 
+/// A session of datagrams.
+#[derive(Clone, Debug)]
+pub struct SessionRecord {
+    /// What it has in common with a connection.
+    pub connection: ConnectionRecord,
+    /// Datagrams from the source to the destination.
+    pub datagrams_sent: u64,
+    /// Datagrams from the destination to the source.
+    pub datagrams_received: u64,
+}
+
+impl SessionRecord {
+    /// A session in which nothing was said so far.
+    #[must_use]
+    pub const fn new(connection: ConnectionRecord) -> Self {
+        Self { connection, datagrams_sent: 0, datagrams_received: 0 }
+    }
+
+    /// Notes a datagram to the destination.
+    pub const fn note_sent(&mut self, bytes: usize) {
+        self.datagrams_sent += 1;
+        self.connection.journey.bytes_sent += bytes as u64;
+    }
+
+    /// Notes a datagram to the source.
+    pub const fn note_received(&mut self, bytes: usize) {
+        self.datagrams_received += 1;
+        self.connection.journey.bytes_received += bytes as u64;
+    }
+}
+
 mod sealed {
-    /// Only the two records of this module are records.
+    /// Only the records of this module are records.
     pub trait Sealed {}
     impl Sealed for super::RequestRecord {}
     impl Sealed for super::ConnectionRecord {}
+    impl Sealed for super::SessionRecord {}
 }
 
 /// What a [`Recording`] can hold.
@@ -299,6 +334,21 @@ impl Record for ConnectionRecord {
     fn conclude(&self, telemetry: &Telemetry) {
         handles::count_closed(telemetry.metrics(), self);
         telemetry.access().write(|line| line::connection(line, self));
+    }
+}
+
+impl Record for SessionRecord {
+    fn journey(&mut self) -> &mut Journey {
+        &mut self.connection.journey
+    }
+
+    fn count_opened(&self, telemetry: &Telemetry) {
+        handles::count_session_opened(telemetry.metrics(), &self.connection);
+    }
+
+    fn conclude(&self, telemetry: &Telemetry) {
+        handles::count_session_closed(telemetry.metrics(), &self.connection);
+        telemetry.access().write(|line| line::session(line, self));
     }
 }
 

@@ -237,9 +237,41 @@ impl<K, H> Shelf<K, H> {
     }
 }
 
+/// What counts the datagrams of a session while it goes on: it may go on for days.
+#[derive(Clone, Debug)]
+pub struct DatagramCounters {
+    sent: IntCounter,
+    received: IntCounter,
+    sent_bytes: IntCounter,
+    received_bytes: IntCounter,
+}
+
+impl DatagramCounters {
+    /// Counts a datagram to the destination.
+    pub fn note_sent(&self, bytes: usize) {
+        self.sent.inc();
+        self.sent_bytes.inc_by(bytes as u64);
+    }
+
+    /// Counts a datagram to the source.
+    pub fn note_received(&self, bytes: usize) {
+        self.received.inc();
+        self.received_bytes.inc_by(bytes as u64);
+    }
+}
+
+struct SessionHandles {
+    opened: IntCounter,
+    counters: DatagramCounters,
+    /// As of a connection.
+    closed: OnceCell<IntCounter>,
+    failures: Option<IntCounter>,
+}
+
 thread_local! {
     static REQUESTS: RefCell<Shelf<RequestKey, RequestHandles>> = RefCell::default();
     static CONNECTIONS: RefCell<Shelf<ConnectionKey, ConnectionHandles>> = RefCell::default();
+    static SESSIONS: RefCell<Shelf<ConnectionKey, SessionHandles>> = RefCell::default();
 }
 
 /// Counts a request that has ended.
@@ -292,10 +324,64 @@ fn with_connection(
     });
 }
 
+/// Counts a session of datagrams that has begun.
+pub(crate) fn count_session_opened(metrics: &Metrics, record: &ConnectionRecord) {
+    with_session(metrics, record, |handles, _| handles.opened.inc());
+}
+
+/// What counts the datagrams of a session.
+pub(crate) fn datagram_counters(metrics: &Metrics, record: &ConnectionRecord) -> DatagramCounters {
+    with_session(metrics, record, |handles, _| handles.counters.clone())
+}
+
+/// Counts a session of datagrams that has ended.
+pub(crate) fn count_session_closed(metrics: &Metrics, record: &ConnectionRecord) {
+    with_session(metrics, record, |handles, view| {
+        let closed = || {
+            let texts = connection_texts(view);
+            let reason = view.reason.map_or("", FailureReason::as_label);
+            let labels: Vec<&str> = texts.iter().map(String::as_str).chain([reason]).collect();
+            metrics.udp.closed.with_label_values(&labels)
+        };
+        handles.closed.get_or_init(closed).inc();
+        if let Some(failures) = &handles.failures {
+            failures.inc();
+        }
+    });
+}
+
+fn with_session<T>(
+    metrics: &Metrics,
+    record: &ConnectionRecord,
+    count: impl FnOnce(&SessionHandles, &ConnectionView<'_>) -> T,
+) -> T {
+    let view = ConnectionView::of(record);
+    let make = || {
+        let texts = connection_texts(&view);
+        let labels = texts.each_ref().map(String::as_str);
+        let handles = SessionHandles {
+            opened: metrics.udp.opened.with_label_values(&labels),
+            counters: DatagramCounters {
+                sent: metrics.udp.sent_datagrams.with_label_values(&labels),
+                received: metrics.udp.received_datagrams.with_label_values(&labels),
+                sent_bytes: metrics.udp.sent_bytes.with_label_values(&labels),
+                received_bytes: metrics.udp.received_bytes.with_label_values(&labels),
+            },
+            closed: OnceCell::new(),
+            failures: resolve_failures(metrics, view.direction, view.reason),
+        };
+        (ConnectionKey::of(record), handles)
+    };
+    SESSIONS.with_borrow_mut(|shelf| {
+        let handles = shelf.find_or_make((metrics.id, &view), |key| key.view() == view, make);
+        count(handles, &view)
+    })
+}
+
 /// The label texts of a Service port: namespace, name, port; empty where there is none.
 fn service_texts(service: Option<&ServicePortKey>) -> [String; 3] {
     match service {
-        Some(ServicePortKey { service, port }) => {
+        Some(ServicePortKey { service, port, .. }) => {
             [service.namespace.to_string(), service.name.to_string(), port.to_string()]
         }
         None => [const { String::new() }; 3],

@@ -6,7 +6,9 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use super::access::{ClientAddress, ConnectionRecord, Course, Hop, Journey, Peer, RequestRecord};
+use super::access::{
+    ClientAddress, ConnectionRecord, Course, Hop, Journey, Peer, RequestRecord, SessionRecord,
+};
 use super::log::LogFormat;
 use super::text::{push_address, push_display, push_milliseconds, push_number, push_time};
 use crate::route::Rule;
@@ -144,6 +146,13 @@ pub(crate) fn connection(line: &mut Line<'_>, record: &ConnectionRecord) {
     }
     choice(line, record.rule.as_deref(), record.backend.as_ref());
     tail(line, &record.journey);
+}
+
+/// Writes the fields of a session of datagrams.
+pub(crate) fn session(line: &mut Line<'_>, record: &SessionRecord) {
+    connection(line, &record.connection);
+    line.number("datagrams_sent", record.datagrams_sent);
+    line.number("datagrams_recv", record.datagrams_received);
 }
 
 /// Which rule has decided, and for what.

@@ -4,7 +4,7 @@
 //! a path or a host that a client sent. Nothing here runs per request; see `handles` for that.
 //!
 //! Stable, kept from release to release: `gammarus_http_requests_total`, `gammarus_http_request_duration_seconds`,
-//! `gammarus_tcp_*`, `gammarus_endpoint_ejections_total`, `gammarus_failures_total`, `gammarus_panics_total`,
+//! `gammarus_tcp_*`, `gammarus_udp_*`, `gammarus_endpoint_ejections_total`, `gammarus_failures_total`, `gammarus_panics_total`,
 //! `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`, `gammarus_cluster_silence_seconds`,
 //! `gammarus_cluster_change_delay_seconds`, `gammarus_cluster_old_state_seconds`. All others serve whoever works on the proxy and may change.
 
@@ -21,6 +21,7 @@ use prometheus::{
 use tokio::time::Instant;
 
 use super::cluster::ClusterMetrics;
+use super::datagrams::UdpMetrics;
 use super::{ProtocolLabel, TelemetryError};
 use crate::snapshot::service::ServicePortKey;
 use crate::tls::Expiries;
@@ -40,6 +41,7 @@ const ROUTE_LABELS: [&str; 7] = [
 ];
 pub(crate) const CONNECTION_LABELS: [&str; 11] = join(SERVICE_LABELS, ROUTE_LABELS);
 pub(crate) const CLOSED_LABELS: [&str; 13] = join(CONNECTION_LABELS, ["mtls", "reason"]);
+pub(crate) const SESSION_CLOSED_LABELS: [&str; 12] = join(CONNECTION_LABELS, ["reason"]);
 pub(crate) const HTTP_REQUEST_LABELS: [&str; 14] = join(CONNECTION_LABELS, ["protocol", "status", "reason"]);
 
 /// One list of labels behind another. Lists whose lengths do not fit do not compile.
@@ -217,6 +219,7 @@ pub struct Metrics {
     pub(crate) id: u64,
     pub(crate) http: HttpMetrics,
     pub(crate) tcp: TcpMetrics,
+    pub(crate) udp: UdpMetrics,
     pub(crate) failures: IntCounterVec,
     pub(crate) access_lines_dropped: IntCounter,
     stale_peers: IntCounter,
@@ -243,6 +246,7 @@ impl Metrics {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             http: HttpMetrics::register(&registry)?,
             tcp: TcpMetrics::register(&registry)?,
+            udp: UdpMetrics::register(&registry)?,
             failures: register(&registry, IntCounterVec::new(failures, &["direction", "reason"])?)?,
             access_lines_dropped: register(
                 &registry,

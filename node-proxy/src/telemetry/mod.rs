@@ -6,6 +6,7 @@
 
 pub mod access;
 mod cluster;
+mod datagrams;
 mod handles;
 mod line;
 pub mod log;
@@ -21,9 +22,11 @@ use std::sync::Arc;
 
 pub use access::{
     ClientAddress, ConnectionRecord, Course, Hop, Journey, Peer, PlaintextReason, ProtocolLabel, Record,
-    Recording, RequestRecord,
+    Recording, RequestRecord, SessionRecord,
 };
 pub use cluster::WatchEnd;
+pub use datagrams::DropReason;
+pub use handles::DatagramCounters;
 pub use log::{LogControl, LogFormat};
 pub use metrics::Metrics;
 pub use writer::{AccessLog, AccessOutput};
@@ -96,6 +99,18 @@ impl Telemetry {
     #[must_use]
     pub fn connection(&self, record: ConnectionRecord) -> Recording<ConnectionRecord> {
         Recording::new(self.clone(), record)
+    }
+
+    /// Starts recording one session of datagrams. Nothing is counted before [`Recording::opened`] or the end.
+    #[must_use]
+    pub fn session(&self, record: SessionRecord) -> Recording<SessionRecord> {
+        Recording::new(self.clone(), record)
+    }
+
+    /// What counts the datagrams of a session of which it is settled where it goes.
+    #[must_use]
+    pub fn datagram_counters(&self, record: &SessionRecord) -> DatagramCounters {
+        handles::datagram_counters(self.metrics(), &record.connection)
     }
 
     /// Waits until every access line so far is written, at most two seconds. For the end of the process.

@@ -51,7 +51,7 @@ fn identity() -> SpiffeId {
 }
 
 fn service(name: &str) -> ServicePortKey {
-    ServicePortKey { service: ObjectKey::new("shop", name), port: 80 }
+    ServicePortKey::tcp(ObjectKey::new("shop", name), 80)
 }
 
 fn journey(direction: Direction) -> Journey {

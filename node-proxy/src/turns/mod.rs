@@ -191,9 +191,15 @@ pub fn carry(bytes: usize) {
     BYTES_LEFT.set(BYTES_LEFT.get().saturating_sub(bytes));
 }
 
+/// Whether the step may carry any more.
+#[must_use]
+pub fn may_carry() -> bool {
+    BYTES_LEFT.get() > 0
+}
+
 /// Pending when the step has carried what it may: the task goes on with its next one.
 pub fn poll_may_carry(cx: &Context<'_>) -> Poll<()> {
-    if BYTES_LEFT.get() > 0 {
+    if may_carry() {
         return Poll::Ready(());
     }
     cx.waker().wake_by_ref();

@@ -3,7 +3,7 @@
 use super::{SYSTEM, installed};
 use crate::api_server::ApiServer;
 
-const ROUTES: &str = "grpcroutes, httproutes, tcproutes, tlsroutes";
+const ROUTES: &str = "grpcroutes, httproutes, tcproutes, tlsroutes, udproutes";
 
 /// Somebody, and what is asked about them.
 struct Asked<'a> {
@@ -181,7 +181,7 @@ fn the_controller_writes_status_and_its_lease() {
             ),
             (
                 "patch",
-                "grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status, xmeshes/status",
+                "grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status, udproutes/status, xmeshes/status",
             ),
             ("list watch", "customresourcedefinitions"),
             // What Gateways need: made, applied and looked at, and deleted by whoever owns it.
@@ -270,7 +270,10 @@ fn a_cluster_operator_says_which_namespaces_are_in_the_mesh() {
         true,
         &[
             ("get list patch update", "namespaces"),
-            ("create patch delete", "httproutes, grpcroutes, tcproutes, tlsroutes, referencegrants"),
+            (
+                "create patch delete",
+                "httproutes, grpcroutes, tcproutes, tlsroutes, udproutes, referencegrants",
+            ),
             ("get list watch", "xmeshes, pods, services, events.events.k8s.io, endpointslices"),
         ],
     );

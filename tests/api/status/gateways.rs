@@ -135,7 +135,7 @@ async fn a_gateway_says_what_became_of_its_listeners_and_follows_what_they_name(
     let listeners = "{name: http, port: 80, protocol: HTTP},
       {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}},
       {name: granted, port: 444, protocol: HTTPS, tls: {certificateRefs: [{name: cert, namespace: checkout}]}},
-      {name: datagrams, port: 53, protocol: UDP},
+      {name: datagrams, port: 80, protocol: UDP}, {name: other, port: 82, protocol: example.com/other},
       {name: labelled, port: 81, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: shop}}}}}";
     cluster.apply(&gateway("", listeners)).await;
     let found = cluster
@@ -153,8 +153,11 @@ async fn a_gateway_says_what_became_of_its_listeners_and_follows_what_they_name(
     };
     assert_eq!(said(listener(&found, "https")), without("InvalidCertificateRef"));
     assert_eq!(said(listener(&found, "granted")), without("RefNotPermitted"));
-    assert!(said(listener(&found, "datagrams")).starts_with("Accepted=False UnsupportedProtocol"));
-    assert_eq!(listener(&found, "datagrams")["supportedKinds"], json!([]));
+    assert!(said(listener(&found, "other")).starts_with("Accepted=False UnsupportedProtocol"));
+    assert_eq!(listener(&found, "other")["supportedKinds"], json!([]));
+    assert_eq!(said(listener(&found, "datagrams")), WAITING, "beside HTTP on the same number");
+    let kinds = json!([{"group": "gateway.networking.k8s.io", "kind": "UDPRoute"}]);
+    assert_eq!(listener(&found, "datagrams")["supportedKinds"], kinds);
 
     // What listeners name comes late: a Secret, a grant with its Secret, a namespace's label, a route.
     let soon = async |what: &str, yaml: &str, name: &str, is: &dyn Fn(&Value) -> bool| {
@@ -179,6 +182,30 @@ async fn a_gateway_says_what_became_of_its_listeners_and_follows_what_they_name(
     let label = "{kind: Namespace, metadata: {name: shop, labels: {team: shop}}}";
     soon("counting the route", label, "labelled", &|listener| listener["attachedRoutes"] == 1).await;
     cluster.when(("HTTPRoute", "shop", "labelled"), GOOD, |route| on_gateway(route, "web") == GOOD).await;
+
+    // UDPRoutes: both count, the older one has the listener; a backend is a port of UDP.
+    cluster.apply("{kind: Service, metadata: {name: dns}, spec: {ports: [{name: udp, port: 53, protocol: UDP}, {name: tcp, port: 54}]}}").await;
+    let udp = |name: &str, listener: &str, port: u16| {
+        format!(
+            "{{kind: UDPRoute, metadata: {{name: {name}}}, spec: {{parentRefs: [{{name: web, sectionName: {listener}}}],
+               rules: [{{backendRefs: [{{name: dns, port: {port}}}]}}]}}}}"
+        )
+    };
+    soon("with a UDPRoute", &udp("a", "datagrams", 53), "datagrams", &|listener| {
+        listener["attachedRoutes"] == 1
+    })
+    .await;
+    soon("with two", &udp("b", "datagrams", 54), "datagrams", &|listener| listener["attachedRoutes"] == 2)
+        .await;
+    cluster.apply(&udp("c", "http", 53)).await;
+    let missing = "Accepted=True Accepted; ResolvedRefs=False BackendNotFound";
+    for (name, expected) in [("a", GOOD), ("b", missing), ("c", refused)] {
+        let found = cluster
+            .when(("UDPRoute", "shop", name), expected, |route| on_gateway(route, "web") == expected)
+            .await;
+        let generation = &found["metadata"]["generation"];
+        assert_eq!(&found["status"]["parents"][0]["conditions"][0]["observedGeneration"], generation);
+    }
 
     // Somebody takes the Secret away again, and the class from the Gateway.
     cluster.delete("Secret", "cert").await;

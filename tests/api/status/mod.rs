@@ -107,6 +107,7 @@ impl Cluster {
             "ReferenceGrant" => ("gateway.networking.k8s.io", "v1beta1", "referencegrants"),
             "TCPRoute" => ("gateway.networking.k8s.io", "v1", "tcproutes"),
             "TLSRoute" => ("gateway.networking.k8s.io", "v1", "tlsroutes"),
+            "UDPRoute" => ("gateway.networking.k8s.io", "v1", "udproutes"),
             "XMesh" => ("gateway.networking.x-k8s.io", "v1alpha1", "xmeshes"),
             other => panic!("no test knows where the API server has a {other}"),
         };

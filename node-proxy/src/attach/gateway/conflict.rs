@@ -92,7 +92,8 @@ impl Claim {
     }
 
     fn conflicts_with(&self, other: &Self) -> Option<ConditionReason> {
-        if self.port != other.port {
+        // One number may be there for TCP and for UDP.
+        if self.port != other.port || self.protocol.transport() != other.protocol.transport() {
             None
         } else if !self.protocol.shares_port_with(other.protocol) {
             Some(ConditionReason::ProtocolConflict)

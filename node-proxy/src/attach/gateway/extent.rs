@@ -158,5 +158,6 @@ const fn kind_of(route: RouteKind) -> Kind {
         RouteKind::Http => Kind::HttpRoute,
         RouteKind::Tcp => Kind::TcpRoute,
         RouteKind::Tls => Kind::TlsRoute,
+        RouteKind::Udp => Kind::UdpRoute,
     }
 }

@@ -12,6 +12,7 @@ use crate::attach::condition::{Condition, ConditionReason, ConditionStatus, Cond
 use crate::cluster::certificate::read_pair;
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::{HostnameMatch, RouteKind};
+use crate::snapshot::transport::{Port, Transport};
 
 /// What a listener speaks (ProtocolType). What is not here is not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum ListenerProtocol {
     Tcp,
     /// TLS, whatever it carries.
     Tls,
+    /// Datagrams.
+    Udp,
 }
 
 impl ListenerProtocol {
@@ -33,7 +36,17 @@ impl ListenerProtocol {
             "HTTPS" => Some(Self::Https),
             "TCP" => Some(Self::Tcp),
             "TLS" => Some(Self::Tls),
+            "UDP" => Some(Self::Udp),
             _ => None,
+        }
+    }
+
+    /// What carries it.
+    #[must_use]
+    pub const fn transport(self) -> Transport {
+        match self {
+            Self::Http | Self::Https | Self::Tcp | Self::Tls => Transport::Tcp,
+            Self::Udp => Transport::Udp,
         }
     }
 
@@ -44,15 +57,16 @@ impl ListenerProtocol {
 
     /// Whether listeners of it are told apart by hostname; of others there is one on a port.
     pub(super) const fn has_hostnames(self) -> bool {
-        !matches!(self, Self::Tcp)
+        !matches!(self, Self::Tcp | Self::Udp)
     }
 
-    /// Whether listeners of both may share a port: a ClientHello tells which of them is meant.
+    /// Whether listeners of both, of one transport, may share a port: a ClientHello tells which of them is meant.
     pub(super) const fn shares_port_with(self, other: Self) -> bool {
         matches!(
             (self, other),
             (Self::Http, Self::Http)
                 | (Self::Tcp, Self::Tcp)
+                | (Self::Udp, Self::Udp)
                 | (Self::Https | Self::Tls, Self::Https | Self::Tls)
         )
     }
@@ -138,7 +152,9 @@ impl Listener {
                 let validation = validation.filter(|_| protocol == Some(ListenerProtocol::Https));
                 judge_tls(home, &view.tls, validation, &mut findings)
             }
-            Some(ListenerProtocol::Http | ListenerProtocol::Tcp) | None => ListenerTls::None,
+            Some(ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Udp) | None => {
+                ListenerTls::None
+            }
         };
         let ListenerView { name, hostname, port, namespaces, .. } = view;
         let hostname = hostname.filter(|_| protocol.is_some_and(ListenerProtocol::has_hostnames));
@@ -156,6 +172,12 @@ impl Listener {
     #[must_use]
     pub fn is_served(&self) -> bool {
         self.could_be_served() && !self.findings.is_withheld
+    }
+
+    /// The port that it listens on; none when its protocol is not supported.
+    #[must_use]
+    pub fn open_port(&self) -> Option<Port> {
+        Some(Port { number: self.port, transport: self.protocol?.transport() })
     }
 
     /// Whether anything would listen for it in an object that is accepted.
@@ -220,6 +242,7 @@ fn judge_kinds(
     let possible: &[RouteKind] = match (protocol, &view.tls) {
         (Some(ListenerProtocol::Http | ListenerProtocol::Https), _) => &[RouteKind::Http, RouteKind::Grpc],
         (Some(ListenerProtocol::Tcp), _) => &[RouteKind::Tcp],
+        (Some(ListenerProtocol::Udp), _) => &[RouteKind::Udp],
         (Some(ListenerProtocol::Tls), TlsView::Terminate(_)) => &[RouteKind::Tls, RouteKind::Tcp],
         (Some(ListenerProtocol::Tls), TlsView::Absent | TlsView::Passthrough) => &[RouteKind::Tls],
         (None, _) => &[],

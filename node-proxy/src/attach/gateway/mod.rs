@@ -198,7 +198,7 @@ impl Gateways {
             services,
             tcp_routes,
             tls_routes,
-            udp_routes: _,
+            udp_routes,
         } = changed;
         !(backend_tls_policies.is_empty()
             && gateway_classes.is_empty()
@@ -210,7 +210,8 @@ impl Gateways {
             && reference_grants.is_empty()
             && services.is_empty()
             && tcp_routes.is_empty()
-            && tls_routes.is_empty())
+            && tls_routes.is_empty()
+            && udp_routes.is_empty())
             || config_maps.keys().any(|key| is_named(Kind::ConfigMap, key))
             || secrets.keys().any(|key| is_named(Kind::Secret, key))
     }

@@ -17,6 +17,7 @@ use super::authority::find_authorities;
 use super::listener::{Listener, ListenerProtocol, ListenerTls};
 use super::{GatewayRoute, JudgedGateway, ListenerId};
 use crate::attach::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
+use crate::attach::find_transport;
 use crate::cluster::api::backend_tls_policy::{
     BackendTlsPolicyValidation, BackendTlsPolicyValidationSubjectAltNamesType as AltNameType,
 };
@@ -24,6 +25,7 @@ use crate::cluster::api::{BackendTlsPolicy, BackendTlsPolicySpec};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::route::{Age, RouteRef};
 use crate::snapshot::service::ServicePortKey;
+use crate::snapshot::transport::Transport;
 
 /// A name of which a backend's certificate has to have one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,9 +282,11 @@ fn find_ports(objects: &Objects, target: &Target) -> Vec<ServicePortKey> {
         return Vec::new();
     };
     let is_meant = |name: Option<&str>| target.section.as_deref().is_none_or(|section| name == Some(section));
-    let meant = spec.ports.iter().flatten().filter(|port| is_meant(port.name.as_deref()));
+    // TLS is of TCP: what UDP carries is left alone (GEP-1897).
+    let of_tcp = spec.ports.iter().flatten().filter(|port| find_transport(port) == Some(Transport::Tcp));
+    let meant = of_tcp.filter(|port| is_meant(port.name.as_deref()));
     let numbers = meant.filter_map(|port| u16::try_from(port.port).ok());
-    numbers.map(|port| ServicePortKey { service: target.service.clone(), port }).collect()
+    numbers.map(|port| ServicePortKey::tcp(target.service.clone(), port)).collect()
 }
 
 /// How TLS is spoken. What leads nowhere is added to `unresolved`.

@@ -18,7 +18,7 @@ use crate::route::{Age, HostnameMatch, RouteKind, RouteRef};
 type Names = Vec<Option<HostnameMatch>>;
 /// What parentRefs may name: its Gateway, and its listeners.
 type Parents<'g> = BTreeMap<ListenerOwner, (&'g ObjectKey, &'g [Listener])>;
-/// The routes of requests that hold on listeners, the oldest first.
+/// The routes that hold on listeners and keep others from there, the oldest first.
 type Holding = HashMap<ListenerId, Vec<(Arc<RouteRef>, Names)>>;
 
 /// One parentRef of ours on the way to its judgement.
@@ -52,6 +52,7 @@ pub(super) fn judge_routes(
         all(RouteKind::Http, &mut objects.http_routes.keys()),
         all(RouteKind::Tcp, &mut objects.tcp_routes.keys()),
         all(RouteKind::Tls, &mut objects.tls_routes.keys()),
+        all(RouteKind::Udp, &mut objects.udp_routes.keys()),
     ];
     let alone = |route| Pending::judge(objects, &parents, route);
     let mut pending: Vec<Pending> = routes.iter().flatten().filter_map(alone).collect();
@@ -133,9 +134,11 @@ impl Pending {
     /// came first (GRPCRouteSpec.hostnames).
     fn conclude(mut self, holding: &mut Holding) -> (RouteRef, GatewayRoute) {
         let route = Arc::clone(&self.view.route);
-        if route.kind.is_of_requests() {
-            for candidate in &mut self.candidates {
-                candidate.yield_listeners(&route, holding);
+        for candidate in &mut self.candidates {
+            match route.kind {
+                RouteKind::Grpc | RouteKind::Http => candidate.yield_listeners(&route, holding),
+                RouteKind::Tcp | RouteKind::Udp => candidate.note_first(&route, holding),
+                RouteKind::Tls => {}
             }
         }
         let Self { view, verdict, candidates, services } = self;
@@ -162,6 +165,23 @@ impl Candidate {
         if listeners.is_empty() {
             let message = remarks.join("; ");
             self.outcome = Err(Refusal { reason: ConditionReason::Conflicted, message });
+        }
+    }
+
+    /// "All attached TCPRoutes are `Accepted`" (GEP-2644), and UDPRoutes likewise (GEP-2645): the first has everything, and
+    /// it is said where it can be.
+    fn note_first(&mut self, route: &Arc<RouteRef>, holding: &mut Holding) {
+        let what = if route.kind == RouteKind::Udp { "datagram" } else { "connection" };
+        for (listener, names) in self.outcome.iter().flatten() {
+            let held = holding.entry(listener.clone()).or_default();
+            match held.iter().find(|(other, _)| other.kind == route.kind) {
+                Some((first, _)) if first != route => {
+                    let name = &listener.name;
+                    self.remarks.push(format!("{first} comes first and has every {what} to listener {name}"));
+                }
+                Some(_) => {}
+                None => held.push((Arc::clone(route), names.clone())),
+            }
         }
     }
 
@@ -213,7 +233,7 @@ fn place(
     }
     let names = |listener: &&Listener| match view.route.kind {
         // It has no hostnames, whatever the listener is for.
-        RouteKind::Tcp => vec![None],
+        RouteKind::Tcp | RouteKind::Udp => vec![None],
         RouteKind::Grpc | RouteKind::Http | RouteKind::Tls => {
             meet_all(listener.hostname.as_ref(), &view.hostnames)
         }

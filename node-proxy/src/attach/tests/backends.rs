@@ -13,7 +13,7 @@ fn backends(attachments: &Attachments) -> Vec<(Backend, u32)> {
 }
 
 fn to(namespace: &str, name: &str, port: u16) -> Backend {
-    Backend::Service(ServicePortKey { service: ObjectKey::new(namespace, name), port })
+    Backend::Service(ServicePortKey::tcp(ObjectKey::new(namespace, name), port))
 }
 
 #[track_caller]

@@ -77,7 +77,7 @@ fn shares(rule: &AttachedRule) -> Vec<(Backend, u32)> {
 fn programmed(attachments: &Attachments, service: &str, port: u16) -> Vec<String> {
     let (namespace, name) = service.split_once('/').unwrap();
     let mut names = Vec::new();
-    for group in attachments.groups_of(&ServicePortKey { service: ObjectKey::new(namespace, name), port }) {
+    for group in attachments.groups_of(&ServicePortKey::tcp(ObjectKey::new(namespace, name), port)) {
         for route in attachments.routes_of(&group) {
             let name = &route.route.key.name;
             names.push(match &group.clients {
@@ -92,6 +92,6 @@ fn programmed(attachments: &Attachments, service: &str, port: u16) -> Vec<String
 /// The rules of the routes that hold on a port for clients without routes of their own.
 fn producers(service: &str, port: u16) -> PortGroup {
     let (namespace, name) = service.split_once('/').unwrap();
-    let port = ServicePortKey { service: ObjectKey::new(namespace, name), port };
+    let port = ServicePortKey::tcp(ObjectKey::new(namespace, name), port);
     PortGroup { port, clients: Clients::All }
 }

@@ -196,7 +196,7 @@ fn count(matches: &RuleMatches) -> usize {
         RuleMatches::Grpc(matches) => matches.len(),
         RuleMatches::Http(matches) => matches.len(),
         RuleMatches::Tls(names) => names.len(),
-        RuleMatches::Tcp => 1,
+        RuleMatches::Everything => 1,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::route::{HostTable, HostnameMatch, RouteKind, RouteTable};
 use crate::snapshot::gateway::{
     BackendTlsPorts, ConnectionListener, GatewayPort, GatewayPorts, RequestListener, TlsListener,
 };
+use crate::snapshot::transport::Port;
 use origination::compile_backends;
 use termination::{Content, Termination};
 
@@ -51,10 +52,11 @@ impl GatewayCompiler {
     pub fn update(&mut self, gateways: &Gateways, gateway: &JudgedGateway) -> GatewayPorts {
         let before = std::mem::take(&mut self.terminations);
         let mut routes = find_routes(gateways);
-        let mut by_port: BTreeMap<u16, Vec<Served<'_>>> = BTreeMap::new();
+        let mut by_port: BTreeMap<Port, Vec<Served<'_>>> = BTreeMap::new();
         for (id, listener) in gateway.all_listeners().filter(|(_, listener)| listener.is_served()) {
             let routes = routes.remove(&id).unwrap_or_default();
-            by_port.entry(listener.port).or_default().push(Served { id: Arc::new(id), listener, routes });
+            let Some(port) = listener.open_port() else { continue };
+            by_port.entry(port).or_default().push(Served { id: Arc::new(id), listener, routes });
         }
         let compile = |(port, served)| Some((port, Arc::new(self.compile_port(served, &before)?)));
         by_port.into_iter().filter_map(compile).collect()
@@ -68,6 +70,7 @@ impl GatewayCompiler {
     ) -> Option<GatewayPort> {
         Some(match served.first()?.listener.protocol? {
             ListenerProtocol::Tcp => GatewayPort::Tcp(Arc::new(served.into_iter().next()?.of_connections())),
+            ListenerProtocol::Udp => GatewayPort::Udp(Arc::new(served.into_iter().next()?.of_connections())),
             ListenerProtocol::Http => GatewayPort::Http(Hostnames::new(
                 served.into_iter().map(|one| (one.listener.hostname.clone(), Arc::new(one.of_requests()))),
             )),
@@ -141,7 +144,8 @@ impl Served<'_> {
             let routes = self.routes.iter().map(|(route, _)| *route);
             compile_table(routes.filter(|route| route.route.kind == kind), None)
         };
-        let tables = [RouteKind::Tls, RouteKind::Tcp].into_iter().filter_map(of_kind).collect();
+        let tables =
+            [RouteKind::Tls, RouteKind::Tcp, RouteKind::Udp].into_iter().filter_map(of_kind).collect();
         ConnectionListener { tables, id: self.id }
     }
 }

@@ -73,7 +73,7 @@ fn workload<'a>(snapshot: &'a Snapshot, address: &str) -> &'a Arc<Workload> {
 #[track_caller]
 fn port<'a>(snapshot: &'a Snapshot, service: &str, port: u16) -> &'a Arc<ServicePort> {
     let (namespace, name) = service.split_once('/').unwrap();
-    let key = ServicePortKey { service: ObjectKey::new(namespace, name), port };
+    let key = ServicePortKey::tcp(ObjectKey::new(namespace, name), port);
     snapshot.find_service_port(&key).expect("the Service port is known")
 }
 

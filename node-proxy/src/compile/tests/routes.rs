@@ -70,7 +70,7 @@ fn ask(
 }
 
 fn to(namespace: &str, name: &str) -> Backend {
-    Backend::Service(ServicePortKey { service: ObjectKey::new(namespace, name), port: 80 })
+    Backend::Service(ServicePortKey::tcp(ObjectKey::new(namespace, name), 80))
 }
 
 const PLAIN: Request = Request { path: "/", header: ("a", "b") };

@@ -48,6 +48,12 @@ status: {{loadBalancer: {{ingress: [{{ip: 203.0.113.1}}, {{ip: 203.0.113.2, ipMo
     check(&snapshot, "192.168.0.1:80", None);
     check(&snapshot, "10.96.0.1:53", None);
     check(&snapshot, "10.96.0.1:81", None);
+    let key = ServicePortKey {
+        service: ObjectKey::new("shop", "s"),
+        port: 53,
+        transport: crate::snapshot::transport::Transport::Udp,
+    };
+    assert!(snapshot.find_service_port(&key).is_none(), "the mesh leads nobody there");
 }
 
 #[test]

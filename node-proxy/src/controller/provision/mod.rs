@@ -13,7 +13,7 @@ pub mod objects;
 pub mod shortfall;
 pub mod watch;
 
-pub use demand::{Demand, Port, Transport};
+pub use demand::Demand;
 pub use name::{label_of, name_of};
 pub use objects::Settings;
 

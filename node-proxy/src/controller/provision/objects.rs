@@ -14,11 +14,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ApiResource;
 use serde_json::{Map, Value, json};
 
-use super::demand::{Demand, Port, Transport};
+use super::demand::Demand;
 use super::name::{label_of, name_of};
 use crate::attach::gateway::{Autoscaling, Parameters, ServiceType};
 use crate::cluster::objects::ObjectKey;
 use crate::compile::workload::GATEWAY_NAME_LABEL;
+use crate::snapshot::transport::{Port, Transport};
 
 /// What is written into all objects, so that they can be watched without all others.
 pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "gammarus");

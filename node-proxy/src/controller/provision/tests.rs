@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::objects::{Part, Wanted};
 use super::shortfall::{Provisions, Saying, Shortfall};
-use super::{Demand, Port, Settings, Transport};
+use super::{Demand, Settings};
 use crate::attach::gateway::{Gateways, ListenerOwner};
 use crate::attach::{ConditionReason, ConditionStatus, ConditionType, fixture};
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::controller::gateways::{GatewayStatuses, ListenersJudgement};
+use crate::snapshot::transport::{Port, Transport};
 
 const OBJECTS: &str = "
 {kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}
@@ -132,8 +133,10 @@ fn names_of_every_length_fit_into_names_and_labels() {
 
 #[test]
 fn udp_and_tcp_share_a_number() {
-    let both = [Transport::Tcp, Transport::Udp].map(|transport| Port { number: 53, transport });
-    let demand = Demand { ports: both.into_iter().collect(), ..web() };
+    let raw = "{name: raw, port: 9000, protocol: TCP}";
+    let both = "{name: bytes, port: 53, protocol: TCP}, {name: datagrams, port: 53, protocol: UDP}";
+    let [mut demand] = demands(&fixture::objects(&OBJECTS.replace(raw, both))).try_into().unwrap();
+    demand.ports.retain(|port| port.number == 53);
     let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "targetPort": 53, "protocol": protocol});
     let service = part(&demand, Part::Service).object;
     assert_eq!(service["spec"]["ports"], json!([port("tcp-53", "TCP"), port("udp-53", "UDP")]));

@@ -86,7 +86,7 @@ fn the_oldest_tcp_route_takes_every_connection() {
         ([("b/a", None), ("a/b", None)], "a/b"),
         ([("a-x/a", None), ("a/b", None)], "a-x/a"),
     ] {
-        let inputs = routes.map(|(name, created)| route(name, created, vec![RuleMatches::Tcp]));
+        let inputs = routes.map(|(name, created)| route(name, created, vec![RuleMatches::Everything]));
         let table = RouteTable::new(inputs.to_vec());
         for name in [None, Some("any")] {
             let key = table.find_connection(name).map(|rule| rule.route.key.to_string());

@@ -64,7 +64,7 @@ pub(super) fn route(name: &str, created: Option<i64>, rules: Vec<RuleMatches>) -
     let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
     let kind = match rules.first() {
         Some(RuleMatches::Grpc(_)) => RouteKind::Grpc,
-        Some(RuleMatches::Tcp) => RouteKind::Tcp,
+        Some(RuleMatches::Everything) => RouteKind::Tcp,
         Some(RuleMatches::Tls(_)) => RouteKind::Tls,
         Some(RuleMatches::Http(_)) | None => RouteKind::Http,
     };

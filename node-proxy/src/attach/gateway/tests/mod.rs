@@ -1,5 +1,6 @@
 //! Which listeners there are, which routes they take, and what is said of both.
 
+mod datagrams;
 mod extent;
 mod policies;
 mod whole;
@@ -110,7 +111,7 @@ fn listeners_that_cannot_be_told_apart_conflict_and_leave_the_others_alone() {
          {name: bytes, port: 81, protocol: TCP}, {name: text, port: 81, protocol: HTTP},
          {name: secure, port: 82, protocol: TLS, hostname: a.example, tls: {mode: Passthrough}},
          {name: twin, port: 82, protocol: HTTPS, hostname: a.example, tls: {certificateRefs: [{name: cert}]}},
-         {name: datagrams, port: 82, protocol: UDP}",
+         {name: datagrams, port: 82, protocol: UDP}, {name: other, port: 84, protocol: example.com/other}",
         ),
         &secret("shop", "cert"),
     ]);
@@ -125,7 +126,8 @@ fn listeners_that_cannot_be_told_apart_conflict_and_leave_the_others_alone() {
             conflict("text", "ProtocolConflict"),
             conflict("secure", "HostnameConflict"),
             conflict("twin", "HostnameConflict"),
-            "datagrams: False=UnsupportedProtocol True=ResolvedRefs".to_owned(),
+            format!("datagrams: {FINE}"),
+            "other: False=UnsupportedProtocol True=ResolvedRefs".to_owned(),
         ]
     );
     let accepted = gateways.gateways[&ObjectKey::new("shop", "web")].accepted();

@@ -27,7 +27,7 @@ const GIVEN: &str = "caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]
 
 /// Which hostname is asked for at each port of the Service, `refused` where nobody is spoken to.
 fn hostnames(gateways: &Gateways) -> Vec<String> {
-    let port = |port| ServicePortKey { service: ObjectKey::new("shop", "web"), port };
+    let port = |port| ServicePortKey::tcp(ObjectKey::new("shop", "web"), port);
     let found = [443, 8443].map(|number| gateways.policies.ports.get(&port(number)));
     let say = |policy: Option<&policy::PortPolicy>| match policy {
         Some(Some(validation)) => validation.hostname.to_string(),
@@ -225,7 +225,7 @@ fn names_and_authorities_are_read_as_they_are_written() {
         "subjectAltNames: [{type: Hostname, hostname: A.Example.com}, {type: URI, uri: 'spiffe://a/B'}]";
     let system = format!("wellKnownCACertificates: System, {names}");
     let gateways = judge(&[SERVICE, &policy("names", 1, WEB, &system)]);
-    let key = ServicePortKey { service: ObjectKey::new("shop", "web"), port: 443 };
+    let key = ServicePortKey::tcp(ObjectKey::new("shop", "web"), 443);
     let validation = gateways.policies.ports[&key].as_ref().unwrap();
     assert!(matches!(validation.authorities, BackendAuthorities::System));
     let expected = [BackendName::Dns("a.example.com".into()), BackendName::Uri("spiffe://a/B".into())];
