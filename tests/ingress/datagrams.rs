@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nix::sys::signal::Signal;
-use node_proxy::demo::command::until;
+use node_proxy::demo::command::{until, within};
 
 use crate::rig::{PATIENCE, Stage, stage};
 
@@ -64,8 +63,7 @@ impl Datagrams {
         let command = ["timeout", "60", "/usr/bin/python3", PROGRAM, "ask", host, &port];
         // Not under the lock of the world, which others want.
         let netns = self.stage.world().running_pod(pod).unwrap().netns.clone();
-        let inside = ["ip", "netns", "exec", &netns];
-        let done = Command::new("ip").args([&inside[1..], &command, more].concat()).output().unwrap();
+        let done = within(&netns, &[&command[..], more].concat()).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().lines().map(str::to_owned).collect()
     }

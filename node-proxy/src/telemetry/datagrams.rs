@@ -1,4 +1,4 @@
-//! The metrics of UDP.
+//! The metrics of UDP: sessions, their datagrams, and what was dropped for which reason.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 

@@ -135,7 +135,7 @@ async fn a_gateway_says_what_became_of_its_listeners_and_follows_what_they_name(
     let listeners = "{name: http, port: 80, protocol: HTTP},
       {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}},
       {name: granted, port: 444, protocol: HTTPS, tls: {certificateRefs: [{name: cert, namespace: checkout}]}},
-      {name: datagrams, port: 80, protocol: UDP}, {name: other, port: 82, protocol: example.com/other},
+      {name: other, port: 53, protocol: example.com/other},
       {name: labelled, port: 81, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: shop}}}}}";
     cluster.apply(&gateway("", listeners)).await;
     let found = cluster
@@ -155,9 +155,6 @@ async fn a_gateway_says_what_became_of_its_listeners_and_follows_what_they_name(
     assert_eq!(said(listener(&found, "granted")), without("RefNotPermitted"));
     assert!(said(listener(&found, "other")).starts_with("Accepted=False UnsupportedProtocol"));
     assert_eq!(listener(&found, "other")["supportedKinds"], json!([]));
-    assert_eq!(said(listener(&found, "datagrams")), WAITING, "beside HTTP on the same number");
-    let kinds = json!([{"group": "gateway.networking.k8s.io", "kind": "UDPRoute"}]);
-    assert_eq!(listener(&found, "datagrams")["supportedKinds"], kinds);
 
     // What listeners name comes late: a Secret, a grant with its Secret, a namespace's label, a route.
     let soon = async |what: &str, yaml: &str, name: &str, is: &dyn Fn(&Value) -> bool| {
@@ -183,30 +180,6 @@ async fn a_gateway_says_what_became_of_its_listeners_and_follows_what_they_name(
     soon("counting the route", label, "labelled", &|listener| listener["attachedRoutes"] == 1).await;
     cluster.when(("HTTPRoute", "shop", "labelled"), GOOD, |route| on_gateway(route, "web") == GOOD).await;
 
-    // UDPRoutes: both count, the older one has the listener; a backend is a port of UDP.
-    cluster.apply("{kind: Service, metadata: {name: dns}, spec: {ports: [{name: udp, port: 53, protocol: UDP}, {name: tcp, port: 54}]}}").await;
-    let udp = |name: &str, listener: &str, port: u16| {
-        format!(
-            "{{kind: UDPRoute, metadata: {{name: {name}}}, spec: {{parentRefs: [{{name: web, sectionName: {listener}}}],
-               rules: [{{backendRefs: [{{name: dns, port: {port}}}]}}]}}}}"
-        )
-    };
-    soon("with a UDPRoute", &udp("a", "datagrams", 53), "datagrams", &|listener| {
-        listener["attachedRoutes"] == 1
-    })
-    .await;
-    soon("with two", &udp("b", "datagrams", 54), "datagrams", &|listener| listener["attachedRoutes"] == 2)
-        .await;
-    cluster.apply(&udp("c", "http", 53)).await;
-    let missing = "Accepted=True Accepted; ResolvedRefs=False BackendNotFound";
-    for (name, expected) in [("a", GOOD), ("b", missing), ("c", refused)] {
-        let found = cluster
-            .when(("UDPRoute", "shop", name), expected, |route| on_gateway(route, "web") == expected)
-            .await;
-        let generation = &found["metadata"]["generation"];
-        assert_eq!(&found["status"]["parents"][0]["conditions"][0]["observedGeneration"], generation);
-    }
-
     // Somebody takes the Secret away again, and the class from the Gateway.
     cluster.delete("Secret", "cert").await;
     cluster
@@ -219,6 +192,51 @@ async fn a_gateway_says_what_became_of_its_listeners_and_follows_what_they_name(
     cluster.delete("GatewayClass", "gammarus").await;
     let gone = |route: &Value| on_gateway(route, "web").is_empty();
     cluster.when(("HTTPRoute", "shop", "labelled"), "without an entry", gone).await;
+}
+
+#[tokio::test]
+async fn udp_routes_are_judged_as_the_conformance_suite_asks() {
+    let cluster = Cluster::start().await;
+    cluster.apply(CLASSES).await;
+    let _controller = cluster.leader().await;
+    let listeners = "{name: http, port: 53, protocol: HTTP}, {name: udp, port: 53, protocol: UDP}";
+    cluster.apply(&gateway("", listeners)).await;
+    let ports = "[{name: udp, port: 53, protocol: UDP}, {name: tcp, port: 54}]";
+    cluster.apply(&format!("{{kind: Service, metadata: {{name: dns}}, spec: {{ports: {ports}}}}}")).await;
+    let udp = |name: &str, listener: &str, port: u16| {
+        format!(
+            "{{kind: UDPRoute, metadata: {{name: {name}}}, spec: {{parentRefs: [{{name: web, sectionName: {listener}}}],
+               rules: [{{backendRefs: [{{name: dns, port: {port}}}]}}]}}}}"
+        )
+    };
+    // Both that are on the listener count, whichever has it; a backend is a port of UDP.
+    let routes = [udp("a", "udp", 53), udp("b", "udp", 54), udp("c", "http", 53)];
+    cluster.apply(&routes.join("\n---\n")).await;
+    let missing = "Accepted=True Accepted; ResolvedRefs=False BackendNotFound";
+    let refused = "Accepted=False NotAllowedByListeners; ResolvedRefs=True ResolvedRefs";
+    for (name, expected) in [("a", GOOD), ("b", missing), ("c", refused)] {
+        let says = |route: &Value| on_gateway(route, "web") == expected;
+        let found = cluster.when(("UDPRoute", "shop", name), expected, says).await;
+        let condition = &found["status"]["parents"][0]["conditions"][0];
+        assert_eq!(condition["observedGeneration"], found["metadata"]["generation"]);
+    }
+    let found = cluster.gateway("with both", |gateway| listener(gateway, "udp")["attachedRoutes"] == 2).await;
+    let kinds = json!([{"group": "gateway.networking.k8s.io", "kind": "UDPRoute"}]);
+    assert_eq!(listener(&found, "udp")["supportedKinds"], kinds);
+    assert_eq!(said(listener(&found, "udp")), WAITING, "beside HTTP on the same number");
+    assert_eq!(
+        (said(listener(&found, "http")), &listener(&found, "http")["attachedRoutes"]),
+        (WAITING.to_owned(), &json!(0))
+    );
+    // On a Service it does nothing, and that is said by the mesh.
+    let on_service =
+        udp("d", "udp", 53).replace("{name: web, sectionName: udp}", "{group: '', kind: Service, name: dns}");
+    cluster.apply(&on_service).await;
+    let says = |route: &Value| {
+        let own = super::own_entries(route);
+        own.len() == 1 && own[0].to_string().contains("the mesh leaves UDP alone")
+    };
+    cluster.when(("UDPRoute", "shop", "d"), "of the mesh", says).await;
 }
 
 #[tokio::test]
