@@ -196,7 +196,7 @@ topologySpreadConstraints: [{maxSkew: 2, topologyKey: zone, whenUnsatisfiable: D
     assert_eq!(set["topologySpreadConstraints"], json!([constraint]));
     assert_eq!(plain["topologySpreadConstraints"][0]["labelSelector"], own);
     // All else is as it is without.
-    let mut without = set.clone();
+    let mut without = set;
     for field in ["containers", "nodeSelector", "topologySpreadConstraints"] {
         without[field] = plain[field].clone();
     }
