@@ -16,6 +16,8 @@ dns_address=10.96.0.10
 # Of Services of type LoadBalancer: an address is the pool's beginning and a number.
 balancer_range=172.30.128.0/17
 balancer_range6=fd67:6d72:31::/64
+# What those of them begin with that are given to who asks for them, and to nobody else.
+balancer_asked=(172.30.255. fd67:6d72:31::ffff:)
 
 node_number() {
   local index

@@ -58,6 +58,14 @@ pub(super) fn read_objects(schemas: &Schemas, file: &Path, text: &str) -> Conten
     reader.content
 }
 
+/// Reads a text that is one YAML document.
+///
+/// # Errors
+/// The parser's words, with line and column.
+pub(crate) fn read_yaml(text: &str) -> Result<Value, String> {
+    serde_saphyr::from_str(text).map_err(|error| syntax_message(&error, 1))
+}
+
 /// Reads the text of the file that holds the mark of the pod `key`.
 pub(super) fn read_mark(file: &Path, key: ObjectKey, text: &str) -> Content {
     let id = ObjectId { kind: Kind::Mark, key };

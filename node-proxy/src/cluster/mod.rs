@@ -8,7 +8,7 @@ pub mod api;
 pub mod certificate;
 pub(crate) mod core_kinds;
 pub mod directory;
-mod document;
+pub(crate) mod document;
 mod kind;
 pub mod kubernetes;
 pub(crate) mod line;
@@ -21,7 +21,7 @@ pub mod selector;
 pub mod source;
 pub(crate) mod state;
 pub mod trimmed;
-mod typed;
+pub(crate) mod typed;
 pub mod writer;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::schema::FieldError;
 ///
 /// # Errors
 /// The first field that does not fit, with the parser's words.
-pub(super) fn read<T: DeserializeOwned>(
+pub(crate) fn read<T: DeserializeOwned>(
     value: Value,
     unknown: &mut dyn FnMut(String),
 ) -> Result<T, FieldError> {

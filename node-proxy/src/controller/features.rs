@@ -25,8 +25,8 @@ pub const SUPPORTED_FEATURES: [&str; 17] = [
 /// The features of Gateways, sorted by name as `status.supportedFeatures` of a GatewayClass must be. In it are those whose
 /// every part is judged (`attach`) and done (`ingress`, `outbound`).
 ///
-/// Not in it: UDPRoute, which is not applied; and GatewayStaticAddresses, since of several addresses only the first is asked for.
-pub const GATEWAY_FEATURES: [&str; 46] = [
+/// Not in it: UDPRoute, which is not applied.
+pub const GATEWAY_FEATURES: [&str; 47] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -40,6 +40,7 @@ pub const GATEWAY_FEATURES: [&str; 46] = [
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayInfrastructure",
     "GatewayPort8080",
+    "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",

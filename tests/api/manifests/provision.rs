@@ -112,6 +112,27 @@ fn the_controller_makes_what_a_gateway_owns_and_nothing_that_reaches_further() {
 }
 
 #[test]
+fn what_parameters_say_of_pods_is_taken_and_init_containers_are_bounded_like_others() {
+    let server = installed();
+    server.namespace("shaped", &[]);
+    let tried = |object: &Value| apply(&server, object, &["--dry-run=server"]);
+    let (good, in_system) = (deployment("shaped"), deployment(SYSTEM));
+    wait_until("the policy gammarus-controller", || !tried(&in_system).success);
+    let pod = "/spec/template/spec";
+    let mut before = good.clone();
+    before.pointer_mut(pod).unwrap()["initContainers"] =
+        json!([{ "name": "first", "image": "other:1", "securityContext": { "privileged": true } }]);
+    tried(&before).assert_refused("have no privilege");
+    // What a Gateway's parameters may say of its pods.
+    let mut shaped = good;
+    let own = shaped.pointer_mut(pod).unwrap();
+    own["nodeSelector"] = json!({ "pool": "edge" });
+    own["tolerations"] = json!([{ "key": "edge", "operator": "Exists" }]);
+    own["containers"][0]["resources"] = json!({ "limits": { "memory": "1Gi" } });
+    tried(&shaped).assert_success();
+}
+
+#[test]
 fn whatever_the_controller_makes_is_a_gateways() {
     let server = installed();
     server.namespace("all", &[]);
@@ -126,6 +147,64 @@ fn whatever_the_controller_makes_is_a_gateways() {
         tried(&object).assert_refused("only what a Gateway owns");
         object["metadata"]["ownerReferences"] = owned_by_a_gateway();
         tried(&object).assert_success();
+    }
+}
+
+/// What a Gateway's parameters ask for, as the controller makes it.
+fn chosen(namespace: &str) -> [Value; 2] {
+    let metadata =
+        json!({ "name": "front-gammarus", "namespace": namespace, "ownerReferences": owned_by_a_gateway() });
+    let target = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "front-gammarus" });
+    let selector = json!({ "matchLabels": { "gammarus.io/gateway": "front-gammarus" } });
+    [
+        json!({ "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata,
+            "spec": { "scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 3 } }),
+        json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata,
+            "spec": { "selector": selector, "minAvailable": 1 } }),
+    ]
+}
+
+#[test]
+fn autoscalers_and_budgets_are_a_gateways_own_and_about_its_own_pods() {
+    let server = installed();
+    server.namespace("scaled", &[]);
+    let tried = |object: &Value| apply(&server, object, &["--dry-run=server"]);
+    let in_system = deployment(SYSTEM);
+    wait_until("the policy gammarus-controller", || !tried(&in_system).success);
+    let controller = server.kubeconfig_of(SYSTEM, "gammarus-controller");
+    let [autoscaler, budget] = chosen("scaled");
+    for (object, path, value, saying) in [
+        (&autoscaler, "/spec/scaleTargetRef/name", json!("others"), "scale the Deployment of their Gateway"),
+        (
+            &autoscaler,
+            "/spec/scaleTargetRef/kind",
+            json!("StatefulSet"),
+            "scale the Deployment of their Gateway",
+        ),
+        (&budget, "/spec/selector", json!({}), "about the pods of their Gateway"),
+        (
+            &budget,
+            "/spec/selector/matchLabels",
+            json!({ "gammarus.io/gateway": "others" }),
+            "about the pods of their Gateway",
+        ),
+        (&autoscaler, "/metadata/ownerReferences", json!([]), "only what a Gateway owns"),
+        (&budget, "/metadata/ownerReferences", json!([]), "only what a Gateway owns"),
+    ] {
+        let mut other = object.clone();
+        *other.pointer_mut(path).unwrap() = value;
+        tried(&other).assert_refused(saying);
+    }
+    for own in [autoscaler, budget] {
+        let (kind, mut theirs) = (own["kind"].as_str().unwrap().to_owned(), own.clone());
+        theirs["metadata"]["ownerReferences"] = json!([]);
+        theirs["metadata"]["name"] = json!("theirs");
+        server.apply(&theirs.to_string());
+        let delete =
+            |name: &str| server.kubectl_as(&controller, &["delete", &kind, name, "--namespace=scaled"]);
+        delete("theirs").assert_refused("deletes only what a Gateway owns");
+        apply(&server, &own, &[]).assert_success();
+        delete("front-gammarus").assert_success();
     }
 }
 

@@ -63,7 +63,8 @@ fn account<'a>(server: &'a ApiServer, name: &str, namespace: &'a str) -> Asked<'
 }
 
 /// What nobody of the mesh may do anywhere.
-const NEVER: [(&str, &str); 6] = [
+const NEVER: [(&str, &str); 7] = [
+    ("update deletecollection", CHOSEN),
     ("create update patch delete", "pods, daemonsets.apps"),
     ("update delete deletecollection", PROVIDED),
     ("create", "pods/exec, pods/attach, pods/portforward, serviceaccounts/token, pods/binding"),
@@ -73,6 +74,8 @@ const NEVER: [(&str, &str); 6] = [
 ];
 /// What the controller alone makes, for Gateways, in whichever namespace they are.
 const PROVIDED: &str = "configmaps, deployments.apps, serviceaccounts, services";
+/// What it makes where somebody asks for it, and deletes where nobody does any more.
+const CHOSEN: &str = "horizontalpodautoscalers.autoscaling, poddisruptionbudgets.policy";
 /// What the controller may where somebody has chosen so, for the certificates that Gateways name.
 const CERTIFICATES: [(&str, &str); 1] = [("list watch", "secrets")];
 /// What the controller writes the status of, beside the mesh.
@@ -95,7 +98,7 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
     );
     node.check(false, &NEVER);
     node.check(false, &CERTIFICATES);
-    node.check(false, &[("create patch", PROVIDED)]);
+    node.check(false, &[("create patch", PROVIDED), ("create patch delete", CHOSEN)]);
     node.check(false, &[("list watch", JUDGED)]);
     node.check(
         false,
@@ -130,7 +133,7 @@ fn the_ca_reviews_tokens_looks_for_pods_and_keeps_its_own_secret() {
     ca.check(true, &[("create", "tokenreviews"), ("get", "pods"), ("list", "nodes")]);
     ca.check(false, &NEVER);
     ca.check(false, &CERTIFICATES);
-    ca.check(false, &[("create patch", PROVIDED)]);
+    ca.check(false, &[("create patch", PROVIDED), ("create patch delete", CHOSEN)]);
     ca.check(
         false,
         &[
@@ -183,6 +186,8 @@ fn the_controller_writes_status_and_its_lease() {
             ("list watch", "customresourcedefinitions"),
             // What Gateways need: made, applied and looked at, and deleted by whoever owns it.
             ("create get list patch watch", PROVIDED),
+            // And what they may need no more, too.
+            ("create delete get list patch watch", CHOSEN),
             ("update", "gateways/finalizers"),
         ],
     );

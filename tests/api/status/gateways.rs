@@ -98,8 +98,13 @@ async fn a_class_says_whether_it_is_accepted_and_what_is_supported() {
     cluster.apply("{kind: GatewayClass, metadata: {name: set}, spec: {controllerName: gammarus.io/gateway-controller,
       parametersRef: {group: '', kind: ConfigMap, name: settings, namespace: shop}}}").await;
     class("set", "Accepted=False InvalidParameters; SupportedVersion=True SupportedVersion").await;
-    cluster.apply("{kind: ConfigMap, metadata: {name: settings}}").await;
+    cluster.apply("{kind: ConfigMap, metadata: {name: settings}, data: {gateway.yaml: 'replicas: 3'}}").await;
     class("set", is_fine).await;
+    cluster.apply("{kind: ConfigMap, metadata: {name: settings}, data: {gateway.yaml: 'replica: 3'}}").await;
+    let broken =
+        class("set", "Accepted=False InvalidParameters; SupportedVersion=True SupportedVersion").await;
+    let why = "spec.parametersRef: ConfigMap shop/settings, gateway.yaml: replica: is not a field";
+    assert!(broken["status"].to_string().contains(why), "{broken}");
 
     // An edit is said with its generation; the CRDs' versions are of all that are there.
     cluster.apply("{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller, description: new}}").await;

@@ -6,6 +6,7 @@ mod feed;
 mod gateways;
 mod leaders;
 mod others;
+mod parameters;
 mod policies;
 mod provision;
 mod said;
@@ -89,6 +90,8 @@ impl Cluster {
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", "customresourcedefinitions"),
             "ConfigMap" => ("", "v1", "configmaps"),
             "Deployment" => ("apps", "v1", "deployments"),
+            "HorizontalPodAutoscaler" => ("autoscaling", "v2", "horizontalpodautoscalers"),
+            "PodDisruptionBudget" => ("policy", "v1", "poddisruptionbudgets"),
             "Namespace" => ("", "v1", "namespaces"),
             "Node" => ("", "v1", "nodes"),
             "Pod" => ("", "v1", "pods"),

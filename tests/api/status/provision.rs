@@ -13,10 +13,10 @@ const FLAGS: [&str; 3] = [
     "--feed-address=gammarus-controller.gammarus-system.svc:8444",
 ];
 /// The name of all objects of the Gateway `web`.
-const NAME: &str = "web-gammarus";
+pub(super) const NAME: &str = "web-gammarus";
 const PARTS: [&str; 4] = ["ServiceAccount", "ConfigMap", "Deployment", "Service"];
-const CLASS: &str = "{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}";
-const HTTP: &str = "{name: http, port: 80, protocol: HTTP}";
+pub(super) const CLASS: &str = "{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}";
+pub(super) const HTTP: &str = "{name: http, port: 80, protocol: HTTP}";
 
 /// The Gateway `web` with these listeners.
 fn gateway(listeners: &str) -> String {
@@ -27,7 +27,7 @@ fn gateway(listeners: &str) -> String {
     )
 }
 
-fn bundle(text: &str) -> String {
+pub(super) fn bundle(text: &str) -> String {
     format!(
         "{{kind: ConfigMap, metadata: {{name: gammarus-trust-bundle, namespace: {SYSTEM}}}, data: {{ca.crt: {text}}}}}"
     )
@@ -50,14 +50,14 @@ fn ports(service: &Value) -> Vec<String> {
 }
 
 /// `Programmed` of a Gateway: `STATUS REASON: MESSAGE`.
-fn programmed(gateway: &Value) -> String {
+pub(super) fn programmed(gateway: &Value) -> String {
     let said = conditions(&gateway["status"]).iter().find(|own| own["type"] == "Programmed");
     let text = |field: &str| said.map_or("", |said| said[field].as_str().unwrap());
     format!("{} {}: {}", text("status"), text("reason"), text("message"))
 }
 
 /// Who manages the number of replicas.
-fn managers_of_replicas(deployment: &Value) -> Vec<&str> {
+pub(super) fn managers_of_replicas(deployment: &Value) -> Vec<&str> {
     let entries = deployment["metadata"]["managedFields"].as_array().unwrap().iter();
     let own = entries.filter(|entry| !entry["fieldsV1"]["f:spec"]["f:replicas"].is_null());
     own.map(|entry| entry["manager"].as_str().unwrap()).collect()
@@ -65,7 +65,7 @@ fn managers_of_replicas(deployment: &Value) -> Vec<&str> {
 
 impl Cluster {
     /// With a class of ours and a trust bundle, and a controller that provides.
-    async fn start_providing() -> (Self, Controller) {
+    pub(super) async fn start_providing() -> (Self, Controller) {
         let cluster = Self::start().await;
         cluster.apply(&format!("{CLASS}\n---\n{}", bundle("one"))).await;
         let controller = cluster.controller_with(&FLAGS).await;
@@ -75,7 +75,7 @@ impl Cluster {
 
     /// An object of the Gateway `web`, once it is so.
     #[track_caller]
-    fn part<'a>(
+    pub(super) fn part<'a>(
         &'a self,
         kind: &'a str,
         what: &'a str,
@@ -84,7 +84,7 @@ impl Cluster {
         self.when((kind, "shop", NAME), what, is)
     }
 
-    async fn edit(&self, kind: &str, patch: Value) {
+    pub(super) async fn edit(&self, kind: &str, patch: Value) {
         let params = PatchParams { field_manager: Some("somebody".to_owned()), ..PatchParams::default() };
         self.api(kind, "shop").patch(NAME, &params, &Patch::Merge(&patch)).await.unwrap();
     }

@@ -37,8 +37,8 @@ use conflict::{find_conflicts, find_overlaps};
 use grant::{Reference, Referrer};
 use listener::{Home, find_certificate};
 pub use listener::{Listener, ListenerProtocol, ListenerTls};
-pub use parameters::JudgedClass;
-use parameters::refuse_gateway;
+use parameters::judge_parameters;
+pub use parameters::{Autoscaling, JudgedClass, Parameters, Resources, ServiceType};
 use policy::Policies;
 use view::{find_insecure, view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
 
@@ -104,8 +104,8 @@ pub struct JudgedGateway {
     pub client_certificate: Option<Arc<CertifiedKey>>,
     /// Why it has nothing to show, where it should have.
     unresolved: Option<(ConditionReason, String)>,
-    /// Why it is not accepted, whatever its listeners are.
-    refusal: Option<(ConditionReason, String)>,
+    /// How its pods and its Service are to be; or why it is not accepted, whatever its listeners are.
+    parameters: Result<Arc<Parameters>, (ConditionReason, String)>,
     /// What it asks for and is not done.
     remarks: Vec<String>,
     /// Where it lets clients without a valid certificate in.
@@ -280,7 +280,7 @@ fn judge_gateway(
         listener_sets,
         client_certificate,
         unresolved,
-        refusal: refuse_gateway(objects, class, (key, gateway)),
+        parameters: judge_parameters(objects, class, (key, gateway)),
         remarks: remark(gateway),
         insecure: find_insecure(frontend),
     };
@@ -390,7 +390,7 @@ impl JudgedGateway {
     #[must_use]
     pub fn accepted(&self) -> Condition {
         let mut accepted = accept(&self.listeners, Listener::is_accepted, self.generation);
-        if let Some((reason, message)) = &self.refusal {
+        if let Err((reason, message)) = &self.parameters {
             accepted.status = ConditionStatus::False;
             accepted.reason = *reason;
             accepted.message.clone_from(message);
@@ -421,9 +421,25 @@ impl JudgedGateway {
         std::iter::once(self.accepted()).chain(self.resolved_refs()).chain(insecure).collect()
     }
 
+    /// How its pods and its Service are to be, as far as that can be told.
+    #[must_use]
+    pub fn parameters(&self) -> Option<&Arc<Parameters>> {
+        self.parameters.as_ref().ok()
+    }
+
+    /// Whether it is not accepted for its parameters alone: what was made for it stays as it is, and serves.
+    #[must_use]
+    pub fn stays_as_made(&self) -> bool {
+        matches!(self.parameters, Err((ConditionReason::InvalidParameters, _)))
+    }
+
     /// Serves nothing of what is not accepted.
     fn withhold(&mut self) {
-        let is_refused = !self.is_accepted();
+        let is_refused = if self.stays_as_made() {
+            accept(&self.listeners, Listener::is_accepted, None).status == ConditionStatus::False
+        } else {
+            !self.is_accepted()
+        };
         let withhold = |listeners: &mut [Listener]| {
             listeners.iter_mut().for_each(|listener| listener.findings.is_withheld = true);
         };

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::super::core_kinds::{Admit, Pod};
-use super::super::objects::{Kind, MARK_ANNOTATION, Mark, Object, ObjectId, ObjectKey};
+use super::super::objects::{Kind, MARK_ANNOTATION, Mark, Object, ObjectId, ObjectKey, PARAMETERS_KEY};
 use super::super::report::{Report, Severity};
 use super::super::schema::FieldError;
 use super::super::typed;
@@ -157,8 +157,8 @@ fn trim(kind: Kind, value: &mut Value) -> Option<Value> {
     match kind {
         Kind::Node => keep_of_status(fields, "addresses"),
         Kind::Service => keep_of_status(fields, "loadBalancer"),
-        Kind::ConfigMap => keep_certificates(fields, &["ca.crt"]),
-        Kind::Secret => keep_certificates(fields, &["tls.crt", "tls.key"]),
+        Kind::ConfigMap => keep_data(fields, &["ca.crt", PARAMETERS_KEY]),
+        Kind::Secret => keep_data(fields, &["tls.crt", "tls.key"]),
         Kind::BackendTlsPolicy
         | Kind::Gateway
         | Kind::GatewayClass
@@ -191,8 +191,8 @@ fn keep_of_status(fields: &mut Map<String, Value>, name: &str) {
     }
 }
 
-/// Of Secrets and ConfigMaps nothing is read but certificates, and others may be as large as objects get.
-fn keep_certificates(fields: &mut Map<String, Value>, names: &[&str]) {
+/// Of Secrets and ConfigMaps nothing is read but certificates and parameters, and others may be as large as objects get.
+fn keep_data(fields: &mut Map<String, Value>, names: &[&str]) {
     fields.remove("binaryData");
     if let Some(data) = fields.get_mut("data").and_then(Value::as_object_mut) {
         data.retain(|name, _| names.contains(&name.as_str()));
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn of_secrets_and_config_maps_certificates_are_kept_and_nothing_else() {
+    fn of_secrets_and_config_maps_certificates_and_parameters_are_kept_and_nothing_else() {
         let metadata = json!({"name": "a", "namespace": "shop"});
         let secret = json!({"metadata": metadata, "type": "kubernetes.io/tls",
             "data": {"tls.crt": "YQ==", "tls.key": "Yg==", "password": "Yw=="}});
@@ -350,14 +350,13 @@ mod tests {
         };
         let names: Vec<&String> = secret.data.as_ref().unwrap().keys().collect();
         assert_eq!(names, ["tls.crt", "tls.key"]);
-        let config_map =
-            json!({"metadata": metadata, "data": {"ca.crt": "a", "page": "b"}, "binaryData": {"c": "YQ=="}});
+        let config_map = json!({"metadata": metadata, "data": {"ca.crt": "a", "gateway.yaml": "c", "page": "b"}, "binaryData": {"c": "YQ=="}});
         let Object::ConfigMap(kept) = good(&read_item(Kind::ConfigMap, config_map).unwrap(), Kind::ConfigMap)
         else {
             panic!("no ConfigMap")
         };
         let names: Vec<&String> = kept.data.as_ref().unwrap().keys().collect();
-        assert_eq!(names, ["ca.crt"]);
+        assert_eq!(names, ["ca.crt", "gateway.yaml"]);
         assert_eq!(kept.binary_data, None);
     }
 

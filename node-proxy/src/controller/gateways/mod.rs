@@ -5,8 +5,10 @@
 //! that comes may drive another one out, or come to be counted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
 use super::live::Address;
@@ -293,20 +295,26 @@ impl Reach {
         let addresses = find_addresses(objects, &gateway.key);
         let asked = objects.gateways.get(&gateway.key).and_then(|own| own.spec.addresses.as_deref());
         let values = asked.unwrap_or_default().iter().filter_map(|asked| asked.value.as_deref());
-        let is_missing =
-            |value: &&str| !value.is_empty() && addresses.iter().all(|own| *own.value != **value);
-        let missing: Vec<&str> = values.filter(is_missing).collect();
-        let programmed = if !gateway.is_accepted() {
+        let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
+        let is_missing = |value: &&&str| !addresses.iter().any(|own| is_same_address(&own.value, value));
+        let missing: Vec<&str> = values.iter().filter(is_missing).copied().collect();
+        let programmed = if gateway.stays_as_made() {
+            let message = "it is not accepted: what was made for it before stays as it is";
+            Err((ConditionReason::Invalid, message.to_owned()))
+        } else if !gateway.is_accepted() {
             Err((ConditionReason::Invalid, "it is not accepted".to_owned()))
-        } else if addresses.is_empty() {
-            let message =
-                "no Service of type LoadBalancer that this Gateway owns has been given an address yet";
-            Err((ConditionReason::AddressNotAssigned, message.to_owned()))
-        } else if missing.is_empty() {
-            Ok(())
-        } else {
-            let message = format!("spec.addresses: it was not given {}", missing.join(", "));
+        } else if !missing.is_empty() {
+            let asked = match &values[..] {
+                [first, _, ..] => format!("; a Service asks for one address, which is {first}"),
+                _ => String::new(),
+            };
+            let message = format!("spec.addresses: it was not given {}{asked}", missing.join(", "));
             Err((ConditionReason::AddressNotUsable, message))
+        } else if addresses.is_empty() {
+            let message = "no Service that this Gateway owns has been given an address yet";
+            Err((ConditionReason::AddressNotAssigned, message.to_owned()))
+        } else {
+            Ok(())
         };
         Self { addresses, programmed }
     }
@@ -397,8 +405,13 @@ fn as_count(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-/// The addresses of a Gateway: those of the Services of type LoadBalancer that it owns. This is where what was provided for
-/// a Gateway comes into its status.
+/// Whether two texts are one address.
+fn is_same_address(one: &str, other: &str) -> bool {
+    one == other || one.parse::<IpAddr>().is_ok_and(|one| other.parse() == Ok(one))
+}
+
+/// The addresses of a Gateway: those of the Services that it owns, which their balancers have given them or, of another type, the
+/// cluster. This is where what was provided for a Gateway comes into its status.
 fn find_addresses(objects: &Objects, key: &ObjectKey) -> Vec<Address> {
     let Some(uid) = objects.gateways.get(key).and_then(|gateway| gateway.metadata.uid.as_deref()) else {
         return Vec::new();
@@ -410,23 +423,28 @@ fn find_addresses(objects: &Objects, key: &ObjectKey) -> Vec<Address> {
         let mut own = owners.filter(|owner| owner.kind == "Gateway" && owner.uid == uid);
         own.next().is_some()
     });
-    let ingress =
-        owned.filter_map(|service| service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref());
-    let mut addresses: Vec<Address> = ingress
-        .flatten()
-        .filter_map(|ingress| {
-            let address = |kind: &str, value: &String| Address {
-                kind: Some(kind.into()),
-                value: value.as_str().into(),
-            };
-            let ip = ingress.ip.as_ref().map(|ip| address("IPAddress", ip));
-            ip.or_else(|| ingress.hostname.as_ref().map(|name| address("Hostname", name)))
-        })
-        .collect();
+    let mut addresses: Vec<Address> = owned.flat_map(|service| addresses_of(service)).collect();
     addresses.sort();
     addresses.dedup();
     addresses.truncate(MOST_ADDRESSES);
     addresses
+}
+
+fn addresses_of(service: &Service) -> Vec<Address> {
+    let address =
+        |kind: &str, value: &String| Address { kind: Some(kind.into()), value: value.as_str().into() };
+    let (spec, status) = (service.spec.as_ref(), service.status.as_ref());
+    let kind = spec.and_then(|spec| spec.type_.as_deref());
+    if matches!(kind, Some("ClusterIP" | "NodePort")) {
+        let own = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
+        return own.filter(|own| *own != "None").map(|own| address("IPAddress", own)).collect();
+    }
+    let ingress = status.and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let given = ingress.into_iter().flatten().filter_map(|ingress| {
+        let ip = ingress.ip.as_ref().map(|ip| address("IPAddress", ip));
+        ip.or_else(|| ingress.hostname.as_ref().map(|name| address("Hostname", name)))
+    });
+    given.collect()
 }
 
 #[cfg(test)]

@@ -106,10 +106,10 @@ fn a_gateway_is_programmed_once_it_has_the_address_that_it_asks_for() {
         let own = [format!("False={reason}"), pending.clone(), "False=Invalid".to_owned()];
         own.into_iter().chain([pending.clone(), pending]).collect::<Vec<_>>()
     };
-    assert_eq!(said(""), waits("AddressNotAssigned"));
+    assert_eq!(said(""), waits("AddressNotUsable"));
     assert_eq!(
         said(&balancer("g2", "ip: 192.0.2.1")),
-        waits("AddressNotAssigned"),
+        waits("AddressNotUsable"),
         "another one's of that name"
     );
     assert_eq!(said(&balancer("g1", "ip: 192.0.2.7")), waits("AddressNotUsable"));
@@ -119,6 +119,64 @@ fn a_gateway_is_programmed_once_it_has_the_address_that_it_asks_for() {
     let holder = statuses.find_holder(&ListenerOwner::Gateway(key("web"))).unwrap();
     let Holder::Gateway { addresses, .. } = &holder.holder else { panic!("a Gateway") };
     assert_eq!(addresses[0], Address { kind: Some("Hostname".into()), value: "a.example".into() });
+}
+
+/// What the Gateway says of its addresses and of being programmed, if it asks for these and has this Service.
+fn with_addresses(asked: &str, service: &str) -> (Vec<String>, String) {
+    let objects = OBJECTS.replace("addresses: [{value: 192.0.2.1}]", &format!("addresses: [{asked}]"));
+    let objects = fixture::objects(&format!("{objects}{service}"));
+    let mut statuses = GatewayStatuses::default();
+    statuses.update(&objects, &Changed::everything(&objects));
+    let holder = statuses.find_holder(&ListenerOwner::Gateway(key("web"))).unwrap();
+    let Holder::Gateway { addresses, .. } = &holder.holder else { panic!("a Gateway") };
+    let programmed = holder.conditions.iter().find(|own| own.kind == ConditionType::Programmed).unwrap();
+    (addresses.iter().map(|own| own.value.to_string()).collect(), programmed.to_string())
+}
+
+#[test]
+fn an_address_that_is_asked_for_is_there_or_named() {
+    let given = balancer("g1", "ip: 192.0.2.1");
+    let not_usable =
+        |why: &str| format!("Programmed=False AddressNotUsable: spec.addresses: it was not given {why}");
+    let yes = "Programmed=True Programmed".to_owned();
+    let none = || Vec::<String>::new();
+    let one = || vec!["192.0.2.1".to_owned()];
+    for (asked, service, expected) in [
+        ("", "", (none(), "Programmed=False AddressNotAssigned: no Service that this Gateway owns has been given an address yet".to_owned())),
+        ("", &*given, (one(), yes.clone())),
+        ("{value: 192.0.2.1}", "", (none(), not_usable("192.0.2.1"))),
+        ("{value: 192.0.2.1}", &given, (one(), yes.clone())),
+        // Of two one can be asked for, be it the one that cannot be had.
+        (
+            "{value: 192.0.2.1}, {value: 192.0.2.2}",
+            &given,
+            (one(), not_usable("192.0.2.2; a Service asks for one address, which is 192.0.2.1")),
+        ),
+        (
+            "{value: 192.0.2.2}, {value: 192.0.2.1}",
+            "",
+            (none(), not_usable("192.0.2.2, 192.0.2.1; a Service asks for one address, which is 192.0.2.2")),
+        ),
+        // One address is written in many ways.
+        ("{value: '2001:DB8::0:1'}", &balancer("g1", "ip: '2001:db8::1'"), (vec!["2001:db8::1".to_owned()], yes)),
+    ] {
+        assert_eq!(with_addresses(asked, service), expected, "{asked}");
+    }
+}
+
+#[test]
+fn without_a_balancer_the_addresses_are_the_clusters() {
+    let of_type = |kind: &str| {
+        let service = balancer("g1", "ip: 192.0.2.1").replace(
+            "type: LoadBalancer, clusterIP: 10.96.0.9",
+            &format!("type: {kind}, clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9, 'fd00::9']"),
+        );
+        with_addresses("", &service).0
+    };
+    for kind in ["ClusterIP", "NodePort"] {
+        assert_eq!(of_type(kind), ["10.96.0.9", "fd00::9"], "{kind}");
+    }
+    assert_eq!(of_type("LoadBalancer"), ["192.0.2.1"]);
 }
 
 #[test]

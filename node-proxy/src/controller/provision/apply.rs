@@ -2,17 +2,19 @@
 //!
 //! An object is applied whole, by server-side apply: what is no longer wanted of it goes, and what others have put into it stays.
 //! One that this Gateway does not own is never touched: it is looked at before anything is made in its place, what is made first is
-//! made without force, and what is applied later names the uid that was seen.
+//! made without force, and what is applied later names the uid that was seen. What somebody chose and does not any more
+//! ([`Part::CHOSEN`]) is deleted, by its uid.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::demand::Demand;
+use super::name::name_of;
 use super::objects::{Part, Settings, Wanted};
 use super::shortfall::{Provisions, Shortfall};
 use super::watch::{Known, Seen};
@@ -85,8 +87,7 @@ impl Provisioner {
             tracing::info!(gateway = %demand.gateway, "{} is made", describe(wanted));
             return self.finish(wanted, seen).await;
         };
-        let own = (&*demand.gateway.name, demand.uid.as_str());
-        if seen.owner.as_ref().map(|(name, uid)| (name.as_str(), uid.as_str())) != Some(own) {
+        if !is_own(demand, &seen) {
             let what = describe(wanted);
             return Err(Trouble::Foreign(format!(
                 "{what} is there already and not of this Gateway: it is left alone"
@@ -96,7 +97,7 @@ impl Provisioner {
             // The watch says when it has gone.
             return Err(Trouble::Again(Instant::now() + PAUSES.longest));
         }
-        if seen.owns_replicas {
+        if seen.owns_replicas && wanted.first_replicas.is_some() {
             return self.finish(wanted, seen).await;
         }
         if wanted.is_in(&seen.object) {
@@ -113,22 +114,23 @@ impl Provisioner {
     /// Leaves the number of replicas to others, once it has been said: a field that its one manager does not apply any more
     /// falls back to its default, so somebody else must have it first.
     async fn finish(&self, wanted: &Wanted, seen: Arc<Seen>) -> Result<Arc<Seen>, Trouble> {
-        if !seen.owns_replicas {
-            return Ok(seen);
-        }
+        let Some(first) = wanted.first_replicas.filter(|_| seen.owns_replicas) else { return Ok(seen) };
         let (resource, uid) = (wanted.part.resource(), &seen.uid);
-        let replicas = seen.object.pointer("/spec/replicas").unwrap_or(&Value::Null);
+        let replicas = seen.object.pointer("/spec/replicas").and_then(Value::as_i64);
+        // One that was told to have none has to have some before any autoscaler counts them.
+        let others = replicas.filter(|replicas| *replicas > 0);
+        let replicas = others.unwrap_or_else(|| first.into());
         let handed_over = json!({
             "apiVersion": resource.api_version, "kind": resource.kind,
             "metadata": { "name": wanted.key.name, "namespace": wanted.key.namespace, "uid": uid },
             "spec": { "replicas": replicas },
         });
-        // Without force: who has scaled it meanwhile has taken it over already.
-        let params = PatchParams::apply(REPLICAS_MANAGER);
+        // As it is without force: who has scaled it meanwhile has taken it over already.
+        let params = PatchParams { force: others.is_none(), ..PatchParams::apply(REPLICAS_MANAGER) };
         match self.patch(wanted, &handed_over, &params).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(refused(wanted, &error)),
+            Err(error) => return Err(refused(&describe(wanted), &error)),
         }
         let mut object = wanted.object.clone();
         object["metadata"]["uid"] = json!(uid);
@@ -140,9 +142,11 @@ impl Provisioner {
         if let Some(seen) = self.parts.known.find(wanted.part, &wanted.key) {
             return Ok(Some(seen));
         }
-        let api = self.api(wanted);
+        let api = self.api(wanted.part, &wanted.key);
         let found = timeout(REQUEST_LIMIT, api.get_opt(&wanted.key.name)).await;
-        let found = found.map_err(|_| no_answer(wanted))?.map_err(|error| refused(wanted, &error))?;
+        let found = found
+            .map_err(|_| no_answer(&describe(wanted)))?
+            .map_err(|error| refused(&describe(wanted), &error))?;
         Ok(found.map(|object| Arc::new(Seen::new(object))))
     }
 
@@ -155,7 +159,7 @@ impl Provisioner {
                 self.parts.known.forget(wanted.part, &wanted.key);
                 return Err(Trouble::Again(Instant::now() + PAUSES.first));
             }
-            Err(error) => return Err(refused(wanted, &error)),
+            Err(error) => return Err(refused(&describe(wanted), &error)),
         };
         Ok(self.parts.known.put(wanted.part, wanted.key.clone(), Seen::new(object)))
     }
@@ -166,14 +170,34 @@ impl Provisioner {
         object: &Value,
         params: &PatchParams,
     ) -> kube::Result<DynamicObject> {
-        let api = self.api(wanted);
+        let api = self.api(wanted.part, &wanted.key);
         let answer = timeout(REQUEST_LIMIT, api.patch(&wanted.key.name, params, &Patch::Apply(object))).await;
         answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
     }
 
-    fn api(&self, wanted: &Wanted) -> Api<DynamicObject> {
-        let resource = wanted.part.resource();
-        Api::namespaced_with(self.client.clone(), &wanted.key.namespace, &resource)
+    /// Deletes what is not asked for any more. One without our label is not seen, and goes with the Gateway.
+    async fn withdraw(&self, demand: &Demand, part: Part) -> Result<(), Trouble> {
+        let key = ObjectKey::new(&demand.gateway.namespace, &name_of(&demand.gateway, &demand.class_name));
+        let Some(seen) = self.parts.known.find(part, &key) else { return Ok(()) };
+        if seen.is_leaving || !is_own(demand, &seen) {
+            return Ok(());
+        }
+        let preconditions = Preconditions { uid: Some(seen.uid.clone()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+        let what = format!("{} {key}", part.resource().kind);
+        let api = self.api(part, &key);
+        match timeout(REQUEST_LIMIT, api.delete(&key.name, &params)).await {
+            Ok(Ok(_)) => tracing::info!(gateway = %demand.gateway, "{what} is deleted"),
+            // It has gone, or another one is in its place, which the watch shows.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
+            Ok(Err(error)) => return Err(refused(&what, &error)),
+            Err(_) => return Err(no_answer(&what)),
+        }
+        Ok(())
+    }
+
+    fn api(&self, part: Part, key: &ObjectKey) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &key.namespace, &part.resource())
     }
 
     /// Who changes an object back again and again, as another controller or an admission webhook may, is answered less and less often.
@@ -255,12 +279,18 @@ fn describe(wanted: &Wanted) -> String {
     format!("{} {}", wanted.part.resource().kind, wanted.key)
 }
 
-fn no_answer(wanted: &Wanted) -> Trouble {
-    Trouble::Refused(ConditionReason::NoResources, format!("{}: no answer in time", describe(wanted)))
+/// Whether it is this Gateway, not one of its name before it, whose it is.
+fn is_own(demand: &Demand, seen: &Seen) -> bool {
+    let owner = seen.owner.as_ref().map(|(name, uid)| (name.as_str(), uid.as_str()));
+    owner == Some((&*demand.gateway.name, demand.uid.as_str()))
+}
+
+fn no_answer(what: &str) -> Trouble {
+    Trouble::Refused(ConditionReason::NoResources, format!("{what}: no answer in time"))
 }
 
 /// What the API server said.
-fn refused(wanted: &Wanted, error: &kube::Error) -> Trouble {
+fn refused(what: &str, error: &kube::Error) -> Trouble {
     let (reason, said) = match error {
         kube::Error::Api(status) => {
             let is_invalid = matches!(status.code, 400 | 422);
@@ -269,7 +299,7 @@ fn refused(wanted: &Wanted, error: &kube::Error) -> Trouble {
         }
         other => (ConditionReason::NoResources, other.to_string()),
     };
-    Trouble::Refused(reason, format!("{}: {said}", describe(wanted)))
+    Trouble::Refused(reason, format!("{what}: {said}"))
 }
 
 impl Work for Provisioner {
@@ -293,9 +323,19 @@ impl Work for Provisioner {
         };
         let mut troubles = Vec::new();
         let mut waiting = None;
-        for wanted in Wanted::all(&demand, &self.parts.settings, trust.as_deref()) {
+        let all = Wanted::all(&demand, &self.parts.settings, trust.as_deref());
+        for part in Part::CHOSEN {
+            let is_withdrawn = demand.parameters.is_some() && all.iter().all(|wanted| wanted.part != part);
+            if is_withdrawn && self.parts.leadership.is_held() {
+                troubles.extend(self.withdraw(&demand, part).await.err());
+            }
+        }
+        for wanted in all {
             if !self.parts.leadership.is_held() {
                 return None;
+            }
+            if demand.parameters.is_none() && self.parts.known.find(wanted.part, &wanted.key).is_none() {
+                continue;
             }
             match self.provide(&demand, &wanted).await {
                 Ok(seen) if wanted.part == Part::Deployment && seen.available == 0 => {

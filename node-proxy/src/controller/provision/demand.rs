@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::attach::gateway::{JudgedGateway, ListenerProtocol};
+use crate::attach::gateway::{JudgedGateway, ListenerProtocol, Parameters};
 use crate::cluster::objects::{ObjectKey, Objects};
 
 /// The transport of a port.
@@ -54,8 +54,8 @@ impl fmt::Display for Port {
     }
 }
 
-/// What an accepted Gateway asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a Gateway asks for.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Demand {
     /// The Gateway.
     pub gateway: ObjectKey,
@@ -69,19 +69,22 @@ pub struct Demand {
     pub annotations: BTreeMap<String, String>,
     /// Where its listeners and those of its ListenerSets are served.
     pub ports: BTreeSet<Port>,
-    /// The first address that it asks for by its value.
+    /// How its pods and its Service are to be. Where that cannot be told they stay as they are.
+    pub parameters: Option<Arc<Parameters>>,
+    /// The first address that it asks for by its value: a Service asks for one.
     pub address: Option<String>,
     /// Its ListenerSets, which say, too, what has become of it.
     pub listener_sets: BTreeSet<ObjectKey>,
 }
 
 impl Demand {
-    /// What a Gateway asks for, if it is accepted. One that is being deleted, and one without a uid, which no API server
-    /// has, asks for nothing.
+    /// What a Gateway asks for, if it is accepted, or is not for its parameters alone. One that is being deleted, and one without a
+    /// uid, which no API server has, asks for nothing.
     #[must_use]
     pub fn find(objects: &Objects, judged: &JudgedGateway) -> Option<Self> {
         let gateway = objects.gateways.get(&judged.key)?;
-        if !judged.is_accepted() || gateway.metadata.deletion_timestamp.is_some() {
+        let is_refused = !judged.is_accepted() && !judged.stays_as_made();
+        if is_refused || gateway.metadata.deletion_timestamp.is_some() {
             return None;
         }
         let infrastructure = gateway.spec.infrastructure.as_ref();
@@ -96,6 +99,7 @@ impl Demand {
             labels: texts(infrastructure.and_then(|own| own.labels.as_ref())),
             annotations: texts(infrastructure.and_then(|own| own.annotations.as_ref())),
             ports: served.filter_map(|(_, listener)| Some(port(listener.port, listener.protocol?))).collect(),
+            parameters: judged.parameters().cloned(),
             address: asked.find(|value| !value.is_empty()),
             listener_sets: judged.listener_sets.iter().map(|set| set.key.clone()).collect(),
         })

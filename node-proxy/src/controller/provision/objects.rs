@@ -3,15 +3,20 @@
 //! Only what is written here is ever compared or applied: fields that others add to these objects are theirs.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use gammarus_ca::bundle::fingerprint;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount, TopologySpreadConstraint};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ApiResource;
 use serde_json::{Map, Value, json};
 
 use super::demand::{Demand, Port, Transport};
 use super::name::{label_of, name_of};
+use crate::attach::gateway::{Autoscaling, Parameters, ServiceType};
 use crate::cluster::objects::ObjectKey;
 use crate::compile::workload::GATEWAY_NAME_LABEL;
 
@@ -21,10 +26,11 @@ pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "ga
 const GATEWAY_LABEL: &str = "gammarus.io/gateway";
 /// A hash of the object as it was applied last: what has been applied and is not wanted any more is found by it.
 const APPLIED: &str = "gammarus.io/applied";
-/// With how many replicas a Deployment begins.
-const REPLICAS: u32 = 2;
-/// Where every proxy has its metrics and its health.
-const HEALTH: Port = Port { number: 15021, transport: Transport::Tcp };
+/// With how many replicas a Deployment begins where nobody says: one would be away whenever its node is drained.
+const REPLICAS: i32 = 2;
+/// Where every proxy has its metrics and its health, and where its admin server is, unless a listener is there.
+const HEALTH: u16 = 15021;
+const ADMIN: u16 = 15000;
 
 /// What the objects of all Gateways have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,11 +64,24 @@ pub enum Part {
     Deployment,
     /// How they are reached.
     Service,
+    /// How their number follows their load.
+    HorizontalPodAutoscaler,
+    /// How many of them may be away.
+    PodDisruptionBudget,
 }
 
 impl Part {
     /// All of them, in the order in which they are made.
-    pub const ALL: [Self; 4] = [Self::ServiceAccount, Self::ConfigMap, Self::Deployment, Self::Service];
+    pub const ALL: [Self; 6] = [
+        Self::ServiceAccount,
+        Self::ConfigMap,
+        Self::Deployment,
+        Self::Service,
+        Self::HorizontalPodAutoscaler,
+        Self::PodDisruptionBudget,
+    ];
+    /// Those that are there only as long as somebody asks for them.
+    pub const CHOSEN: [Self; 2] = [Self::HorizontalPodAutoscaler, Self::PodDisruptionBudget];
 
     /// Where the API server has it.
     #[must_use]
@@ -72,6 +91,8 @@ impl Part {
             Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
             Self::Service => ApiResource::erase::<Service>(&()),
+            Self::HorizontalPodAutoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
+            Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
         }
     }
 }
@@ -85,30 +106,39 @@ pub struct Wanted {
     pub key: ObjectKey,
     /// All of it that is ours.
     pub object: Value,
+    /// Of a Deployment whose replicas are left to others: with how many it begins.
+    pub first_replicas: Option<i32>,
 }
 
 impl Wanted {
     /// All objects of a Gateway. Without a trust bundle there is no ConfigMap yet, and without a port no Service: it must
-    /// have one.
+    /// have one. Where its parameters cannot be told, nothing but the ConfigMap, by which its pods know the CA: that must not grow
+    /// old meanwhile.
     #[must_use]
     pub fn all(demand: &Demand, settings: &Settings, trust: Option<&str>) -> Vec<Self> {
-        let made = Made { demand, settings, name: name_of(&demand.gateway, &demand.class_name) };
+        let name = name_of(&demand.gateway, &demand.class_name);
+        let parameters = demand.parameters.clone().unwrap_or_default();
+        let made = Made { demand, settings, parameters: &parameters, name };
+        let has_parameters = demand.parameters.is_some();
         let rest = |part| match part {
-            Part::ServiceAccount => Some(json!({ "automountServiceAccountToken": false })),
             Part::ConfigMap => trust.map(|trust| json!({ "data": { "ca.crt": trust } })),
+            _ if !has_parameters => None,
+            Part::ServiceAccount => Some(json!({ "automountServiceAccountToken": false })),
             Part::Deployment => Some(json!({ "spec": made.deployment() })),
             Part::Service => (!demand.ports.is_empty()).then(|| json!({ "spec": made.service() })),
+            Part::HorizontalPodAutoscaler => made.autoscaler().map(|spec| json!({ "spec": spec })),
+            Part::PodDisruptionBudget => made.disruption_budget().map(|spec| json!({ "spec": spec })),
         };
         Part::ALL.into_iter().filter_map(|part| Some(made.finish(part, rest(part)?))).collect()
     }
 
-    /// The same as it is made first. A Deployment begins with two replicas: one would be away whenever its node is drained. From then
-    /// on their number is somebody else's, who scales it, and never applied again.
+    /// The same as it is made first. Where the Gateway does not say how many replicas there are, a Deployment begins with some, and from
+    /// then on their number is somebody else's, who scales it, and never applied again.
     #[must_use]
     pub fn to_create(&self) -> Value {
         let mut object = self.object.clone();
-        if self.part == Part::Deployment {
-            object["spec"]["replicas"] = json!(REPLICAS);
+        if let Some(replicas) = self.first_replicas {
+            object["spec"]["replicas"] = json!(replicas);
         }
         object
     }
@@ -142,6 +172,7 @@ fn holds(live: &Value, wanted: &Value) -> bool {
 struct Made<'a> {
     demand: &'a Demand,
     settings: &'a Settings,
+    parameters: &'a Parameters,
     name: String,
 }
 
@@ -181,7 +212,8 @@ impl Made<'_> {
         });
         let hash = fingerprint(object.to_string().as_bytes());
         object["metadata"]["annotations"][APPLIED] = json!(&hash[..16]);
-        Wanted { part, key: ObjectKey::new(&gateway.namespace, &self.name), object }
+        let first_replicas = self.first_replicas().filter(|_| part == Part::Deployment);
+        Wanted { part, key: ObjectKey::new(&gateway.namespace, &self.name), object, first_replicas }
     }
 
     fn service(&self) -> Value {
@@ -193,25 +225,92 @@ impl Made<'_> {
                 "protocol": port.transport.as_protocol(),
             })
         };
+        let kind = self.parameters.service_type();
         let mut spec = json!({
-            "type": "LoadBalancer",
+            "type": kind,
             "selector": { GATEWAY_LABEL: self.name },
             "ports": self.demand.ports.iter().map(port).collect::<Value>(),
             "ipFamilyPolicy": "PreferDualStack",
         });
-        if let Some(address) = &self.demand.address {
+        if let (ServiceType::LoadBalancer, Some(address)) = (kind, &self.demand.address) {
             spec["loadBalancerIP"] = json!(address);
+            // Who gives addresses of both families has one by request for one of them, if for any.
+            if let Ok(address) = address.parse::<IpAddr>() {
+                spec["ipFamilyPolicy"] = json!("SingleStack");
+                spec["ipFamilies"] = json!([if address.is_ipv4() { "IPv4" } else { "IPv6" }]);
+            }
+        }
+        let given = self.parameters.service.as_ref();
+        if let Some(policy) = given.and_then(|own| own.external_traffic_policy) {
+            spec["externalTrafficPolicy"] = json!(policy);
+        }
+        if let Some(class) = given.and_then(|own| own.load_balancer_class.as_ref()) {
+            spec["loadBalancerClass"] = json!(class);
         }
         spec
     }
 
+    /// With how many replicas a Deployment begins whose replicas are left to others.
+    fn first_replicas(&self) -> Option<i32> {
+        match (&self.parameters.autoscaling, self.parameters.replicas) {
+            (Some(autoscaling), _) => Some(autoscaling.min_replicas),
+            (None, Some(_)) => None,
+            (None, None) => Some(REPLICAS),
+        }
+    }
+
+    fn autoscaler(&self) -> Option<Value> {
+        let Autoscaling { min_replicas, max_replicas, target_cpu_utilization } =
+            self.parameters.autoscaling.as_ref()?;
+        let target = json!({ "type": "Utilization", "averageUtilization": target_cpu_utilization });
+        Some(json!({
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": self.name },
+            "minReplicas": min_replicas,
+            "maxReplicas": max_replicas,
+            "metrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": target } }],
+        }))
+    }
+
+    fn disruption_budget(&self) -> Option<Value> {
+        let mut spec = json!(self.parameters.pod_disruption_budget.as_ref()?);
+        spec["selector"] = json!({ "matchLabels": self.own_labels() });
+        Some(spec)
+    }
+
+    /// By what its pods are found, and no others.
+    fn own_labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(GATEWAY_LABEL.to_owned(), self.name.clone())])
+    }
+
+    /// A cluster of one node has all of them.
+    fn spread(&self) -> Vec<TopologySpreadConstraint> {
+        let by_default = || {
+            vec![TopologySpreadConstraint {
+                max_skew: 1,
+                topology_key: "kubernetes.io/hostname".to_owned(),
+                when_unsatisfiable: "ScheduleAnyway".to_owned(),
+                ..TopologySpreadConstraint::default()
+            }]
+        };
+        let mut constraints = self.parameters.topology_spread_constraints.clone().unwrap_or_else(by_default);
+        for constraint in &mut constraints {
+            constraint.label_selector.get_or_insert_with(|| LabelSelector {
+                match_labels: Some(self.own_labels()),
+                ..LabelSelector::default()
+            });
+        }
+        constraints
+    }
+
     fn deployment(&self) -> Value {
-        let own = json!({ GATEWAY_LABEL: self.name });
         let mut labels = self.labels();
         // A Gateway is an end of its connections: nothing of it is ever redirected.
         labels.insert("gammarus.io/mesh", "disabled".to_owned());
-        json!({
-            "selector": { "matchLabels": own },
+        let mut nodes = BTreeMap::from([("kubernetes.io/os", "linux")]);
+        let given = self.parameters.node_selector.iter().flatten();
+        nodes.extend(given.map(|(name, value)| (name.as_str(), value.as_str())));
+        let mut spec = json!({
+            "selector": { "matchLabels": self.own_labels() },
             "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
             "template": {
                 "metadata": { "labels": labels, "annotations": self.demand.annotations },
@@ -220,15 +319,9 @@ impl Made<'_> {
                     "automountServiceAccountToken": false,
                     // Variables named after Services would look like flags.
                     "enableServiceLinks": false,
-                    "nodeSelector": { "kubernetes.io/os": "linux" },
+                    "nodeSelector": nodes,
                     "terminationGracePeriodSeconds": 40,
-                    "topologySpreadConstraints": [{
-                        "maxSkew": 1,
-                        "topologyKey": "kubernetes.io/hostname",
-                        // A cluster of one node has all of them.
-                        "whenUnsatisfiable": "ScheduleAnyway",
-                        "labelSelector": { "matchLabels": own },
-                    }],
+                    "topologySpreadConstraints": self.spread(),
                     "securityContext": {
                         "runAsNonRoot": true,
                         "runAsUser": 65532,
@@ -248,11 +341,24 @@ impl Made<'_> {
                     ],
                 },
             },
-        })
+        });
+        let Parameters { replicas, tolerations, priority_class_name, .. } = self.parameters;
+        if let Some(replicas) = replicas {
+            spec["replicas"] = json!(replicas);
+        }
+        let pod = &mut spec["template"]["spec"];
+        if let Some(tolerations) = tolerations {
+            pod["tolerations"] = json!(tolerations);
+        }
+        if let Some(class) = priority_class_name {
+            pod["priorityClassName"] = json!(class);
+        }
+        spec
     }
 
     fn container(&self) -> Value {
         let Settings { image, image_pull_policy, .. } = self.settings;
+        let by_default = || json!({ "requests": { "cpu": "50m", "memory": "64Mi" } });
         json!({
             "name": "proxy",
             "image": image,
@@ -269,7 +375,7 @@ impl Made<'_> {
                 "readOnlyRootFilesystem": true,
                 "capabilities": { "drop": ["ALL"] },
             },
-            "resources": { "requests": { "cpu": "50m", "memory": "64Mi" } },
+            "resources": self.parameters.resources.as_ref().map_or_else(by_default, |own| json!(own)),
             "volumeMounts": [
                 { "name": "token", "mountPath": "/var/run/secrets/gammarus", "readOnly": true },
                 { "name": "trust", "mountPath": "/etc/gammarus/trust", "readOnly": true },
@@ -278,15 +384,25 @@ impl Made<'_> {
         })
     }
 
-    /// The listeners' and the one for health, which may be meant twice, and must not be written twice.
+    /// The listeners' and the one for health.
     fn container_ports(&self) -> Value {
         let port = |name: String, port: Port| json!({ "name": name, "containerPort": port.number, "protocol": port.transport.as_protocol() });
-        let listeners = self.demand.ports.iter().filter(|port| **port != HEALTH);
-        let listeners = listeners.map(|own| port(own.to_string(), *own));
-        std::iter::once(port("metrics".to_owned(), HEALTH)).chain(listeners).collect()
+        let health = Port { number: self.free_port(HEALTH), transport: Transport::Tcp };
+        let listeners = self.demand.ports.iter().map(|own| port(own.to_string(), *own));
+        std::iter::once(port("metrics".to_owned(), health)).chain(listeners).collect()
+    }
+
+    /// This port, or the next one on which there is no listener: those are asked for by clients, and the proxy's own by nobody who
+    /// does not look them up.
+    fn free_port(&self, first: u16) -> u16 {
+        let is_free =
+            |number: &u16| !self.demand.ports.contains(&Port { number: *number, transport: Transport::Tcp });
+        (first..).find(is_free).unwrap_or(first)
     }
 
     fn environment(&self) -> Value {
+        let admin = format!("127.0.0.1:{}", self.free_port(ADMIN));
+        let health = format!("[::]:{}", self.free_port(HEALTH));
         let Settings { trust_domain, ca_address, feed_address, log_format, log_level, .. } = self.settings;
         let gateway = self.demand.gateway.to_string();
         let from_field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
@@ -299,6 +415,8 @@ impl Made<'_> {
             ("GAMMARUS_TOKEN_FILE", "/var/run/secrets/gammarus/token"),
             ("GAMMARUS_FEED_ADDRESS", feed_address),
             ("GAMMARUS_STATE_DIR", "/var/lib/gammarus"),
+            ("GAMMARUS_ADMIN_LISTEN", &admin),
+            ("GAMMARUS_HEALTH_LISTEN", &health),
             ("GAMMARUS_LOG_FORMAT", log_format),
             ("GAMMARUS_LOG_LEVEL", log_level),
         ];

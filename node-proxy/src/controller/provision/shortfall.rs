@@ -126,9 +126,10 @@ impl Provisions {
 
 /// Where nobody makes anything, whoever waits for an address should know.
 fn say_off(judged: &mut ListenersJudgement) {
-    for condition in
-        judged.conditions.iter_mut().filter(|own| own.reason == ConditionReason::AddressNotAssigned)
-    {
+    let is_about_addresses = |own: &&mut Condition| {
+        matches!(own.reason, ConditionReason::AddressNotAssigned | ConditionReason::AddressNotUsable)
+    };
+    for condition in judged.conditions.iter_mut().filter(is_about_addresses) {
         condition.message.push_str("; this controller makes none: it was given no --ingress-image");
     }
 }

@@ -57,6 +57,19 @@ fn web() -> Demand {
     demand
 }
 
+/// The same with these parameters.
+#[track_caller]
+fn with(document: &str) -> Demand {
+    let config_map =
+        json!({"kind": "ConfigMap", "metadata": {"name": "own"}, "data": {"gateway.yaml": document}});
+    let named = OBJECTS.replace(
+        "infrastructure: {",
+        "infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: own}, ",
+    );
+    let [demand] = demands(&fixture::objects(&format!("{named}---\n{config_map}"))).try_into().unwrap();
+    demand
+}
+
 #[track_caller]
 fn part(demand: &Demand, part: Part) -> Wanted {
     let all = Wanted::all(demand, &settings(), Some("roots"));
@@ -81,10 +94,11 @@ fn one_that_is_being_deleted_asks_for_nothing() {
 }
 
 #[test]
-fn all_four_have_one_name_and_the_gateways_labels_under_ours() {
-    let all = Wanted::all(&web(), &settings(), Some("roots"));
+fn all_have_one_name_and_the_gateways_labels_under_ours() {
+    let demand = with("{autoscaling: {maxReplicas: 5}, podDisruptionBudget: {minAvailable: 1}}");
+    let all = Wanted::all(&demand, &settings(), Some("roots"));
     assert_eq!(all.iter().map(|wanted| wanted.part).collect::<Vec<_>>(), Part::ALL);
-    for Wanted { key, object, part } in &all {
+    for Wanted { key, object, part, .. } in &all {
         assert_eq!(key.to_string(), "shop/web-gammarus");
         let labels = &object["metadata"]["labels"];
         assert_eq!(labels["team"], "edge", "{part:?}");
@@ -131,11 +145,121 @@ fn udp_and_tcp_share_a_number() {
 }
 
 #[test]
-fn no_port_of_a_container_is_there_twice() {
-    let deployment = part(&web(), Part::Deployment).object;
-    let ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"].as_array().unwrap();
-    let numbers: Vec<u64> = ports.iter().map(|port| port["containerPort"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, [15021, 80, 9000]);
+fn the_proxys_own_ports_make_room_for_listeners() {
+    let ports = |demand: &Demand| {
+        let deployment = part(demand, Part::Deployment).object;
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        let ports = container["ports"].as_array().unwrap().iter();
+        let numbers: Vec<u64> = ports.map(|port| port["containerPort"].as_u64().unwrap()).collect();
+        let variable = |name: &str| {
+            let all = container["env"].as_array().unwrap();
+            all.iter().find(|own| own["name"] == name).unwrap()["value"].as_str().unwrap().to_owned()
+        };
+        (numbers, variable("GAMMARUS_HEALTH_LISTEN"), variable("GAMMARUS_ADMIN_LISTEN"))
+    };
+    let admin = || "127.0.0.1:15000".to_owned();
+    assert_eq!(ports(&web()), (vec![15022, 80, 9000, 15021], "[::]:15022".to_owned(), admin()));
+    let tcp = |number| Port { number, transport: Transport::Tcp };
+    let others = Demand { ports: [80, 15000, 15001].map(tcp).into(), ..web() };
+    let moved = "127.0.0.1:15002".to_owned();
+    assert_eq!(ports(&others), (vec![15021, 80, 15000, 15001], "[::]:15021".to_owned(), moved));
+    // A port of UDP is another one.
+    let datagrams = Port { number: 15021, transport: Transport::Udp };
+    let datagrams = Demand { ports: [datagrams].into(), ..web() };
+    assert_eq!(ports(&datagrams), (vec![15021, 15021], "[::]:15021".to_owned(), admin()));
+}
+
+#[test]
+fn parameters_shape_the_pods() {
+    let spec = |document: &str| part(&with(document), Part::Deployment).object["spec"].take();
+    let pod = |document: &str| spec(document)["template"]["spec"].take();
+    assert_eq!(spec("replicas: 0")["replicas"], 0);
+    let plain = pod("");
+    assert_eq!(plain["containers"][0]["resources"], json!({"requests": {"cpu": "50m", "memory": "64Mi"}}));
+    let set = pod("resources: {requests: {cpu: 1}, limits: {memory: 1Gi}}
+nodeSelector: {pool: edge}
+tolerations: [{key: edge, operator: Exists}]
+priorityClassName: high
+topologySpreadConstraints: [{maxSkew: 2, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]");
+    assert_eq!(
+        set["containers"][0]["resources"],
+        json!({"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}})
+    );
+    assert_eq!(set["nodeSelector"], json!({"kubernetes.io/os": "linux", "pool": "edge"}));
+    assert_eq!(set["tolerations"], json!([{"key": "edge", "operator": "Exists"}]));
+    assert_eq!(set["priorityClassName"], "high");
+    let own = json!({"matchLabels": {"gammarus.io/gateway": "web-gammarus"}});
+    let constraint = json!({"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": own});
+    assert_eq!(set["topologySpreadConstraints"], json!([constraint]));
+    assert_eq!(plain["topologySpreadConstraints"][0]["labelSelector"], own);
+    // All else is as it is without.
+    let mut without = set.clone();
+    for field in ["containers", "nodeSelector", "topologySpreadConstraints"] {
+        without[field] = plain[field].clone();
+    }
+    for field in ["tolerations", "priorityClassName"] {
+        without.as_object_mut().unwrap().remove(field);
+    }
+    assert_eq!(without, plain);
+}
+
+#[test]
+fn how_many_there_are_is_said_by_one() {
+    let deployment = |document: &str| part(&with(document), Part::Deployment);
+    let (left, given, scaled) = (
+        deployment(""),
+        deployment("replicas: 5"),
+        deployment("autoscaling: {minReplicas: 3, maxReplicas: 9, targetCPUUtilizationPercentage: 60}"),
+    );
+    let replicas = |object: &Value| object["spec"]["replicas"].clone();
+    assert_eq!((replicas(&left.object), replicas(&left.to_create())), (json!(null), json!(2)));
+    assert_eq!((replicas(&given.object), replicas(&given.to_create())), (json!(5), json!(5)));
+    assert_eq!((replicas(&scaled.object), replicas(&scaled.to_create())), (json!(null), json!(3)));
+    let autoscaling = "autoscaling: {minReplicas: 3, maxReplicas: 9, targetCPUUtilizationPercentage: 60}";
+    let autoscaler = part(&with(autoscaling), Part::HorizontalPodAutoscaler).object;
+    let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}});
+    assert_eq!(
+        (&autoscaler["apiVersion"], &autoscaler["spec"]),
+        (
+            &json!("autoscaling/v2"),
+            &json!({
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web-gammarus"},
+                "minReplicas": 3, "maxReplicas": 9, "metrics": [{"type": "Resource", "resource": cpu}],
+            })
+        )
+    );
+    let budget = part(&with("podDisruptionBudget: {maxUnavailable: 50%}"), Part::PodDisruptionBudget).object;
+    let own = json!({"matchLabels": {"gammarus.io/gateway": "web-gammarus"}});
+    assert_eq!(budget["spec"], json!({"maxUnavailable": "50%", "selector": own}));
+}
+
+#[test]
+fn a_service_is_of_the_type_that_is_chosen_and_asks_for_the_address() {
+    let service = |document: &str| part(&with(document), Part::Service).object["spec"].take();
+    let asked = service("service: {externalTrafficPolicy: Local, loadBalancerClass: example.com/edge}");
+    assert_eq!((&asked["type"], &asked["loadBalancerIP"]), (&json!("LoadBalancer"), &json!("192.0.2.1")));
+    assert_eq!((&asked["ipFamilyPolicy"], &asked["ipFamilies"]), (&json!("SingleStack"), &json!(["IPv4"])));
+    assert_eq!(
+        (&asked["externalTrafficPolicy"], &asked["loadBalancerClass"]),
+        (&json!("Local"), &json!("example.com/edge"))
+    );
+    let inside = service("service: {type: ClusterIP}");
+    assert_eq!(
+        (&inside["type"], &inside["ipFamilyPolicy"]),
+        (&json!("ClusterIP"), &json!("PreferDualStack"))
+    );
+    for field in ["loadBalancerIP", "ipFamilies", "externalTrafficPolicy", "loadBalancerClass"] {
+        assert!(inside[field].is_null(), "{field}");
+    }
+}
+
+#[test]
+fn where_parameters_are_broken_nothing_is_asked_for_but_the_trust_bundle() {
+    let broken = with("replica: 3");
+    assert!(broken.parameters.is_none());
+    let all = Wanted::all(&broken, &settings(), Some("roots"));
+    assert_eq!(all.iter().map(|wanted| wanted.part).collect::<Vec<_>>(), [Part::ConfigMap]);
+    assert!(Wanted::all(&broken, &settings(), None).is_empty());
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn verdict(gateways: &Gateways) -> (String, String, Vec<String>) {
 
 #[test]
 fn a_gateway_that_asks_for_what_is_not_there_serves_nothing() {
-    let config_map = "{kind: ConfigMap, metadata: {name: settings}, data: {}}";
+    let config_map = "{kind: ConfigMap, metadata: {name: settings}, data: {gateway.yaml: 'replicas: 3'}}";
     let parameters = |group: &str, kind: &str, name: &str| {
         let own = format!("{{group: {group}, kind: {kind}, name: {name}}}");
         with_set(&format!("infrastructure: {{parametersRef: {own}}}"))
@@ -42,13 +42,19 @@ fn a_gateway_that_asks_for_what_is_not_there_serves_nothing() {
     };
     check(&parameters("''", "ConfigMap", "settings"), Ok("Accepted=True Accepted"));
     let refused = "Accepted=False InvalidParameters: spec.infrastructure.parametersRef: ";
-    check(
-        &parameters("''", "ConfigMap", "gone"),
-        Err(&format!("{refused}ConfigMap shop/gone does not exist")),
-    );
-    check(
+    // It is not accepted, and what was made for it serves on.
+    let stays = |gateway: &str, why: &str| {
+        let gateways = judge(&[gateway, config_map]);
+        let (accepted, set, served) = verdict(&gateways);
+        assert_eq!(accepted, format!("{refused}{why}"));
+        assert_eq!((set.as_str(), served.join(" ")), ("Accepted=True Accepted", "http other".to_owned()));
+        let gateway = &gateways.gateways[&ObjectKey::new("shop", "web")];
+        assert!(gateway.stays_as_made() && gateway.parameters().is_none());
+    };
+    stays(&parameters("''", "ConfigMap", "gone"), "ConfigMap shop/gone does not exist");
+    stays(
         &parameters("example.com", "ConfigMap", "settings"),
-        Err(&format!("{refused}ConfigMap of group \"example.com\" is no ConfigMap")),
+        "ConfigMap of group \"example.com\" is no ConfigMap",
     );
     check(
         &with_set("addresses: [{type: IPAddress, value: 10.0.0.1}, {value: 10.0.0.2}]"),
@@ -107,21 +113,48 @@ fn a_class_whose_parameters_are_missing_takes_its_gateways_along() {
         assert_eq!(said.observed_generation, Some(3));
         (said.to_string(), verdict(&gateways))
     };
-    let there = "{kind: ConfigMap, metadata: {name: settings}}";
+    let there = "{kind: ConfigMap, metadata: {name: settings}, data: {gateway.yaml: 'replicas: 3'}}";
+    let empty = "{kind: ConfigMap, metadata: {name: settings}, data: {gateway.yml: 'replicas: 3'}}";
+    let broken = "{kind: ConfigMap, metadata: {name: settings}, data: {gateway.yaml: 'replica: 3'}}";
     let (said, (gateway, ..)) = judge(", namespace: shop", there);
     assert_eq!((said.as_str(), gateway.as_str()), ("Accepted=True Accepted", "Accepted=True Accepted"));
     for (parameters, config_map, why) in [
         (", namespace: blog", there, "ConfigMap blog/settings does not exist"),
         (", namespace: shop", "", "ConfigMap shop/settings does not exist"),
         ("", there, "the namespace of the ConfigMap is missing"),
+        (", namespace: shop", empty, "ConfigMap shop/settings has no key gateway.yaml"),
+        (", namespace: shop", broken, "ConfigMap shop/settings, gateway.yaml: replica: is not a field"),
     ] {
         let why = format!("spec.parametersRef: {why}");
         let (said, (gateway, _, served)) = judge(parameters, config_map);
         assert_eq!(said, format!("Accepted=False InvalidParameters: {why}"));
         let of_class = format!("GatewayClass gammarus is not accepted: {why}");
         assert_eq!(gateway, format!("Accepted=False InvalidParameters: {of_class}"));
-        assert!(served.is_empty());
+        assert_eq!(served, ["http", "other"], "what was made for them serves on");
     }
+}
+
+#[test]
+fn parameters_are_the_gateways_over_its_classs() {
+    let class = "{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller,
+      parametersRef: {group: '', kind: ConfigMap, name: all, namespace: blog}}}";
+    let of_class = "{kind: ConfigMap, metadata: {name: all, namespace: blog}, data: {gateway.yaml: '{replicas: 3, service: {type: ClusterIP}}'}}";
+    let gateway = |document: &str| {
+        let own = with_set("infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: own}}");
+        let map =
+            format!("{{kind: ConfigMap, metadata: {{name: own}}, data: {{gateway.yaml: '{document}'}}}}");
+        let mut gateways = judge(&[class, of_class, &own, &map]);
+        gateways.gateways.remove(&ObjectKey::new("shop", "web")).unwrap()
+    };
+    let both = gateway("priorityClassName: high");
+    let parameters = both.parameters().unwrap();
+    assert_eq!((parameters.replicas, parameters.service_type()), (Some(3), ServiceType::ClusterIP));
+    assert_eq!(parameters.priority_class_name.as_deref(), Some("high"));
+    assert_eq!(
+        gateway("service: {loadBalancerClass: a}").accepted().to_string(),
+        "Accepted=False InvalidParameters: spec.infrastructure.parametersRef: ConfigMap shop/own, gateway.yaml: with the parameters of \
+         GatewayClass gammarus: service.loadBalancerClass: can be given with service.type LoadBalancer only"
+    );
 }
 
 #[test]
