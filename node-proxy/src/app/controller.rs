@@ -29,6 +29,7 @@ use crate::controller::live::{Statuses, WatchedClass, WatchedEntries, WatchedLis
 use crate::controller::metrics::ControllerMetrics;
 use crate::controller::provision::Settings;
 use crate::controller::provision::apply::{Provisioner, ProvisionerParts};
+use crate::controller::provision::image::find_own_image;
 use crate::controller::provision::objects::Part;
 use crate::controller::provision::shortfall::Provisions;
 use crate::controller::provision::watch::{self as provided, Known};
@@ -101,13 +102,12 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     let (writer, view) = Writer::new(source, judge(&sight, &namespace));
     let (mut candidate, leadership) = Candidate::new(client.clone(), &namespace, NAME, identity());
     let feed = open_feed(config, &namespace)?;
-    let certs = feed.as_ref().map(|feed| Arc::clone(&feed.certs));
     let parts = sight.writer_parts(leadership.clone(), counts.clone());
     let statuses = Arc::new(StatusWriter::new(client.clone(), parts));
     let ready = Ready::new();
     let admin = Admin {
         metrics,
-        certificates: certs.map_or_else(none, |certs| certificates(&certs)),
+        certificates: feed.as_ref().map_or_else(none, |feed| certificates(&feed.certs)),
         ready: ready.clone(),
         snapshot: leader_dump(candidate.identity().to_owned(), leadership.clone()),
         status: status_dump(&view, &sight, &statuses),
@@ -117,9 +117,12 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     doors.open(&mut BTreeMap::new(), MayCome::No)?;
     let mut following = follow(&client, &sight, &ready);
     following.spawn(crds::follow(client.clone(), counts, table));
-    let provisioner = config.provision.as_deref().map(|settings| {
-        let account = Some(format!("{namespace}/{NAME}"));
-        let settings = Settings { feed_service_account: account, ..settings.clone() };
+    let loading = ready.block("objects");
+    let settings = tokio::select! {
+        told = told_to_stop() => return told,
+        settings = find_settings(&client, config, &namespace) => settings,
+    };
+    let provisioner = settings.map(|settings| {
         let parts = sight.provisioner_parts(leadership.clone(), settings);
         follow_provided(&client, &sight, &parts.known, &mut following);
         Provisioner::new(client.clone(), parts)
@@ -127,7 +130,6 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     if config.startup_taint == StartupTaint::Lifted {
         following.spawn(taint::run(client, namespace, leadership.clone()));
     }
-    let loading = ready.block("objects");
     let working = async {
         // Who has not seen everything would say of what is there that it is not, and is no candidate.
         view.ready().await.context("the objects were never read")?;
@@ -150,6 +152,16 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     following.shutdown().await;
     candidate.resign().await;
     outcome
+}
+
+/// What is made for Gateways, if anything is, with the image of this pod where no other is given.
+async fn find_settings(client: &Client, config: &ControllerConfig, namespace: &str) -> Option<Settings> {
+    let settings = config.provision.as_deref()?;
+    let image = match (&settings.image, &config.pod) {
+        (None, Some(pod)) => Some(find_own_image(client, namespace, pod).await),
+        (image, _) => image.clone(),
+    };
+    Some(Settings { image, feed_service_account: Some(format!("{namespace}/{NAME}")), ..settings.clone() })
 }
 
 /// What proxies of Gateways come to, and as whom they are met there.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::serving::{CaConfig, RawCa, read_ca};
 use super::values::{
-    file, host_port, log_filter, log_format, loopback, namespace, socket_address, trust_domain,
+    file, host_port, log_filter, log_format, loopback, namespace, object_name, socket_address, trust_domain,
 };
 use super::{ConfigErrors, Reading};
 use crate::controller::provision::Settings;
@@ -33,7 +33,10 @@ pub(super) struct RawController {
     /// Take the taint gammarus.io/not-ready from nodes whose proxy is ready
     #[arg(long, env = "GAMMARUS_STARTUP_TAINT")]
     startup_taint: bool,
-    /// The image of the proxies that are made for Gateways; without it none are
+    /// The name of this pod
+    #[arg(long, env = "GAMMARUS_POD", value_name = "NAME")]
+    pod: Option<String>,
+    /// The image of the proxies that are made for Gateways [default: this pod's; without --pod none are made]
     #[arg(long, env = "GAMMARUS_INGRESS_IMAGE", value_name = "IMAGE")]
     ingress_image: Option<String>,
     /// When nodes pull that image
@@ -92,7 +95,9 @@ pub struct ControllerConfig {
     pub trust_domain: String,
     /// The start-up taint.
     pub startup_taint: StartupTaint,
-    /// What is made for Gateways, if anything is.
+    /// This pod, if that is given.
+    pub pod: Option<String>,
+    /// What is made for Gateways, if anything is; without an image, of that of the pod.
     pub provision: Option<Box<Settings>>,
     /// The admin server: a loopback address.
     pub admin_listen: SocketAddr,
@@ -108,6 +113,7 @@ pub(super) fn read_controller(raw: &RawController) -> Result<ControllerConfig, C
     let mut reading = Reading::default();
     let kubeconfig = reading.given("--kubeconfig", raw.kubeconfig.as_ref(), file);
     let namespace = reading.given("--namespace", raw.namespace.as_ref(), namespace);
+    let pod = reading.given("--pod", raw.pod.as_ref(), object_name);
     let feed = read_feed(&mut reading, raw);
     let trust_domain = reading.read("--trust-domain", &raw.trust_domain, trust_domain);
     let provision = read_provision(&mut reading, raw, trust_domain.as_deref());
@@ -122,6 +128,7 @@ pub(super) fn read_controller(raw: &RawController) -> Result<ControllerConfig, C
             feed: feed?,
             trust_domain: trust_domain?,
             startup_taint: if raw.startup_taint { StartupTaint::Lifted } else { StartupTaint::Left },
+            pod: pod?,
             provision: provision?,
             admin_listen: admin_listen?,
             health_listen: health_listen?,
@@ -139,15 +146,17 @@ fn read_feed(reading: &mut Reading, raw: &RawController) -> Option<Option<FeedCo
     Some(Some(FeedConfig { listen: listen?, ca: ca? }))
 }
 
-/// What is made for Gateways; nothing without an image.
+/// What is made for Gateways; nothing without an image or a pod that has one.
 fn read_provision(
     reading: &mut Reading,
     raw: &RawController,
     trust_domain: Option<&str>,
 ) -> Option<Option<Box<Settings>>> {
     let policy = reading.read("--ingress-image-pull-policy", &raw.ingress_image_pull_policy, pull_policy);
-    let Some(image) = &raw.ingress_image else { return Some(None) };
-    let image = reading.read("--ingress-image", image, image_name);
+    if raw.ingress_image.is_none() && raw.pod.is_none() {
+        return Some(None);
+    }
+    let image = reading.given("--ingress-image", raw.ingress_image.as_ref(), image_name);
     let ca_address = reading.required("--ca-address", raw.ca.address(), host_port);
     let feed_address = reading.required("--feed-address", raw.feed_address.as_ref(), host_port);
     Some(Some(Box::new(Settings {

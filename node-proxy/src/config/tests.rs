@@ -255,14 +255,17 @@ fn what_is_made_for_gateways_is_said_whole_or_not_at_all() {
     let whole =
         ["--ingress-image=a:1", "--ca-address=ca:8443", "--feed-address=feed:8444", "--trust-domain=a.b"];
     let settings = provision(&whole).unwrap().unwrap();
-    assert_eq!((&*settings.image, &*settings.image_pull_policy), ("a:1", "IfNotPresent"));
+    assert_eq!((settings.image.as_deref(), &*settings.image_pull_policy), (Some("a:1"), "IfNotPresent"));
+    let of_pod = [&["--pod=controller-1"], &whole[1..]].concat();
+    assert_eq!(provision(&of_pod).unwrap().unwrap().image, None);
     assert_eq!((&*settings.ca_address, &*settings.feed_address), ("ca:8443", "feed:8444"));
     assert_eq!((&*settings.trust_domain, &*settings.log_level), ("a.b", "info"));
     let errors: ConfigErrors =
-        provision(&["--ingress-image=", "--ingress-image-pull-policy=Often"]).unwrap_err();
+        provision(&["--ingress-image=", "--ingress-image-pull-policy=Often", "--pod=A"]).unwrap_err();
     let errors = errors.to_string();
     for flag in [
         "--ingress-image ",
+        "--pod ",
         "--ingress-image-pull-policy ",
         "--ca-address is required",
         "--feed-address is required",

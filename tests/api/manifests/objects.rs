@@ -162,7 +162,6 @@ fn what_the_controller_makes_for_gateways_is_made_of_the_same() {
     let controller = &objects["Deployment gammarus-system gammarus-controller"]["spec"]["template"]["spec"];
     let variables = controller["containers"][0]["env"].as_array().unwrap();
     for (name, value) in [
-        ("GAMMARUS_INGRESS_IMAGE", "mesh/all:v7"),
         ("GAMMARUS_INGRESS_IMAGE_PULL_POLICY", "Always"),
         ("GAMMARUS_TRUST_DOMAIN", "example.org"),
         ("GAMMARUS_CA_ADDRESS", "gammarus-ca.gammarus-system.svc:8443"),
@@ -170,6 +169,29 @@ fn what_the_controller_makes_for_gateways_is_made_of_the_same() {
     ] {
         assert!(variables.contains(&json!({"name": name, "value": value})), "{name}: {variables:?}");
     }
+    assert_eq!(controller["containers"][0]["image"], "mesh/all:v7");
+}
+
+#[test]
+fn one_word_of_a_kustomization_is_for_the_image_of_all() {
+    let outer = tempfile::tempdir().unwrap();
+    // A kustomization names no folder by its whole path.
+    let copied =
+        Command::new("cp").arg("-r").arg(folder()).arg(outer.path().join("manifests")).status().unwrap();
+    assert!(copied.success());
+    let text =
+        "{resources: [./manifests], images: [{name: gammarus, newName: example.org/mesh, newTag: v7}]}";
+    fs::write(outer.path().join("kustomization.yaml"), text).unwrap();
+    let arguments = ["kustomize", outer.path().to_str().unwrap()];
+    let objects = objects(&program("KUBECTL", "need_api_server_programs", &arguments).output());
+    let all = containers(&objects);
+    assert!(!all.is_empty());
+    for (key, container) in all {
+        assert_eq!(container["image"], "example.org/mesh:v7", "{key}");
+    }
+    // What the controller makes is of its own pod's image, and no other is written anywhere.
+    let controller = objects["Deployment gammarus-system gammarus-controller"].to_string();
+    assert!(controller.contains("GAMMARUS_POD") && !controller.contains("gammarus:0.1.0"), "{controller}");
 }
 
 #[test]

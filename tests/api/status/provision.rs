@@ -305,13 +305,33 @@ async fn its_pods_are_admitted_where_pods_are_restricted() {
 }
 
 #[tokio::test]
+async fn without_another_image_the_proxies_are_of_the_controllers_own() {
+    let cluster = Cluster::start().await;
+    cluster.apply(&format!("{CLASS}\n---\n{}\n---\n{}", bundle("one"), gateway(HTTP))).await;
+    let kubeconfig = cluster.server.kubeconfig_of(SYSTEM, "gammarus-controller");
+    let controller = Controller::start(&kubeconfig, &[&["--pod=controller-1"][..], &FLAGS[1..]].concat());
+    controller
+        .when("says what it misses", || controller.log().contains("of Pod gammarus-system/controller-1"))
+        .await;
+    cluster
+        .apply(&format!(
+            "{{kind: Pod, metadata: {{name: controller-1, namespace: {SYSTEM}}}, spec: {{serviceAccountName: gammarus-controller, containers: [
+               {{name: beside, image: other:1}}, {{name: controller, image: 'example.org/mesh:v7'}}]}}}}"
+        ))
+        .await;
+    let deployment = cluster.part("Deployment", "made", |_| true).await;
+    assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["image"], "example.org/mesh:v7");
+}
+
+#[tokio::test]
 async fn without_an_image_nothing_is_made_and_the_gateway_says_so() {
     let cluster = Cluster::start().await;
     let _controller = cluster.leader().await;
     cluster.apply(&format!("{CLASS}\n---\n{}", gateway(HTTP))).await;
     let is_said = |gateway: &Value| {
         let said = programmed(gateway);
-        said.starts_with("False AddressNotAssigned: ") && said.ends_with("it was given no --ingress-image")
+        said.starts_with("False AddressNotAssigned: ")
+            && said.ends_with("it was given neither --ingress-image nor --pod")
     };
     cluster.when(("Gateway", "shop", "web"), "told", is_said).await;
     for kind in PARTS {

@@ -35,8 +35,8 @@ const ADMIN: u16 = 15000;
 /// What the objects of all Gateways have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The image of the proxies.
-    pub image: String,
+    /// The image of the proxies; where it is absent, that of the controller's own pod, which has to be found first.
+    pub image: Option<String>,
     /// `imagePullPolicy`.
     pub image_pull_policy: String,
     /// The mesh's trust domain.

@@ -130,7 +130,9 @@ fn say_off(judged: &mut ListenersJudgement) {
         matches!(own.reason, ConditionReason::AddressNotAssigned | ConditionReason::AddressNotUsable)
     };
     for condition in judged.conditions.iter_mut().filter(is_about_addresses) {
-        condition.message.push_str("; this controller makes none: it was given no --ingress-image");
+        condition
+            .message
+            .push_str("; this controller makes none: it was given neither --ingress-image nor --pod");
     }
 }
 

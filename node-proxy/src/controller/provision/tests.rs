@@ -36,7 +36,7 @@ const OBJECTS: &str = "
 
 fn settings() -> Settings {
     Settings {
-        image: "gammarus:1".to_owned(),
+        image: Some("gammarus:1".to_owned()),
         image_pull_policy: "IfNotPresent".to_owned(),
         trust_domain: "cluster.local".to_owned(),
         ca_address: "ca:8443".to_owned(),
