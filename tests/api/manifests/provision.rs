@@ -123,6 +123,27 @@ fn the_controller_makes_what_a_gateway_owns_and_nothing_that_reaches_further() {
 }
 
 #[test]
+fn what_parameters_say_of_pods_is_taken_and_init_containers_are_bounded_like_others() {
+    let server = installed();
+    server.namespace("shaped", &[]);
+    let tried = |object: &Value| apply(&server, object, &["--dry-run=server"]);
+    let (good, in_system) = (deployment("shaped"), deployment(SYSTEM));
+    wait_until("the policy gammarus-controller", || !tried(&in_system).success);
+    let pod = "/spec/template/spec";
+    let mut before = good.clone();
+    before.pointer_mut(pod).unwrap()["initContainers"] =
+        json!([{ "name": "first", "image": "other:1", "securityContext": { "privileged": true } }]);
+    tried(&before).assert_refused("have no privilege");
+    // What a Gateway's parameters may say of its pods.
+    let mut shaped = good;
+    let own = shaped.pointer_mut(pod).unwrap();
+    own["nodeSelector"] = json!({ "pool": "edge" });
+    own["tolerations"] = json!([{ "key": "edge", "operator": "Exists" }]);
+    own["containers"][0]["resources"] = json!({ "limits": { "memory": "1Gi" } });
+    tried(&shaped).assert_success();
+}
+
+#[test]
 fn whatever_the_controller_makes_is_a_gateways() {
     let server = installed();
     server.namespace("all", &[]);
