@@ -106,17 +106,6 @@ fn the_controller_makes_what_a_gateway_owns_and_nothing_that_reaches_further() {
         object.pointer_mut(pod).unwrap()[field] = value;
         tried(&object).assert_refused(saying);
     }
-    let mut before = good.clone();
-    before.pointer_mut(pod).unwrap()["initContainers"] =
-        json!([{ "name": "first", "image": "other:1", "securityContext": { "privileged": true } }]);
-    tried(&before).assert_refused("have no privilege");
-    // What a Gateway's parameters may say of its pods.
-    let mut shaped = good.clone();
-    let own = shaped.pointer_mut(pod).unwrap();
-    own["nodeSelector"] = json!({ "pool": "edge" });
-    own["tolerations"] = json!([{ "key": "edge", "operator": "Exists" }]);
-    own["containers"][0]["resources"] = json!({ "limits": { "memory": "1Gi" } });
-    tried(&shaped).assert_success();
     let mut privileged = good;
     privileged.pointer_mut(pod).unwrap()["containers"][0]["securityContext"] = json!({ "privileged": true });
     tried(&privileged).assert_refused("have no privilege");
