@@ -66,7 +66,10 @@ impl Ports {
                     tracing::info!(%port, "a port of the Gateway is open");
                     self.open.insert(port, open);
                 }
-                Err(error) => refused.push(format!("port {port}: {error}")),
+                Err(error) => {
+                    let Port { number, transport } = port;
+                    refused.push(format!("{} port {number}: {error}", transport.as_protocol()));
+                }
             }
         }
         refused
