@@ -359,12 +359,11 @@ fn the_namespaces_pod_security_admits_what_runs_there_and_no_more_than_it_must()
 fn the_walk_through_is_taken_as_it_stands() {
     let server = installed();
     let walk = folder().join("walk-through");
-    let namespace = "walks";
-    server.namespace(namespace, &[]);
-    server.service_account(namespace, "default");
-    let apply = ["apply", "--validate=strict", "-n", namespace, "-f", walk.to_str().unwrap()];
+    server.namespace("edge", &[]);
+    server.service_account("default", "default");
+    let apply = ["apply", "--validate=strict", "-f", walk.to_str().unwrap()];
     let said = server.kubectl(&apply).output();
-    assert_eq!(said.lines().count(), 7, "{said}");
+    assert_eq!(said.lines().count(), 12, "{said}");
     let mesh = folder().join("install/mesh.yaml");
     server.kubectl(&["apply", "--validate=strict", "-f", mesh.to_str().unwrap()]).output();
 }
