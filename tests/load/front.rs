@@ -25,15 +25,20 @@ pub(crate) const CERTIFICATES: [&str; 2] = ["first", "second"];
 pub(crate) struct Front<'n> {
     /// Where it is.
     pub(crate) namespace: &'n str,
+    /// A ConfigMap there with its parameters.
+    pub(crate) parameters: Option<&'n str>,
 }
 
 impl Front<'_> {
     /// The Gateway with its listeners, and others after them.
     pub(crate) fn gateway(self, more: &str) -> String {
         const ALL: &str = "allowedRoutes: {namespaces: {from: All}}";
+        let parameters = self.parameters.map_or_else(String::new, |name| {
+            format!("infrastructure: {{parametersRef: {{group: '', kind: ConfigMap, name: {name}}}}}, ")
+        });
         format!(
             "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: front, namespace: {}}}, \
-             spec: {{gatewayClassName: gammarus, listeners: [\
+             spec: {{gatewayClassName: gammarus, {parameters}listeners: [\
              {{name: http, port: 80, protocol: HTTP, {ALL}}}, {{name: calls, port: 50051, protocol: HTTP, {ALL}}}, \
              {{name: https, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: web}}]}}, {ALL}}}, \
              {{name: bytes, port: 9000, protocol: TCP, {ALL}}}, {{name: more-bytes, port: 9001, protocol: TCP, {ALL}}}{more}]}}}}",

@@ -15,7 +15,7 @@ use crate::source::Source;
 use crate::stage::{CLIENTS, Mesh, Stage};
 
 const GATEWAY: &str = "front";
-const FRONT: Front<'static> = Front { namespace: "edge" };
+const FRONT: Front<'static> = Front { namespace: "edge", parameters: None };
 
 const CLASS: &str = "
 apiVersion: gateway.networking.k8s.io/v1

@@ -34,8 +34,6 @@ use crate::turns::Memory;
 
 /// How long clients still come once the proxy was told to stop: until everybody knows that it is not ready.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long those who stay are served after that.
-const FAREWELL: Duration = Duration::from_secs(20);
 /// How often is looked whether anybody has stayed.
 const FAREWELL_STEP: Duration = Duration::from_millis(100);
 /// How long a port that could not be opened is left alone.
@@ -51,7 +49,8 @@ pub fn run_ingress(config: IngressConfig) -> anyhow::Result<()> {
 }
 
 async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> anyhow::Result<()> {
-    let IngressConfig { serving, objects, gateway, pod, service_account, intermediaries } = config;
+    let IngressConfig { serving, objects, gateway, pod, service_account, intermediaries, drain: farewell } =
+        config;
     let ready = Ready::new();
     let loading = ready.block("the Gateway's ports");
     let trust_domain = TrustDomain::new(&serving.trust_domain)?;
@@ -100,7 +99,7 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
     tokio::select! {
         ended = writer.run() => Err(source_ended(ended)),
         ended = following => ended,
-        ended = end_when_told((&ready, &drainer, &workers)) => ended,
+        ended = end_when_told((&ready, &drainer, &workers), farewell) => ended,
     }
 }
 
@@ -140,13 +139,16 @@ fn open(
 }
 
 /// Waits until it is told to stop, and takes leave of everybody.
-async fn end_when_told((ready, drainer, workers): (&Ready, &Drainer, &Workers)) -> anyhow::Result<()> {
+async fn end_when_told(
+    (ready, drainer, workers): (&Ready, &Drainer, &Workers),
+    farewell: Duration,
+) -> anyhow::Result<()> {
     told_to_stop().await?;
     let _ending = ready.block("its end");
     sleep(GRACE).await;
     drainer.begin();
     workers.retire();
-    let end = Instant::now() + FAREWELL;
+    let end = Instant::now() + farewell;
     while workers.connections() > 0 && Instant::now() < end {
         sleep(FAREWELL_STEP).await;
     }

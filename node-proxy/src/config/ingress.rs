@@ -1,11 +1,14 @@
 //! The `ingress` mode: its flags as typed, what they mean, and how the ones become the other.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::serving::{HostPort, RawServing, ServingConfig, read_serving};
-use super::values::{address_ranges, count, directory, host_port, object_key, object_name, path};
+use super::values::{
+    MOST_DRAIN_SECONDS, address_ranges, count, directory, host_port, number, object_key, object_name, path,
+};
 use super::{ConfigErrors, FlagError, Reading};
 use crate::cluster::objects::ObjectKey;
 use crate::ingress::intermediaries::{Intermediaries, ProxyProtocol};
@@ -53,6 +56,9 @@ pub(super) struct RawIngress {
     /// Who may speak it: nobody else is served [default: anybody]
     #[arg(long, env = "GAMMARUS_PROXY_PROTOCOL_FROM", value_name = "ADDRESS/LENGTH,...")]
     proxy_protocol_from: Option<String>,
+    /// How long those who stay are served once the proxy was told to stop and everybody knows
+    #[arg(long, env = "GAMMARUS_DRAIN_SECONDS", value_name = "SECONDS", default_value = "20")]
+    drain_seconds: String,
 }
 
 /// Where a Gateway's objects are read.
@@ -86,6 +92,8 @@ pub struct IngressConfig {
     pub service_account: String,
     /// Who is believed about clients.
     pub intermediaries: Intermediaries,
+    /// How long those who stay are served at its end, once everybody knows of that.
+    pub drain: Duration,
 }
 
 pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErrors> {
@@ -98,6 +106,7 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
     let pod = reader.required("--pod", raw.pod.as_ref(), object_name);
     let service_account = reader.read("--service-account", &raw.service_account, object_name);
     let intermediaries = read_intermediaries(reader, raw);
+    let drain = reader.read("--drain-seconds", &raw.drain_seconds, |value| number(value, MOST_DRAIN_SECONDS));
     let config = (|| {
         let gateway = gateway?;
         Some(IngressConfig {
@@ -107,6 +116,7 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
             gateway,
             service_account: service_account?,
             intermediaries: intermediaries?,
+            drain: Duration::from_secs(u64::try_from(drain?).ok()?),
         })
     })();
     reading.finish(config)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::serving::{RawServing, ServingConfig, read_serving};
-use super::values::{directory, file, number, path};
+use super::values::{MOST_DRAIN_SECONDS, directory, file, number, path};
 use super::{ConfigErrors, FlagError, Reading};
 
 /// The flags of `mesh`, as typed.
@@ -140,7 +140,8 @@ fn read_objects(reading: &mut Reading, raw: &RawMesh) -> Option<ObjectsConfig> {
 
 fn read_hand_over(reading: &mut Reading, raw: &RawMesh) -> Option<HandOverConfig> {
     let holder = raw.holder.as_ref().map(|value| reading.read("--holder", value, path));
-    let seconds = reading.read("--drain-seconds", &raw.drain_seconds, |value| number(value, 30 * 24 * 3600));
+    let seconds =
+        reading.read("--drain-seconds", &raw.drain_seconds, |value| number(value, MOST_DRAIN_SECONDS));
     let holder = match holder {
         Some(given) => Some(given?),
         None => None,

@@ -7,7 +7,7 @@ use std::str::FromStr as _;
 use super::HostPort;
 use crate::cluster::name::{is_label, is_subdomain};
 use crate::cluster::objects::ObjectKey;
-use crate::ingress::intermediaries::{AddressRange, AddressRangeError};
+use crate::snapshot::{AddressRange, BadRange};
 use crate::telemetry::LogFormat;
 use crate::telemetry::log::parse_filter;
 
@@ -125,6 +125,9 @@ pub(super) fn number(value: &str, most: usize) -> Result<usize, &'static str> {
     }
 }
 
+/// As long as nobody waits for those who stay: 30 days.
+pub(super) const MOST_DRAIN_SECONDS: usize = 30 * 24 * 3600;
+
 /// A number of things, of which there may be none.
 pub(super) fn count(value: &str, most: usize) -> Result<usize, &'static str> {
     match value.parse() {
@@ -134,9 +137,10 @@ pub(super) fn count(value: &str, most: usize) -> Result<usize, &'static str> {
 }
 
 pub(super) fn address_ranges(value: &str) -> Result<Vec<AddressRange>, &'static str> {
-    let ranges: Result<Vec<AddressRange>, _> = value.split(',').map(|range| range.trim().parse()).collect();
+    let ranges: Result<Vec<AddressRange>, _> =
+        value.split(',').map(|range| AddressRange::read(range.trim())).collect();
     ranges.map_err(|error| match error {
-        AddressRangeError::BitsBehindPrefix => "has a range with bits set behind its prefix",
-        AddressRangeError::NoRange => "is not a list of ADDRESS/LENGTH",
+        BadRange::BitsBehindPrefix(_) => "has a range with bits set behind its prefix",
+        BadRange::NoRange(_) => "is not a list of ADDRESS/LENGTH",
     })
 }

@@ -7,67 +7,20 @@ mod dump;
 pub mod gateway;
 pub mod health;
 pub mod map;
+mod range;
 pub mod service;
 pub mod transport;
 pub mod workload;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use gateway::{BackendTlsPorts, GatewayPorts};
 use map::SharedMap;
+pub use range::{AddressRange, BadRange};
 use service::{Frontend, FrontendMap, ServicePort, ServicePortKey};
 use workload::{MtlsMode, Workload};
-
-/// An address range in CIDR form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressRange {
-    /// Any address of the range.
-    pub address: IpAddr,
-    /// The length of the prefix in bits.
-    pub prefix_len: u8,
-}
-
-impl AddressRange {
-    /// Whether `address` lies in the range; addresses of the other family never do.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address) {
-            (IpAddr::V4(range), IpAddr::V4(address)) => {
-                let shift = 32 - u32::from(self.prefix_len.min(32));
-                (u64::from(range.to_bits()) >> shift) == (u64::from(address.to_bits()) >> shift)
-            }
-            (IpAddr::V6(range), IpAddr::V6(address)) => {
-                let shift = 128 - u32::from(self.prefix_len.min(128));
-                range.to_bits().checked_shr(shift) == address.to_bits().checked_shr(shift)
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Why a text is not an address range.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not ADDRESS/PREFIX-LENGTH")]
-pub struct BadRange(String);
-
-impl FromStr for AddressRange {
-    type Err = BadRange;
-
-    fn from_str(text: &str) -> Result<Self, BadRange> {
-        let bad = || BadRange(text.to_owned());
-        let (address, prefix_len) = text.split_once('/').ok_or_else(bad)?;
-        let address: IpAddr = address.parse().map_err(|_| bad())?;
-        let prefix_len: u8 = prefix_len.parse().map_err(|_| bad())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        if prefix_len > longest { Err(bad()) } else { Ok(Self { address, prefix_len }) }
-    }
-}
 
 /// A namespace's settings for the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

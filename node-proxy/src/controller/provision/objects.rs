@@ -32,6 +32,10 @@ const REPLICAS: i32 = 2;
 /// Where every proxy has its metrics and its health, and where its admin server is, unless a listener is there.
 const HEALTH: u16 = 15021;
 const ADMIN: u16 = 15000;
+/// How long a proxy serves who stays, unless its Gateway's parameters say it, in seconds; as it does by itself.
+const DRAIN: u32 = 20;
+/// Until everybody knows of a pod's end, and for what is left to do after it, in seconds.
+const BEFORE_AND_AFTER_DRAIN: u32 = 20;
 
 /// What the objects of all Gateways have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,7 +325,7 @@ impl Made<'_> {
                     // Variables named after Services would look like flags.
                     "enableServiceLinks": false,
                     "nodeSelector": nodes,
-                    "terminationGracePeriodSeconds": 40,
+                    "terminationGracePeriodSeconds": self.parameters.drain_seconds.unwrap_or(DRAIN) + BEFORE_AND_AFTER_DRAIN,
                     "topologySpreadConstraints": self.spread(),
                     "securityContext": {
                         "runAsNonRoot": true,
@@ -427,6 +431,23 @@ impl Made<'_> {
         let account = self.settings.feed_service_account.iter();
         let account =
             account.map(|account| json!({ "name": "GAMMARUS_FEED_SERVICE_ACCOUNT", "value": account }));
-        of_pod.into_iter().chain(given).chain(account).collect()
+        of_pod.into_iter().chain(given).chain(account).chain(self.serving()).collect()
+    }
+
+    /// What the Gateway's parameters say of how it is served.
+    fn serving(&self) -> impl Iterator<Item = Value> {
+        let client = self.parameters.client.as_ref();
+        let proxy_protocol = client.and_then(|client| client.proxy_protocol.as_ref());
+        let number = |number: Option<u32>| number.map(|number| number.to_string());
+        let given = [
+            ("GAMMARUS_TRUSTED_HOPS", number(client.and_then(|client| client.trusted_hops))),
+            ("GAMMARUS_PROXY_PROTOCOL", proxy_protocol.map(|_| "true".to_owned())),
+            (
+                "GAMMARUS_PROXY_PROTOCOL_FROM",
+                proxy_protocol.and_then(|own| Some(own.from.as_ref()?.join(","))),
+            ),
+            ("GAMMARUS_DRAIN_SECONDS", number(self.parameters.drain_seconds)),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some(json!({ "name": name, "value": value? })))
     }
 }

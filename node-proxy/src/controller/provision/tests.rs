@@ -173,6 +173,30 @@ fn the_proxys_own_ports_make_room_for_listeners() {
 }
 
 #[test]
+fn parameters_say_how_the_proxies_serve() {
+    let pod =
+        |document: &str| part(&with(document), Part::Deployment).object["spec"]["template"]["spec"].take();
+    let said = |pod: &Value| {
+        let all = pod["containers"][0]["env"].as_array().unwrap().iter();
+        let own = ["TRUSTED_HOPS", "PROXY_PROTOCOL", "PROXY_PROTOCOL_FROM", "DRAIN_SECONDS"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let is_own = |name: &str| own.iter().any(|own| name == format!("GAMMARUS_{own}"));
+        let pairs = all.map(|variable| (text(&variable["name"]), text(&variable["value"])));
+        pairs.filter(|(name, _)| is_own(name)).map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    let plain = pod("");
+    assert_eq!((said(&plain), &plain["terminationGracePeriodSeconds"]), (vec![], &json!(40)));
+    let hops = pod("{client: {trustedHops: 2}, drainSeconds: 300}");
+    assert_eq!(
+        (said(&hops), &hops["terminationGracePeriodSeconds"]),
+        (vec!["2".into(), "300".into()], &json!(320))
+    );
+    assert_eq!(said(&pod("client: {proxyProtocol: {}}")), ["true"]);
+    let from = pod("client: {proxyProtocol: {from: [10.0.0.0/8, '2001:db8::1']}}");
+    assert_eq!(said(&from), ["true", "10.0.0.0/8,2001:db8::1"]);
+}
+
+#[test]
 fn parameters_shape_the_pods() {
     let spec = |document: &str| part(&with(document), Part::Deployment).object["spec"].take();
     let pod = |document: &str| spec(document)["template"]["spec"].take();

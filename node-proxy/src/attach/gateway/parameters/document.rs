@@ -10,12 +10,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::serving::{ClientParameters, check_drain};
 use crate::cluster::document::read_yaml;
 use crate::cluster::schema::FieldError;
 use crate::cluster::typed;
 
 /// The fields of a document that have fields of their own.
-const MAPS: [&str; 4] = ["autoscaling", "podDisruptionBudget", "resources", "service"];
+const MAPS: [&str; 5] = ["autoscaling", "client", "podDisruptionBudget", "resources", "service"];
 
 /// What the pods and the Service of a Gateway are to be like. What is not said is as it is without.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -39,6 +40,10 @@ pub struct Parameters {
     pub priority_class_name: Option<String>,
     /// How they are reached.
     pub service: Option<ServiceParameters>,
+    /// Who says who a client is.
+    pub client: Option<ClientParameters>,
+    /// How long a pod that is to end serves who stays, in seconds.
+    pub drain_seconds: Option<u32>,
 }
 
 /// The part of a HorizontalPodAutoscaler that is about numbers.
@@ -208,6 +213,8 @@ impl Parameters {
                 .or(class.topology_spread_constraints),
             priority_class_name: self.priority_class_name.or(class.priority_class_name),
             service,
+            client: self.client.or(class.client),
+            drain_seconds: self.drain_seconds.or(class.drain_seconds),
         }
     }
 
@@ -242,6 +249,8 @@ impl Parameters {
             }
         }
         self.pod_disruption_budget.as_ref().map_or(Ok(()), DisruptionBudget::check)?;
+        self.client.as_ref().map_or(Ok(()), ClientParameters::check)?;
+        self.drain_seconds.map_or(Ok(()), check_drain)?;
         let Some(service) = &self.service else { return Ok(()) };
         let kind = self.service_type();
         if kind == ServiceType::ClusterIP && service.external_traffic_policy.is_some() {

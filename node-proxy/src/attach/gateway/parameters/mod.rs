@@ -5,6 +5,7 @@
 //! about pods is no reason to turn clients away.
 
 mod document;
+mod serving;
 
 use std::sync::Arc;
 
