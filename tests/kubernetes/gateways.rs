@@ -3,6 +3,7 @@
 use node_proxy::demo::command::until;
 
 use super::rig::{NODES, Namespace, PATIENCE, host_of};
+use super::stage::Seen;
 
 const GATEWAY: &str = "
 apiVersion: gateway.networking.k8s.io/v1
@@ -80,4 +81,35 @@ fn a_gateway_is_served_at_its_address_by_proxies_of_its_own_that_speak_mtls_with
         namespace.kubectl(&own).output()
     };
     assert!(until(PATIENCE, || left().is_empty()), "{}", left());
+}
+
+#[test]
+fn with_the_local_policy_backends_are_told_the_clients_own_address() {
+    let namespace = Namespace::enrolled("local");
+    namespace.server("web", NODES[1], 1);
+    // What comes from outside comes to one node, which has to have a pod.
+    let local = "{apiVersion: v1, kind: ConfigMap, metadata: {name: front}, data: {gateway.yaml: '{
+      topologySpreadConstraints: [{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule}],
+      replicas: 2, service: {externalTrafficPolicy: Local}}'}}";
+    let named = GATEWAY.replace(
+        "gatewayClassName: gammarus",
+        "gatewayClassName: gammarus\n  infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: front}}",
+    );
+    assert_ne!(named, GATEWAY);
+    namespace.apply(&[local, &named].join("\n---\n"));
+    namespace.wait("Programmed", "gateway/front");
+    namespace.wait_for_rollout("deployment/front-gammarus");
+    let address = host_of(&namespace.field("gateway/front", ".status.addresses[0].value"));
+    let seen = || {
+        let answer =
+            namespace.cluster.run("curl", &["-s", "--max-time", "5", &format!("http://{address}/")], "");
+        serde_json::from_str::<Seen>(&answer.stdout).ok()?.header("x-forwarded-for")
+    };
+    // This machine, as the nodes know it.
+    assert!(until(PATIENCE, || seen().as_deref() == Some("172.30.0.1")), "{:?}", seen());
+    // The control: where any node takes it, the client is the node that did.
+    let cluster = local.replace("Local", "Cluster");
+    namespace.apply(&cluster);
+    let is_a_node = |client: String| client != "172.30.0.1";
+    assert!(until(PATIENCE, || seen().is_some_and(is_a_node)), "{:?}", seen());
 }

@@ -37,8 +37,10 @@ use peer::{ServerFirst, Terms, find_terms};
 const STRICT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a handshake may take once it has begun.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the application's first bytes are held for a caller that may be about to speak mTLS.
-const HOLD: Duration = Duration::from_millis(300);
+/// How long the application's first bytes are held for a caller that may be about to speak mTLS. What is lost by a long
+/// time is the time, once, of plain callers that wait for the application; by a short one, the connection of a mesh client on a
+/// machine that is busy.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// One connection to a pod, on its way.
 struct Session {

@@ -4,6 +4,8 @@ use super::{SYSTEM, installed};
 use crate::api_server::ApiServer;
 
 const ROUTES: &str = "grpcroutes, httproutes, tcproutes, tlsroutes, udproutes";
+/// The mesh leaves UDP alone.
+const ROUTES_OF_THE_MESH: &str = "grpcroutes, httproutes, tcproutes, tlsroutes";
 
 /// Somebody, and what is asked about them.
 struct Asked<'a> {
@@ -90,7 +92,7 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
         &[
             ("get list watch", "namespaces, pods"),
             ("list watch", "nodes, services, endpointslices, referencegrants"),
-            ("list watch", ROUTES),
+            ("list watch", ROUTES_OF_THE_MESH),
             ("watch", "customresourcedefinitions httproutes.gateway.networking.k8s.io"),
             ("patch", "pods/status"),
             ("create patch", "events.events.k8s.io"),
@@ -110,6 +112,7 @@ fn the_node_reads_what_it_routes_by_and_writes_marks_and_events() {
                 "customresourcedefinitions, customresourcedefinitions xmeshes.gateway.networking.x-k8s.io",
             ),
             ("get", ROUTES),
+            ("list watch", "udproutes"),
             ("update", "pods/status, nodes/status"),
             ("patch", "nodes, nodes/status, services/status, httproutes/status, leases"),
             ("create", "tokenreviews, subjectaccessreviews, leases"),
