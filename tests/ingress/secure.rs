@@ -1,6 +1,6 @@
 //! HTTPS: certificates by name, versions of TLS and of HTTP, and requests for another listener.
 
-use crate::rig::stage;
+use crate::rig::{GATEWAY, stage};
 
 #[test]
 fn tls_ends_at_the_gateway_and_requests_are_routed_by_their_listener() {
@@ -78,4 +78,23 @@ fn tls_1_2_is_the_floor_and_a_name_without_a_listener_gets_an_alert() {
     let plain = stage.curl(&["http://secure.example.com:443/"]);
     assert_eq!(plain.status, 0, "{plain:?}");
     stage.wait_line(&["direction=ingress", "reason=not_tls"]);
+}
+
+#[test]
+fn the_gateway_says_when_each_certificate_ends() {
+    let stage = stage();
+    let probe = ["curl", "-s", "http://127.0.0.1:15000/metrics"];
+    let metrics = stage.world().exec(GATEWAY, &probe).unwrap().stdout;
+    for name in ["secure", "below", "special", "ended", "bytes"] {
+        let start = format!("gammarus_listener_cert_expiry_seconds{{secret=\"edge/{name}\"}} ");
+        let left = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<f64>().ok());
+        let left = left.unwrap_or_else(|| panic!("no {start} in {metrics}"));
+        let file = stage.file(&format!("{name}.pem"));
+        let lasts = |seconds: f64| {
+            let check = ["openssl", "x509", "-noout", "-in", &file, "-checkend", &format!("{seconds:.0}")];
+            stage.world().exec("client", &check).unwrap().stdout.contains("will not expire")
+        };
+        assert!(lasts(left - 60.0) && !lasts(left + 60.0), "{name}: {left} s");
+    }
+    assert!(!metrics.contains("edge/passed"), "nobody shows that one here");
 }

@@ -76,7 +76,7 @@ pub(super) async fn accept(
 }
 
 /// Runs a task to its end, and says whether that was a panic. The process's hook has told and counted it.
-async fn ends_in_a_panic(task: impl Future<Output = ()>) -> bool {
+pub(crate) async fn ends_in_a_panic(task: impl Future<Output = ()>) -> bool {
     let mut task = pin!(task);
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
         Ok(polled) => polled.map(|()| false),

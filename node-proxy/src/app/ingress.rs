@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::life::told_to_stop;
-use super::{Telling, cert_store, certificates, run_to_end, snapshot_dump, source_ended, start_telling};
+use super::{Telling, cert_store, run_to_end, snapshot_dump, source_ended, start_telling};
 use crate::accept::{Drainer, JoinedPod, Mesh, Workers};
-use crate::admin::{Admin, Doors, Dump, MayCome, Ready};
+use crate::admin::{Admin, Certificates, Doors, Dump, MayCome, Ready};
 use crate::attach::Attachments;
-use crate::attach::gateway::Gateways;
+use crate::attach::gateway::{Gateways, JudgedGateway};
 use crate::cluster::directory::Directory;
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::cluster::source::{ClusterError, ObjectSource, Update};
@@ -29,7 +29,8 @@ use crate::pod::own::own_pod;
 use crate::snapshot::Snapshot;
 use crate::snapshot::gateway::{BackendTlsPorts, GatewayPorts};
 use crate::telemetry::Metrics;
-use crate::tls::CertStore;
+use crate::tls::clock::validity;
+use crate::tls::{CertStore, Expiries};
 use crate::turns::Memory;
 
 /// How long clients still come once the proxy was told to stop: until everybody knows that it is not ready.
@@ -79,7 +80,7 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
     let own = Arc::new(JoinedPod::new(own, gone, (memory, shares)));
     let admin = Admin {
         metrics,
-        certificates: certificates(&certs),
+        certificates: certificates(&certs, (&gateways, &gateway)),
         ready: ready.clone(),
         snapshot: snapshot_dump(&view),
         status: status_dump(&view, gateways),
@@ -215,6 +216,24 @@ fn builder(
         metrics.snapshot_published(snapshot.generation, started.elapsed());
         snapshot
     }
+}
+
+/// When the certificates end that the mesh knows this proxy by, and those that the Gateway's listeners show.
+fn certificates(
+    certs: &Arc<CertStore>,
+    (judged, gateway): (&Arc<RwLock<Gateways>>, &ObjectKey),
+) -> Certificates {
+    let (certs, judged, gateway) = (Arc::clone(certs), Arc::clone(judged), gateway.clone());
+    Arc::new(move || {
+        let judged = judged.read().unwrap_or_else(PoisonError::into_inner);
+        let listeners = judged.gateways.get(&gateway).into_iter().flat_map(JudgedGateway::all_listeners);
+        let shown = listeners.flat_map(|(_, listener)| listener.certificates());
+        let ends = shown.filter_map(|(secret, pair)| {
+            let (_, end) = validity(pair.cert.first()?)?;
+            Some((secret.to_string(), end))
+        });
+        Expiries { listeners: ends.collect(), ..certs.expiries() }
+    })
 }
 
 /// The conditions of the Gateway's listeners and routes, and what is wrong with the objects.

@@ -145,6 +145,7 @@ struct ControlMetrics {
     snapshot_generation: IntGauge,
     snapshot_age: Gauge,
     cert_expiry: GaugeVec,
+    listener_cert_expiry: GaugeVec,
     issuer_expiry: GaugeVec,
     root_expiry: GaugeVec,
     published: Mutex<Option<Instant>>,
@@ -168,6 +169,10 @@ impl ControlMetrics {
         let expiry = Opts::new(
             "gammarus_cert_expiry_seconds",
             "Seconds until the certificate of a local identity expires; negative once it has.",
+        );
+        let listener = Opts::new(
+            "gammarus_listener_cert_expiry_seconds",
+            "Seconds until a certificate expires that a listener of the Gateway shows; negative once it has.",
         );
         let issuer = Opts::new(
             "gammarus_issuer_expiry_seconds",
@@ -198,6 +203,7 @@ impl ControlMetrics {
                 Gauge::new("gammarus_snapshot_age_seconds", "Seconds since the last snapshot.")?,
             )?,
             cert_expiry: register(registry, GaugeVec::new(expiry, &["identity"])?)?,
+            listener_cert_expiry: register(registry, GaugeVec::new(listener, &["secret"])?)?,
             issuer_expiry: register(registry, GaugeVec::new(issuer, &["fingerprint"])?)?,
             root_expiry: register(registry, GaugeVec::new(root, &["fingerprint"])?)?,
             published: Mutex::new(None),
@@ -335,9 +341,14 @@ impl Metrics {
     /// When the certificates of now end.
     pub fn set_cert_expiries(&self, expiries: &Expiries) {
         let control = &self.control;
-        for gauge in [&control.cert_expiry, &control.issuer_expiry, &control.root_expiry] {
-            gauge.reset();
-        }
+        let Expiries { leaves, listeners, issuers, roots } = expiries;
+        let of_one_name = [
+            (&control.listener_cert_expiry, listeners),
+            (&control.issuer_expiry, issuers),
+            (&control.root_expiry, roots),
+        ];
+        control.cert_expiry.reset();
+        of_one_name.iter().for_each(|(gauge, _)| gauge.reset());
         let now = SystemTime::now();
         let set = |gauge: &GaugeVec, label: &str, expiry: SystemTime| {
             let left = match expiry.duration_since(now) {
@@ -346,16 +357,15 @@ impl Metrics {
             };
             gauge.with_label_values(&[label]).set(left);
         };
-        for (identity, expiry) in &expiries.leaves {
+        for (identity, expiry) in leaves {
             if let Some(expiry) = expiry {
                 set(&control.cert_expiry, &identity.to_string(), *expiry);
             }
         }
-        for (fingerprint, expiry) in &expiries.issuers {
-            set(&control.issuer_expiry, fingerprint, *expiry);
-        }
-        for (fingerprint, expiry) in &expiries.roots {
-            set(&control.root_expiry, fingerprint, *expiry);
+        for (gauge, expiries) in of_one_name {
+            for (name, expiry) in expiries {
+                set(gauge, name, *expiry);
+            }
         }
     }
 

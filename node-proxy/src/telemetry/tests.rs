@@ -402,8 +402,9 @@ fn what_the_control_side_knows_is_in_the_metrics() {
     let identity = identity();
     let of = |leaf| Expiries { leaves: vec![(identity.clone(), leaf)], ..Expiries::default() };
     let expires = |at| {
-        let (issuers, roots) = ([("a1".to_owned(), at)].into(), [("b2".to_owned(), at)].into());
-        metrics.set_cert_expiries(&Expiries { issuers, roots, ..of(Some(at)) });
+        let of_one = |name: &str| [(name.to_owned(), at)].into();
+        let (listeners, issuers, roots) = (of_one("edge/shop"), of_one("a1"), of_one("b2"));
+        metrics.set_cert_expiries(&Expiries { listeners, issuers, roots, ..of(Some(at)) });
     };
     expires(SystemTime::now() + Duration::from_secs(1000));
     let line = |start: &str| metric(&telemetry, start).pop().unwrap();
@@ -419,13 +420,18 @@ fn what_the_control_side_knows_is_in_the_metrics() {
     assert!((900.0..=1000.0).contains(&expiry.parse_last()), "{expiry}");
     expires(SystemTime::now() - Duration::from_secs(5));
     assert!(line("gammarus_cert_expiry_seconds").parse_last() < 0.0);
-    for (what, fingerprint) in [("issuer", "a1"), ("root", "b2")] {
+    for (what, label) in [
+        ("issuer", "fingerprint=\"a1\""),
+        ("root", "fingerprint=\"b2\""),
+        ("listener_cert", "secret=\"edge/shop\""),
+    ] {
         let expiry = line(&format!("gammarus_{what}_expiry_seconds"));
-        assert!(expiry.contains(&format!("fingerprint=\"{fingerprint}\"")), "{expiry}");
+        assert!(expiry.contains(label), "{expiry}");
     }
     for gone in [of(None), Expiries::default()] {
         metrics.set_cert_expiries(&gone);
         assert!(metric(&telemetry, "gammarus_root_expiry_seconds").is_empty());
+        assert!(metric(&telemetry, "gammarus_listener_cert_expiry_seconds").is_empty());
         assert!(metric(&telemetry, "gammarus_cert_expiry_seconds").is_empty());
     }
 }

@@ -69,6 +69,8 @@ impl Drop for Entry {
 pub struct Expiries {
     /// Of each local identity, if it has a leaf.
     pub leaves: Vec<(SpiffeId, Option<SystemTime>)>,
+    /// Of the certificates that a Gateway's listeners show, by their Secret.
+    pub listeners: BTreeMap<String, SystemTime>,
     /// Of what those leaves are under.
     pub issuers: BTreeMap<String, SystemTime>,
     /// Of the roots that peers are verified against.

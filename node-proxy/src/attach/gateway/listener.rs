@@ -167,6 +167,15 @@ impl Listener {
         self.findings.refusal.is_none() && self.findings.conflict.is_none()
     }
 
+    /// The certificates that it shows, by their Secrets.
+    #[must_use]
+    pub fn certificates(&self) -> &[(ObjectKey, Arc<CertifiedKey>)] {
+        match &self.tls {
+            ListenerTls::Terminate { certificates, .. } => certificates,
+            _ => &[],
+        }
+    }
+
     /// Whether anything listens for it: one that ends TLS needs a certificate, and what it is written in has to be
     /// accepted, too.
     #[must_use]

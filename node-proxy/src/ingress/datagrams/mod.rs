@@ -23,6 +23,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::accept::listener::ends_in_a_panic;
 use crate::accept::{JoinedPod, Seat, Worker};
 use crate::balance::{InFlight, random};
 use crate::error::FailureReason;
@@ -41,6 +42,8 @@ use occupancy::Place;
 use socket::{BUFFER, Return};
 use table::{Key, Line, Table};
 
+/// How long a port rests after a panic.
+const REST: Duration = Duration::from_millis(100);
 /// How often silent sessions are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 /// How many datagrams are taken from a socket before it is another one's turn.
@@ -121,26 +124,34 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<JoinedPod>, listening: PortSocke
     };
     let course = RefCell::new(Course::find(&worker.mesh.snapshot.load(), number));
     let port = Rc::new(Port { number, socket, occupancy, worker, pod, course, sessions: RefCell::default() });
-    let mut sweep = tokio::time::interval(SWEEP_PERIOD);
-    loop {
-        poll_fn(|cx| turns::poll_may_carry(cx)).await;
-        tokio::select! {
-            // Nothing is ever sent: it is the end of the sender that is waited for.
-            _ = open.changed() => break,
-            _ = sweep.tick() => port.sweep(),
-            ready = port.socket.readable() => match ready {
-                Ok(()) => port.receive(),
-                Err(error) => {
-                    tracing::error!(port = number, %error, "a socket for datagrams cannot be watched any more");
-                    break;
-                }
-            },
-        }
+    // A panic costs the datagram that was being dealt and no other.
+    while ends_in_a_panic(port.run(&mut open)).await {
+        tracing::error!(port = number, "a panic while a datagram was dealt: the port is served on");
+        tokio::time::sleep(REST).await;
     }
     port.close();
 }
 
 impl Port {
+    async fn run(self: &Rc<Self>, open: &mut watch::Receiver<()>) {
+        let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+        loop {
+            poll_fn(|cx| turns::poll_may_carry(cx)).await;
+            tokio::select! {
+                // Nothing is ever sent: it is the end of the sender that is waited for.
+                _ = open.changed() => return,
+                _ = sweep.tick() => self.sweep(),
+                ready = self.socket.readable() => match ready {
+                    Ok(()) => self.receive(),
+                    Err(error) => {
+                        tracing::error!(port = self.number, %error, "a socket for datagrams cannot be watched any more");
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
     fn count_dropped(&self, why: DropReason) {
         self.worker.mesh.telemetry.metrics().datagram_dropped(why);
     }
