@@ -6,15 +6,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::serving::{HostPort, RawServing, ServingConfig, read_serving};
-use super::values::{
-    MOST_DRAIN_SECONDS, address_ranges, count, directory, host_port, number, object_key, object_name, path,
-};
+use super::values::{address_ranges, directory, host_port, number, object_key, object_name, path};
 use super::{ConfigErrors, FlagError, Reading};
+use crate::attach::gateway::{LONGEST_DRAIN_SECONDS, MOST_TRUSTED_HOPS};
 use crate::cluster::objects::ObjectKey;
 use crate::ingress::intermediaries::{Intermediaries, ProxyProtocol};
-
-/// More proxies in a row than anybody has.
-const MOST_HOPS: usize = 100;
 
 /// The flags of `ingress`, as typed.
 #[derive(Debug, Args)]
@@ -106,7 +102,8 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
     let pod = reader.required("--pod", raw.pod.as_ref(), object_name);
     let service_account = reader.read("--service-account", &raw.service_account, object_name);
     let intermediaries = read_intermediaries(reader, raw);
-    let drain = reader.read("--drain-seconds", &raw.drain_seconds, |value| number(value, MOST_DRAIN_SECONDS));
+    let drain =
+        reader.read("--drain-seconds", &raw.drain_seconds, |value| number(value, 1..=LONGEST_DRAIN_SECONDS));
     let config = (|| {
         let gateway = gateway?;
         Some(IngressConfig {
@@ -116,7 +113,7 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
             gateway,
             service_account: service_account?,
             intermediaries: intermediaries?,
-            drain: Duration::from_secs(u64::try_from(drain?).ok()?),
+            drain: Duration::from_secs(drain?.into()),
         })
     })();
     reading.finish(config)
@@ -139,7 +136,8 @@ fn read_objects(reading: &mut Reading, raw: &RawIngress) -> Option<IngressObject
 }
 
 fn read_intermediaries(reading: &mut Reading, raw: &RawIngress) -> Option<Intermediaries> {
-    let trusted_hops = reading.read("--trusted-hops", &raw.trusted_hops, |value| count(value, MOST_HOPS));
+    let trusted_hops =
+        reading.read("--trusted-hops", &raw.trusted_hops, |value| number(value, 0..=MOST_TRUSTED_HOPS));
     let named = raw.proxy_protocol_from.as_ref();
     let from = reading.given("--proxy-protocol-from", named, address_ranges);
     if let Some(value) = named.filter(|_| !raw.proxy_protocol) {
@@ -151,5 +149,5 @@ fn read_intermediaries(reading: &mut Reading, raw: &RawIngress) -> Option<Interm
         });
     }
     let proxy_protocol = raw.proxy_protocol.then_some(ProxyProtocol { from: from? });
-    Some(Intermediaries { trusted_hops: trusted_hops?, proxy_protocol })
+    Some(Intermediaries { trusted_hops: usize::try_from(trusted_hops?).ok()?, proxy_protocol })
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::serving::{RawServing, ServingConfig, read_serving};
-use super::values::{MOST_DRAIN_SECONDS, directory, file, number, path};
+use super::values::{directory, file, number, path};
 use super::{ConfigErrors, FlagError, Reading};
+use crate::attach::gateway::LONGEST_DRAIN_SECONDS;
 
 /// The flags of `mesh`, as typed.
 #[derive(Debug, Args)]
@@ -141,19 +142,17 @@ fn read_objects(reading: &mut Reading, raw: &RawMesh) -> Option<ObjectsConfig> {
 fn read_hand_over(reading: &mut Reading, raw: &RawMesh) -> Option<HandOverConfig> {
     let holder = raw.holder.as_ref().map(|value| reading.read("--holder", value, path));
     let seconds =
-        reading.read("--drain-seconds", &raw.drain_seconds, |value| number(value, MOST_DRAIN_SECONDS));
+        reading.read("--drain-seconds", &raw.drain_seconds, |value| number(value, 1..=LONGEST_DRAIN_SECONDS));
     let holder = match holder {
         Some(given) => Some(given?),
         None => None,
     };
-    Some(HandOverConfig { holder, drain: Duration::from_secs(u64::try_from(seconds?).ok()?) })
+    Some(HandOverConfig { holder, drain: Duration::from_secs(seconds?.into()) })
 }
 
 fn read_enrolment(reading: &mut Reading, raw: &RawMesh) -> Option<EnrolmentConfig> {
-    let mut seconds = |flag, value| {
-        let read = reading.read(flag, value, |value| number(value, 3600));
-        read.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs)
-    };
+    let mut seconds =
+        |flag, value| reading.read(flag, value, |value| number(value, 1..=3600)).map(Duration::from_secs);
     let inspection = seconds("--inspection-seconds", &raw.inspection_seconds);
     let lag = seconds("--lag-seconds", &raw.lag_seconds);
     let release = seconds("--release-seconds", &raw.release_seconds);

@@ -187,19 +187,20 @@ pub(super) fn read_ca(reading: &mut Reading, raw: &RawCa) -> Option<CaConfig> {
 
 fn read_data_path(reading: &mut Reading, raw: &RawServing) -> Option<DataPathConfig> {
     let workers = match &raw.workers {
-        Some(value) => reading.read("--workers", value, |value| number(value, 1024)),
+        Some(value) => reading.read("--workers", value, |value| number(value, 1..=1024)),
         // Not known: one works everywhere.
         None => Some(thread::available_parallelism().map_or(1, usize::from)),
     };
-    let connections = reading
-        .read("--max-connections-per-pod", &raw.max_connections_per_pod, |value| number(value, 1_000_000));
+    let connections = reading.read("--max-connections-per-pod", &raw.max_connections_per_pod, |value| {
+        number(value, 1..=1_000_000)
+    });
     let handshakes = reading.read(
         "--max-handshakes-per-second-per-pod",
         &raw.max_handshakes_per_second_per_pod,
-        |value| number(value, 1_000_000),
+        |value| number(value, 1..=1_000_000),
     );
     let bytes = reading.read("--max-buffered-bytes-per-pod", &raw.max_buffered_bytes_per_pod, |value| {
-        number(value, usize::MAX / 4)
+        number(value, 1..=usize::MAX / 4)
     });
     let limits =
         PodLimits { connections: connections?, handshakes_per_second: handshakes?, buffered_bytes: bytes? };

@@ -1,8 +1,9 @@
 //! The values of flags: what each kind of them may be, and what is wrong with one that is not.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
+use std::str::FromStr;
 
 use super::HostPort;
 use crate::cluster::name::{is_label, is_subdomain};
@@ -93,7 +94,7 @@ pub(super) fn host(value: &str) -> Result<String, &'static str> {
 pub(super) fn host_port(value: &str) -> Result<HostPort, &'static str> {
     const PROBLEM: &str = "is not HOST:PORT";
     let (name, port) = value.rsplit_once(':').ok_or(PROBLEM)?;
-    let port = number(port, usize::from(u16::MAX)).ok().and_then(|port| u16::try_from(port).ok());
+    let port = number(port, 1..=u16::MAX).ok();
     let bare = match name.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').filter(|name| name.contains(':')).ok_or(PROBLEM)?,
         None if name.contains(':') => return Err("is an IPv6 address without brackets"),
@@ -118,20 +119,12 @@ pub(super) fn loopback(value: &str) -> Result<SocketAddr, &'static str> {
     }
 }
 
-pub(super) fn number(value: &str, most: usize) -> Result<usize, &'static str> {
+pub(super) fn number<N: FromStr + PartialOrd>(
+    value: &str,
+    range: RangeInclusive<N>,
+) -> Result<N, &'static str> {
     match value.parse() {
-        Ok(number) if (1..=most).contains(&number) => Ok(number),
-        _ => Err("is not a number in range"),
-    }
-}
-
-/// As long as nobody waits for those who stay: 30 days.
-pub(super) const MOST_DRAIN_SECONDS: usize = 30 * 24 * 3600;
-
-/// A number of things, of which there may be none.
-pub(super) fn count(value: &str, most: usize) -> Result<usize, &'static str> {
-    match value.parse() {
-        Ok(number) if number <= most => Ok(number),
+        Ok(number) if range.contains(&number) => Ok(number),
         _ => Err("is not a number in range"),
     }
 }

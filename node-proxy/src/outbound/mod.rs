@@ -102,11 +102,9 @@ impl Session {
         port: &'e ServicePort,
         (wish, client): (&Wish, Option<IpAddr>),
     ) -> Option<&'e Arc<Endpoint>> {
-        let set = &*port.endpoints;
-        let reachable = AddressFamilies::of(&self.pod.pod.addresses)?;
         if let Some(id) = wish.stays_with
-            && let Some(endpoint) = set.find(id)
-            && reachable.contains(endpoint.address.ip())
+            && let Some(endpoint) = port.endpoints.find(id)
+            && AddressFamilies::of(&self.pod.pod.addresses)?.contains(endpoint.address.ip())
             && !wish.tried.contains(&endpoint.address)
             && balance::is_in_or_on_trial(endpoint)
         {

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
-use super::{Cluster, TICK, conditions, describe};
+use super::{Cluster, Controller, TICK, conditions, describe};
 
 const GATEWAY: &str = "gammarus.io/gateway-controller";
 /// How soon a ConfigMap that comes late, or changes, is seen in a status.
@@ -94,6 +94,18 @@ impl Cluster {
         self.policy(name, what).await;
         assert!(begun.elapsed() < SOON, "{name} says {what} after {:?}", begun.elapsed());
     }
+}
+
+/// A cluster with the policy `p`, which is accepted, and the controller that says so.
+async fn accepted() -> (Cluster, Controller, Value) {
+    let cluster = Cluster::start().await;
+    cluster.apply(OBJECTS).await;
+    cluster.apply(&config_map("ca", &authority())).await;
+    cluster.apply(&route("web")).await;
+    cluster.apply(&of_web("p", "")).await;
+    let controller = cluster.leader().await;
+    let found = cluster.policy("p", GOOD).await;
+    (cluster, controller, found)
 }
 
 #[tokio::test]
@@ -197,13 +209,7 @@ async fn others_for_the_same_say_why_they_do_not_hold(cluster: &Cluster) {
 
 #[tokio::test]
 async fn what_a_gateway_does_not_send_to_any_more_says_nothing_of_it_and_the_others_stay() {
-    let cluster = Cluster::start().await;
-    cluster.apply(OBJECTS).await;
-    cluster.apply(&config_map("ca", &authority())).await;
-    cluster.apply(&route("web")).await;
-    cluster.apply(&of_web("p", "")).await;
-    let controller = cluster.leader().await;
-    let found = cluster.policy("p", GOOD).await;
+    let (cluster, controller, found) = accepted().await;
     let entry = own(&found)[0].clone();
     let foreign = json!({"controllerName": "example.com/other", "ancestorRef": {"name": "front"}, "conditions": [
         {"type": "Accepted", "status": "False", "reason": "Invalid", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
@@ -241,13 +247,7 @@ async fn what_a_gateway_does_not_send_to_any_more_says_nothing_of_it_and_the_oth
 
 #[tokio::test]
 async fn what_a_former_controller_said_is_taken_away_where_there_is_no_class_of_ours() {
-    let cluster = Cluster::start().await;
-    cluster.apply(OBJECTS).await;
-    cluster.apply(&config_map("ca", &authority())).await;
-    cluster.apply(&route("web")).await;
-    cluster.apply(&of_web("p", "")).await;
-    let controller = cluster.leader().await;
-    cluster.policy("p", GOOD).await;
+    let (cluster, controller, _) = accepted().await;
     let (stopped, log) = controller.terminate().await;
     assert!(stopped.success(), "{log}");
     cluster.delete("GatewayClass", "gammarus").await;

@@ -38,7 +38,9 @@ use grant::{Reference, Referrer};
 use listener::{Home, find_certificate};
 pub use listener::{Listener, ListenerProtocol, ListenerTls};
 use parameters::judge_parameters;
-pub use parameters::{Autoscaling, JudgedClass, Parameters, Resources, ServiceType};
+pub use parameters::{
+    Autoscaling, JudgedClass, LONGEST_DRAIN_SECONDS, MOST_TRUSTED_HOPS, Parameters, Resources, ServiceType,
+};
 use policy::Policies;
 use view::{find_insecure, view_allowed_listeners, view_frontend, view_gateway, view_listener_set};
 

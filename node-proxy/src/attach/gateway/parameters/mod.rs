@@ -14,6 +14,7 @@ use crate::attach::condition::{Condition, ConditionReason, ConditionStatus, Cond
 use crate::cluster::api::{Gateway, GatewayClass};
 use crate::cluster::objects::{ObjectKey, Objects, PARAMETERS_KEY};
 pub use document::{Autoscaling, Parameters, Resources, ServiceType};
+pub use serving::{LONGEST_DRAIN_SECONDS, MOST_TRUSTED_HOPS};
 
 /// The type of address that a Gateway may ask for (AddressType).
 const IP_ADDRESS: &str = "IPAddress";

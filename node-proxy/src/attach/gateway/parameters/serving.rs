@@ -5,9 +5,9 @@ use serde::Deserialize;
 use crate::snapshot::AddressRange;
 
 /// More proxies in a row than anybody has.
-const MOST_HOPS: u32 = 100;
+pub const MOST_TRUSTED_HOPS: u32 = 100;
 /// The longest that a proxy waits for those who stay, in seconds: 30 days.
-const LONGEST_DRAIN: u32 = 30 * 24 * 3600;
+pub const LONGEST_DRAIN_SECONDS: u32 = 30 * 24 * 3600;
 
 /// Who says who a client is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -33,8 +33,8 @@ impl ClientParameters {
     /// # Errors
     /// The first field that cannot, and why.
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.trusted_hops.is_some_and(|hops| hops > MOST_HOPS) {
-            return Err(format!("client.trustedHops: must be {MOST_HOPS} at most"));
+        if self.trusted_hops.is_some_and(|hops| hops > MOST_TRUSTED_HOPS) {
+            return Err(format!("client.trustedHops: must be {MOST_TRUSTED_HOPS} at most"));
         }
         let Some(from) = self.proxy_protocol.as_ref().and_then(|own| own.from.as_ref()) else {
             return Ok(());
@@ -57,10 +57,10 @@ impl ClientParameters {
 /// # Errors
 /// The field, and why not.
 pub(super) fn check_drain(seconds: u32) -> Result<(), String> {
-    if (1..=LONGEST_DRAIN).contains(&seconds) {
+    if (1..=LONGEST_DRAIN_SECONDS).contains(&seconds) {
         Ok(())
     } else {
-        Err(format!("drainSeconds: must be between 1 and {LONGEST_DRAIN}"))
+        Err(format!("drainSeconds: must be between 1 and {LONGEST_DRAIN_SECONDS}"))
     }
 }
 
