@@ -26,7 +26,6 @@ struct Report {
     ok: u64,
     slowest_ms: u64,
     connections: u64,
-    repeated: u64,
     failures: Option<Vec<ReportedFailure>>,
     done: bool,
 }
@@ -73,11 +72,6 @@ impl Calls {
             let at = Duration::from_millis(failure.at_ms).saturating_sub(begun);
             let took = Duration::from_millis(failure.took_ms);
             counts.failures.push(Failure { kind: Kind::Grpc, at, took, text: failure.text });
-        }
-        if report.repeated > 0 {
-            let text = format!("{} calls were sent twice", report.repeated);
-            let failure = Failure { kind: Kind::Grpc, at: counts.lasted, took: Duration::ZERO, text };
-            counts.failures.push(failure);
         }
         counts.grpc_connections = counts.grpc_connections.max(report.connections);
         let count = counts.kinds.entry(Kind::Grpc).or_default();

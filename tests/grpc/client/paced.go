@@ -36,8 +36,7 @@ type paceReport struct {
 	Slowest int64 `json:"slowest_ms"`
 	// How many connections there were. The client's library makes a new one when the server has ended the first.
 	Connections int `json:"connections"`
-	// Calls that the library sent again by itself; there should be none.
-	Repeated int           `json:"repeated"`
+	// Calls that the library sent again by itself among them, though they may have been answered then.
 	Failures []paceFailure `json:"failures"`
 	Done     bool          `json:"done"`
 }
@@ -49,10 +48,18 @@ type paceFailure struct {
 	Text string `json:"text"`
 }
 
+// callBegun is the key of the time at which a call was first sent, in the contexts of its attempts.
+type callBegun struct{}
+
 func (p *pace) note(change func(*paceReport)) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	change(&p.report)
+}
+
+func (p *pace) fail(begun time.Time, text string) {
+	failure := paceFailure{begun.UnixMilli(), time.Since(begun).Milliseconds(), text}
+	p.note(func(r *paceReport) { r.Failures = append(r.Failures, failure) })
 }
 
 func (p *pace) print(done bool) {
@@ -68,9 +75,10 @@ func (p *pace) print(done bool) {
 
 func (p *pace) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
-func (p *pace) HandleRPC(_ context.Context, event stats.RPCStats) {
+// HandleRPC notes a call that the library sends again, as having failed from when it was first sent until now.
+func (p *pace) HandleRPC(ctx context.Context, event stats.RPCStats) {
 	if begin, ok := event.(*stats.Begin); ok && begin.IsTransparentRetryAttempt {
-		p.note(func(r *paceReport) { r.Repeated++ })
+		p.fail(ctx.Value(callBegun{}).(time.Time), "sent again by the library")
 	}
 }
 
@@ -83,9 +91,7 @@ func (p *pace) HandleConn(_ context.Context, event stats.ConnStats) {
 }
 
 // call makes one call and says what is wrong with its answer.
-func (p *pace) call(service pb.TestServiceClient, number int, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
+func (p *pace) call(ctx context.Context, service pb.TestServiceClient, number int) error {
 	size := number % 1000
 	if number%streamEvery != 0 {
 		request := &pb.SimpleRequest{ResponseSize: int32(size), Payload: &pb.Payload{Body: make([]byte, size)}}
@@ -126,13 +132,14 @@ func (p *pace) call(service pb.TestServiceClient, number int, timeout time.Durat
 func (p *pace) counted(service pb.TestServiceClient, number int, timeout time.Duration) {
 	begun := time.Now()
 	p.note(func(r *paceReport) { r.Sent++ })
-	err := p.call(service, number, timeout)
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), callBegun{}, begun), timeout)
+	defer cancel()
+	if err := p.call(ctx, service, number); err != nil {
+		p.fail(begun, err.Error())
+		return
+	}
 	took := time.Since(begun).Milliseconds()
 	p.note(func(r *paceReport) {
-		if err != nil {
-			r.Failures = append(r.Failures, paceFailure{begun.UnixMilli(), took, err.Error()})
-			return
-		}
 		r.Ok++
 		r.Slowest = max(r.Slowest, took)
 	})
