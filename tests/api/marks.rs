@@ -102,8 +102,7 @@ async fn a_mark_is_written_and_removed_for_exactly_one_pod_and_nothing_else_of_i
     let before = read_pod(&server, NAMESPACE, "web");
     let (marks, key) = (PodMarks::new(agent), ObjectKey::new(NAMESPACE, "web"));
     let uid = uid(&server, NAMESPACE, "web");
-    let mark =
-        Mark { uid: uid.clone(), addresses: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()] };
+    let mark = Mark::of_captured(uid.clone(), vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()]);
     let annotation =
         || read_pod(&server, NAMESPACE, "web")["metadata"]["annotations"][MARK_ANNOTATION].clone();
     let write = async |mark: &Mark| {
@@ -124,7 +123,7 @@ async fn a_mark_is_written_and_removed_for_exactly_one_pod_and_nothing_else_of_i
     }
     assert_eq!(marked["metadata"]["labels"], before["metadata"]["labels"]);
 
-    let of_another = Mark { uid: "another".to_owned(), addresses: Vec::new() };
+    let of_another = Mark::of_captured("another", Vec::new());
     let refused = write(&of_another).await.expect_err("there is no such pod");
     assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused}");
     remove("another").await.expect("the pod has gone");
@@ -145,7 +144,7 @@ async fn a_mark_that_the_server_does_not_take_is_no_pod_that_has_gone() {
     let agent = agent(&server, NAMESPACE).await;
     server.pod(NAMESPACE, "web", "agent", "node-a");
     let (marks, key) = (PodMarks::new(agent), ObjectKey::new(NAMESPACE, "web"));
-    let mark = Mark { uid: uid(&server, NAMESPACE, "web"), addresses: Vec::new() };
+    let mark = Mark::of_captured(uid(&server, NAMESPACE, "web"), Vec::new());
     let write = async || {
         let (marks, key, mark, begun) = (marks.clone(), key.clone(), mark.clone(), Instant::now());
         (blocking(move || marks.write(&key, &mark)).await, begun.elapsed())

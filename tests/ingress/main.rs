@@ -10,6 +10,7 @@ mod changes;
 mod clients;
 mod connections;
 mod datagrams;
+mod from_mesh;
 mod precedence;
 mod proxied;
 mod requests;

@@ -81,6 +81,7 @@ impl Stage {
             world.node(node).unwrap();
         }
         world.namespace("shop", &[("gammarus.io/mesh", "enabled"), ("gammarus.io/mtls", "strict")]).unwrap();
+        world.namespace("buyers", &[("gammarus.io/mesh", "enabled")]).unwrap();
         for namespace in ["edge", "plain", "outside"] {
             world.namespace(namespace, &[]).unwrap();
         }
@@ -104,11 +105,14 @@ impl Stage {
             .program(&["sleep", "infinity"])
             .start()
             .unwrap();
+        let buyer = world.pod("buyer").namespace("buyers").service_account("buyer").on("node-b");
+        buyer.program(&["sleep", "infinity"]).start().unwrap();
         for (name, namespace, node) in [("inside", "shop", "node-b"), ("open", "plain", "node-b")] {
             let pod = world.pod(name).namespace(namespace).service_account(name).on(node);
             pod.labels(&[("app", name)]).app(name).unwrap().start().unwrap();
         }
         let origin = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/mesh/origin.py");
+        let greeter = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/ingress/greeter.py");
         let (key, certificate) = (dir.join("passed.key"), dir.join("passed.pem"));
         let (key, certificate) = (key.display().to_string(), certificate.display().to_string());
         let web =
@@ -118,12 +122,13 @@ impl Stage {
         fs::write(format!("{pages}/page"), "a page over HTTP/2\n").unwrap();
         let servers = vec![
             world.spawn("open", "tcp", &["/usr/bin/python3", origin, "tcp", "9000"]).unwrap(),
+            world.spawn("open", "greeter", &["/usr/bin/python3", greeter, "9001"]).unwrap(),
             world.spawn("open", "tls", &web).unwrap(),
             world.spawn("open", "version1", &["/usr/bin/python3", origin, "http", "8081"]).unwrap(),
             world.spawn("open", "version2", &["nghttpd", "--no-tls", "-d", &pages, "8082"]).unwrap(),
         ];
         world.apply_in("edge", "the stage", &objects.join("\n---\n")).unwrap();
-        for port in ["8080", "8081", "8082", "8443", "9000"] {
+        for port in ["8080", "8081", "8082", "8443", "9000", "9001"] {
             let listens =
                 || world.exec("open", &["ss", "-Hltn"]).unwrap().stdout.contains(&format!(":{port} "));
             assert!(until(PATIENCE, listens), "nobody listens on {port}");

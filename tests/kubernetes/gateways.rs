@@ -1,6 +1,7 @@
 //! A Gateway as one `kubectl apply` makes it: its proxies, its address, and the mesh behind it.
 
 use node_proxy::demo::command::until;
+use serde_json::json;
 
 use super::rig::{NODES, Namespace, PATIENCE, host_of};
 use super::stage::Seen;
@@ -58,17 +59,27 @@ fn a_gateway_is_served_at_its_address_by_proxies_of_its_own_that_speak_mtls_with
     let is_said = || log().lines().any(|line| line.contains("direction=ingress") && line.contains(&identity));
     assert!(until(PATIENCE, is_said), "{}", log());
 
-    // Its pods are in a namespace of the mesh, and are never redirected themselves.
+    // Its pods are in a namespace of the mesh, and are never redirected themselves: their marks are of their listeners alone,
+    // where pods of the mesh are known.
     namespace.wait_for_rollout("deployment/front-gammarus");
-    let marks = namespace.kubectl(&[
-        "get",
-        "pods",
-        "--selector",
-        "gammarus.io/gateway=front-gammarus",
-        "--output",
-        "jsonpath={.items[*].metadata.annotations}",
-    ]);
-    assert!(!marks.output().contains("gammarus.io/enrolled"));
+    let own = ["get", "pods", "--selector", "gammarus.io/gateway=front-gammarus", "--output", "name"];
+    for pod in namespace.kubectl(&own).output().lines() {
+        let pod = pod.trim_start_matches("pod/");
+        namespace.wait_for_mark(pod);
+        let mark = namespace.pod_now(pod).mark;
+        assert_eq!(mark.as_ref().map(|mark| &mark["ports"]), Some(&json!([80])), "{pod}: {mark:?}");
+    }
+    namespace.client("client", NODES[0]);
+    namespace.wait_for_mark("client");
+    let service = format!("http://front-gammarus.{}", namespace.name);
+    let client = format!("src.identity=spiffe://cluster.local/ns/{}/sa/default", namespace.name);
+    let is_known = || {
+        namespace.ask("client", &[&format!("{service}/from-a-pod")]);
+        log().lines().any(|line| line.contains("path=/from-a-pod ") && line.contains(&client))
+    };
+    assert!(until(PATIENCE, is_known), "{}", log());
+    let metrics = namespace.curl("client", &[&format!("{service}:15021/metrics")]);
+    assert!(!metrics.success, "the Service of a Gateway has a port that is no listener's");
 
     // An edit of the listeners is one of the Service, and all goes with the Gateway.
     let add = r#"[{"op": "add", "path": "/spec/listeners/-", "value": {"name": "other", "port": 8080, "protocol": "HTTP"}}]"#;

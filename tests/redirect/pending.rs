@@ -63,7 +63,7 @@ async fn a_pod_that_is_to_leave_stays_captured_as_long_as_its_mark_cannot_be_tak
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mark_that_nobody_stands_for_is_taken_away_and_others_are_not() {
     let (node, pod) = (Node::start(), CabledPod::new());
-    let forgotten = Mark { uid: "uid-old".to_owned(), addresses: Vec::new() };
+    let forgotten = Mark::of_captured("uid-old", Vec::new());
     node.cluster.marks.lock().unwrap().insert("shop/old".to_owned(), forgotten);
     node.say_enrolled("web");
     assert_eq!(enrol(&node, &pod, "web").await, Outcome::Enrolled);

@@ -105,7 +105,7 @@ async fn pods_that_went_meanwhile_leave_neither_mark_nor_record() {
     let node = node(directory.path());
     for name in ["gone", "deleted", "reused", "moved"] {
         let uid = if name == "moved" { "uid-of-another".to_owned() } else { format!("uid-{name}") };
-        let mark = Mark { uid, addresses: Vec::new() };
+        let mark = Mark::of_captured(uid, Vec::new());
         node.cluster.marks.lock().unwrap().insert(format!("shop/{name}"), mark);
     }
     node.registry.restore().await;

@@ -123,7 +123,7 @@ async fn a_mark_that_was_taken_away_or_changed_comes_back() {
     let (node, _pod) = member().await;
     let right = node.cluster.marks.lock().unwrap().clone();
     assert!(right.contains_key("shop/web"), "{right:?}");
-    let other = Mark { uid: "uid-web".to_owned(), addresses: Vec::new() };
+    let other = Mark::of_captured("uid-web", Vec::new());
     for spoilt in [None, Some(("shop/web".to_owned(), other))] {
         *node.cluster.marks.lock().unwrap() = spoilt.into_iter().collect();
         assert!(until(QUICK.inspection * 4, || *node.cluster.marks.lock().unwrap() == right).await);

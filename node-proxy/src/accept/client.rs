@@ -1,4 +1,4 @@
-//! A client's connection as the data path reads and writes it: as it came, or with its TLS ended here.
+//! A client's connection as the data path reads and writes it: as it came, inside the mesh's hop, or with its TLS ended here.
 
 use std::io;
 use std::pin::Pin;
@@ -8,15 +8,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::rewind::Rewind;
-use crate::forward::{Reset, Socket, Source};
+use crate::forward::{Reset, Socket, Source, read_behind};
+use crate::hop::HopStream;
 
 /// A client's connection.
 #[derive(Debug)]
 pub enum ClientStream {
     /// As it came.
     Plain(Socket),
+    /// A stream of the hop, from a pod of the mesh to a Gateway.
+    Hop(HopStream),
     /// What is in the TLS that a listener has ended.
-    Terminated(Box<TlsStream<Rewind<Socket>>>),
+    Terminated(Box<TlsStream<Rewind<Self>>>),
 }
 
 impl From<Socket> for ClientStream {
@@ -25,12 +28,18 @@ impl From<Socket> for ClientStream {
     }
 }
 
+impl From<HopStream> for ClientStream {
+    fn from(stream: HopStream) -> Self {
+        Self::Hop(stream)
+    }
+}
+
 impl ClientStream {
     /// The protocol that its TLS has agreed on (RFC 7301), if it has TLS and has agreed on one.
     #[must_use]
     pub fn agreed_protocol(&self) -> Option<&[u8]> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Hop(_) => None,
             Self::Terminated(stream) => stream.get_ref().1.alpn_protocol(),
         }
     }
@@ -40,6 +49,7 @@ impl Reset for ClientStream {
     fn reset(&self) {
         match self {
             Self::Plain(socket) => socket.reset(),
+            Self::Hop(stream) => stream.reset(),
             Self::Terminated(stream) => stream.get_ref().0.stream().reset(),
         }
     }
@@ -53,17 +63,31 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, space),
+            Self::Hop(stream) => Pin::new(stream).poll_read(cx, space),
             Self::Terminated(stream) => Pin::new(stream).poll_read(cx, space),
         }
     }
 }
 
-impl Source for ClientStream {}
+impl Source for ClientStream {
+    fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Hop(stream) => stream.poll_read_into(cx, bytes, room),
+            Self::Plain(_) | Self::Terminated(_) => read_behind(self, cx, bytes, room),
+        }
+    }
+}
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Hop(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Terminated(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -75,6 +99,7 @@ impl AsyncWrite for ClientStream {
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Self::Hop(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
             Self::Terminated(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         }
     }
@@ -82,6 +107,7 @@ impl AsyncWrite for ClientStream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Hop(stream) => stream.is_write_vectored(),
             Self::Terminated(stream) => stream.is_write_vectored(),
         }
     }
@@ -89,6 +115,7 @@ impl AsyncWrite for ClientStream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Hop(stream) => Pin::new(stream).poll_flush(cx),
             Self::Terminated(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -96,6 +123,7 @@ impl AsyncWrite for ClientStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Hop(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Terminated(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

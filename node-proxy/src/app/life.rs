@@ -115,7 +115,8 @@ async fn serve(
     let registry = &succession.registry;
     let enrolling = async {
         let serving = enroll::serve(Arc::clone(registry), listener);
-        tokio::join!(serving, registry.follow_state(), registry.find_older());
+        let marking = registry.mark_gateways(&succession.certs);
+        tokio::join!(serving, registry.follow_state(), registry.find_older(), marking);
     };
     tokio::select! {
         () = enrolling => Ok(Ending::Told),

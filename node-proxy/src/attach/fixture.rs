@@ -24,7 +24,7 @@ pub(crate) fn objects(yaml: &str) -> Objects {
 pub(crate) fn mark(objects: &mut Objects, pod: &str, uid: &str, addresses: &[&str]) {
     let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
     let (namespace, name) = pod.split_once('/').unwrap();
-    objects.marks.insert(ObjectKey::new(namespace, name), Mark { uid: uid.to_owned(), addresses });
+    objects.marks.insert(ObjectKey::new(namespace, name), Mark::of_captured(uid, addresses));
 }
 
 /// Has objects become others, and says what that touched.

@@ -57,8 +57,19 @@ pub(crate) const PARAMETERS_KEY: &str = "gateway.yaml";
 pub struct Mark {
     /// The pod's `metadata.uid`.
     pub uid: String,
-    /// The addresses that were proven to be captured.
+    /// The addresses that were proven to be captured; of a pod of a Gateway, those at which its listeners take the hop.
     pub addresses: Vec<IpAddr>,
+    /// Of a pod of a Gateway, which is not captured: the ports that take the hop. Of any other pod none, and it does at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+}
+
+impl Mark {
+    /// Of a pod whose capture was proven at these addresses.
+    #[must_use]
+    pub fn of_captured(uid: impl Into<String>, addresses: Vec<IpAddr>) -> Self {
+        Self { uid: uid.into(), addresses, ports: Vec::new() }
+    }
 }
 
 /// Every object that is read, by kind and key.

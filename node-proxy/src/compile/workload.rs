@@ -18,6 +18,8 @@ use crate::snapshot::{AddressRange, NamespacePolicy};
 
 pub use gammarus_ca::authorize::GATEWAY_NAME_LABEL;
 
+/// The label of the pods that serve a Gateway of ours: what is made for a Gateway is named by it.
+pub const GATEWAY_LABEL: &str = "gammarus.io/gateway";
 /// The label of a node that says which zone it is in.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -118,18 +120,21 @@ impl<'a> Workloads<'a> {
         let compiled = compiled.as_mut()?;
         let uid = &*compiled.plain.uid;
         let mark = self.objects.marks.get(key).filter(|mark| mark.uid == uid && !uid.is_empty());
-        if !mark.is_some_and(|mark| mark.addresses.contains(&address)) {
+        let Some(mark) = mark.filter(|mark| mark.addresses.contains(&address)) else {
             return Some(Arc::clone(&compiled.plain));
-        }
-        let marked =
-            || Arc::new(Workload { enrolment: Enrolment::Marked, ..Workload::clone(&compiled.plain) });
+        };
+        let marked = || {
+            let (enrolment, hop_ports) = (Enrolment::Marked, mark.ports.clone());
+            Arc::new(Workload { enrolment, hop_ports, ..Workload::clone(&compiled.plain) })
+        };
         Some(Arc::clone(compiled.marked.get_or_insert_with(marked)))
     }
 }
 
 /// Whether the pod runs and has a network of its own: a finished pod's addresses are free for others, and
 /// a pod of the host's network shares the node's.
-pub(super) fn owns_addresses(pod: &Pod) -> bool {
+#[must_use]
+pub fn owns_addresses(pod: &Pod) -> bool {
     !pod.is_finished && !pod.is_on_host_network
 }
 
@@ -178,6 +183,7 @@ fn compile_pod(key: &ObjectKey, pod: &Pod, policy: Option<&NamespacePolicy>, ide
         enrolment: if is_expected { Enrolment::Expected } else { Enrolment::None },
         mtls: policy.map_or(MtlsMode::Permissive, |policy| policy.mtls),
         is_gateway,
+        hop_ports: Vec::new(),
         plaintext_ports: plaintext.map(|text| parse_plaintext_ports(text).ports).unwrap_or_default(),
     }
 }

@@ -70,7 +70,8 @@ impl HopKey {
             source,
             address: destination.address,
             workload: workload.map(|workload| Arc::clone(&workload.uid)),
-            terms: workload.map(|workload| (workload.enrolment, workload.mtls)),
+            terms: workload
+                .map(|workload| (workload.enrolment_at(destination.address.port()), workload.mtls)),
             tls: destination.tls.as_ref().map(Origination::id),
             is_between: client.standing.is_between(),
         }

@@ -167,7 +167,7 @@ fn find_way(pod: &JoinedPod, is_between: bool, destination: &Destination) -> Way
     if workload.uid == pod.pod.uid || pod.pod.addresses.contains(&destination.address.ip()) {
         return Way::Plain(PlaintextReason::SamePod);
     }
-    match (workload.enrolment, workload.mtls) {
+    match (workload.enrolment_at(destination.address.port()), workload.mtls) {
         // A node that does not know of the pod's membership would not wait for its handshake.
         (Enrolment::Marked, MtlsMode::Permissive) if is_between => {
             Way::Plain(PlaintextReason::SourceUnsettled)

@@ -6,7 +6,7 @@ use super::command;
 use super::fault::DemoError;
 use super::node::{ADMIN, READY, ca_flags};
 use super::world::{World, binary};
-use crate::compile::workload::GATEWAY_NAME_LABEL;
+use crate::compile::workload::{GATEWAY_LABEL, GATEWAY_NAME_LABEL};
 
 impl World {
     /// Starts a pod `name` of the Gateway `gateway` of `namespace`, and returns once the Gateway's ports are open. It is of a
@@ -46,7 +46,12 @@ impl World {
         argv.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let program: Vec<&str> = argv.iter().map(String::as_str).collect();
         let pod = self.pod(name).namespace(namespace).service_account(name).on(node);
-        let labels = [("gammarus.io/mesh", "disabled"), ("app", name), (GATEWAY_NAME_LABEL, gateway)];
+        let labels = [
+            ("gammarus.io/mesh", "disabled"),
+            ("app", name),
+            (GATEWAY_NAME_LABEL, gateway),
+            (GATEWAY_LABEL, gateway),
+        ];
         pod.labels(&labels).program(&program).start()?;
         let netns = self.running_pod(name)?.netns.clone();
         let url = format!("http://{ADMIN}/readyz");

@@ -1,4 +1,5 @@
-//! From a peer to a pod: handshake → authorize → streams of the hop, each with a local connection → copy.
+//! From a peer to a pod: handshake → authorize → streams of the hop, each with a local connection → copy. Hops that come to a
+//! Gateway begin here, too, and their streams go on as its clients ([`crate::ingress`]).
 //!
 //! The destination's side of the hop decrypts and passes on, for HTTP as for anything else: routes were applied
 //! at the client's side. In permissive mode the first speaker decides between mTLS and plain text; in strict mode
@@ -8,6 +9,7 @@ mod local;
 mod peer;
 mod streams;
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -32,6 +34,8 @@ use crate::tls;
 use crate::tls::FirstEnd;
 use crate::tls::client_hello::{ClientHelloPeek, inspect};
 use peer::{ServerFirst, Terms, find_terms};
+use streams::Applications;
+pub(crate) use streams::{Behind, Peers};
 
 /// How long strict mode waits for a ClientHello.
 const STRICT_PATIENCE: Duration = Duration::from_secs(3);
@@ -40,10 +44,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the application's first bytes are held for a caller that may be about to speak mTLS. What is lost by a long
 /// time is the time, once, of plain callers that wait for the application; by a short one, the connection of a mesh client on a
 /// machine that is busy.
-const HOLD: Duration = Duration::from_secs(1);
+pub(crate) const HOLD: Duration = Duration::from_secs(1);
 
 /// One connection to a pod, on its way.
-struct Session {
+pub(crate) struct Session {
     worker: Rc<Worker>,
     pod: Arc<JoinedPod>,
     client: SocketAddr,
@@ -52,9 +56,12 @@ struct Session {
 }
 
 /// How a client begins.
-enum Opening {
+pub(crate) enum Opening {
+    /// With the mesh's ClientHello.
     Mesh,
+    /// With anything else.
     Plain(ProtocolLabel),
+    /// With that of a mesh that is not understood.
     UnknownVersion(String),
     /// The client has ended before it was clear.
     Ended,
@@ -66,13 +73,8 @@ enum Opening {
 pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
     let Ok(destination) = original_destination(&stream) else { return };
-    let (terms, source) = {
-        let snapshot = worker.mesh.snapshot.load();
-        (find_terms(&snapshot, &pod, client, destination), peer::as_peer(&snapshot, client))
-    };
-    let journey = Journey::new(Direction::Inbound, source, pod.as_peer(destination));
-    let record = worker.mesh.telemetry.connection(ConnectionRecord::new(journey));
-    let session = Session { worker, pod, client, destination, record };
+    let terms = find_terms(&worker.mesh.snapshot.load(), &pod, client, destination);
+    let session = Session::new(worker, pod, (client, destination), Direction::Inbound);
     if matches!(destination.port(), INBOUND_PORT | OUTBOUND_PORT) {
         let error = format!("{destination} is a port of the proxy itself");
         return session.refuse(&stream, FailureReason::DestinationIsProxy, error);
@@ -84,6 +86,19 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
 }
 
 impl Session {
+    /// A connection that has arrived, whoever it is from.
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        pod: Arc<JoinedPod>,
+        (client, destination): (SocketAddr, SocketAddr),
+        direction: Direction,
+    ) -> Self {
+        let source = peer::as_peer(&worker.mesh.snapshot.load(), client);
+        let journey = Journey::new(direction, source, pod.as_peer(destination));
+        let record = worker.mesh.telemetry.connection(ConnectionRecord::new(journey));
+        Self { worker, pod, client, destination, record }
+    }
+
     fn refuse(mut self, stream: &Socket, reason: FailureReason, error: impl Into<Box<str>>) {
         self.record.journey.fail(reason, error);
         self.record.finish();
@@ -94,7 +109,7 @@ impl Session {
         let mut buffer = ReadBuffer::default();
         let opening = tokio::time::timeout(STRICT_PATIENCE, read_opening(&mut stream, &mut buffer)).await;
         match opening {
-            Ok(Ok(Opening::Mesh)) => self.serve_mesh(stream, buffer, None).await,
+            Ok(Ok(Opening::Mesh)) => self.serve_application(stream, buffer, None).await,
             Ok(Ok(Opening::UnknownVersion(version))) => self.refuse_version(&stream, &version),
             Ok(Ok(Opening::Ended)) => {
                 self.refuse(&stream, FailureReason::ClientClosed, "it has ended without a ClientHello");
@@ -133,7 +148,7 @@ impl Session {
             opening = patience.unwrap_or(Ok(Opening::ServerFirst));
         }
         match opening {
-            Ok(Opening::Mesh) => self.serve_mesh(stream, buffer, Some((server, early))).await,
+            Ok(Opening::Mesh) => self.serve_application(stream, buffer, Some((server, early))).await,
             Ok(Opening::UnknownVersion(version)) => {
                 server.reset();
                 self.refuse_version(&stream, &version);
@@ -154,7 +169,7 @@ impl Session {
         }
     }
 
-    fn refuse_version(self, stream: &Socket, version: &str) {
+    pub(crate) fn refuse_version(self, stream: &Socket, version: &str) {
         let error = format!("{version:?} is a version of the hop that is not spoken here");
         self.refuse(stream, FailureReason::UnknownHopVersion, error);
     }
@@ -173,9 +188,19 @@ impl Session {
         copy(self.record, (stream, buffer), server).await;
     }
 
-    /// The mesh's own: the handshake, and then the bytes inside.
-    async fn serve_mesh(mut self, stream: Socket, buffer: ReadBuffer, dialled: Option<(Socket, ReadBuffer)>) {
+    /// The mesh's own, for the application, which may have been dialled already.
+    async fn serve_application(
+        self,
+        stream: Socket,
+        buffer: ReadBuffer,
+        dialled: Option<(Socket, ReadBuffer)>,
+    ) {
         self.pod.pod.standing.mesh_is_used();
+        self.serve_hop((stream, buffer), Applications { dialled: Cell::new(dialled) }).await;
+    }
+
+    /// The mesh's own: the handshake, and then the streams inside.
+    pub(crate) async fn serve_hop(mut self, (stream, buffer): (Socket, ReadBuffer), behind: impl Behind) {
         let Some(certificate) = find_certificate(&self.worker.mesh, &self.pod).await else {
             let error = format!("no valid certificate for {}", self.pod.pod.identity);
             return self.refuse(&stream, FailureReason::NoCertificate, error);
@@ -189,6 +214,11 @@ impl Session {
         let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err((error, stream))) => {
+                // Whoever asks whether a Gateway takes hops is nobody, and has heard by now.
+                if self.record.journey.direction == Direction::Ingress.into() && tls::is_anonymous(&error) {
+                    self.record.dismiss();
+                    return stream.stream().reset();
+                }
                 let (reason, text) = tls::verify::explain(&error);
                 if tls::has_unknown_issuer(&error) {
                     self.worker.mesh.certs.doubt_trust();
@@ -215,12 +245,12 @@ impl Session {
         if !unread.unread().is_empty() {
             return self.refuse(&socket, FailureReason::HandshakeFailed, "bytes before the handshake's end");
         }
-        streams::serve(self, (socket, connection, ends), dialled).await;
+        streams::serve(self, (socket, connection, ends), behind).await;
     }
 }
 
 /// Reads until it is clear how the client begins.
-async fn read_opening(stream: &mut Socket, buffer: &mut ReadBuffer) -> io::Result<Opening> {
+pub(crate) async fn read_opening(stream: &mut Socket, buffer: &mut ReadBuffer) -> io::Result<Opening> {
     loop {
         match inspect(buffer.unread()) {
             ClientHelloPeek::Incomplete => {}

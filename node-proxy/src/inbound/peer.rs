@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::accept::JoinedPod;
 use crate::snapshot::Snapshot;
-use crate::snapshot::workload::{Enrolment, MtlsMode};
+use crate::snapshot::workload::MtlsMode;
 use crate::telemetry::{Peer, PlaintextReason};
 
 /// What the pod takes from this caller.
@@ -37,7 +37,7 @@ pub(super) fn find_terms(
     let mode = snapshot.find_namespace(&pod.pod.pod.namespace).map_or(MtlsMode::Strict, |policy| policy.mtls);
     if mode == MtlsMode::Permissive || pod.pod.standing.is_leaving() {
         let (server_first, reason) = match snapshot.find_workload(client.ip()) {
-            Some(workload) if workload.enrolment == Enrolment::None => {
+            Some(workload) if !workload.is_captured() => {
                 let first = if workload.is_gateway { ServerFirst::Hold } else { ServerFirst::Pass };
                 (first, PlaintextReason::SourceNotEnrolled)
             }

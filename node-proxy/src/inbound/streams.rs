@@ -1,5 +1,7 @@
-//! The streams of a hop that has arrived at a pod: each becomes a connection of its own to the application.
+//! The streams of a hop that has arrived at a pod: each becomes a connection of its own, to the application or, at a Gateway,
+//! to its listener.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -28,23 +30,56 @@ const LOCAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// For how long a connection to the application that was dialled early is as good as new.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Where the streams of a hop lead.
+pub(crate) trait Behind: 'static {
+    /// Serves one of them.
+    fn serve(&self, peers: &Rc<Peers>, arrival: Arrival) -> impl Future<Output = ()> + 'static;
+
+    /// The hop was not opened for connections, but has come to continue another one.
+    fn not_wanted(&self) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+}
+
+/// The pod's application.
+pub(super) struct Applications {
+    /// A connection that was dialled early: the first stream's.
+    pub(super) dialled: Cell<Option<(Socket, ReadBuffer)>>,
+}
+
+impl Behind for Applications {
+    fn serve(&self, peers: &Rc<Peers>, arrival: Arrival) -> impl Future<Output = ()> + 'static {
+        let fresh = self.dialled.take().filter(|_| peers.begin.elapsed() < FRESH);
+        Rc::clone(peers).serve_stream(arrival, fresh)
+    }
+
+    async fn not_wanted(&self) {
+        // It was not dialled for an application, which shall not wait for a first word.
+        if let Some((mut unused, _)) = self.dialled.take() {
+            let _ = unused.shutdown().await;
+        }
+    }
+}
+
 /// What all streams of one hop have in common.
-struct Peers {
-    worker: Rc<Worker>,
-    pod: Arc<JoinedPod>,
-    client: SocketAddr,
-    destination: SocketAddr,
-    source: Peer,
+pub(crate) struct Peers {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) pod: Arc<JoinedPod>,
+    pub(crate) client: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    /// Who has opened the hop, as its handshake has proven.
+    pub(crate) source: Peer,
+    /// When the hop was there.
+    begin: Instant,
     /// When the first of the hop's own leaves ends.
     ends: FirstEnd,
 }
 
-/// Serves the streams of a hop whose peer is authorized. A connection to the application that was dialled before
-/// is the first stream's.
+/// Serves the streams of a hop whose peer is authorized.
 pub(super) async fn serve(
     session: Session,
     (socket, connection, ends): (Socket, ServerConnection, FirstEnd),
-    mut dialled: Option<(Socket, ReadBuffer)>,
+    behind: impl Behind,
 ) {
     let Session { worker, pod, client, destination, record } = session;
     let source = record.journey.source.clone();
@@ -55,11 +90,10 @@ pub(super) async fn serve(
     let deadline = Deadline::new(ends);
     // The pods that call this one are each other's neighbours, too.
     let share = worker.share_beside(&pod);
-    let peers = Rc::new(Peers { worker, pod, client, destination, source, ends });
+    let peers = Rc::new(Peers { worker, pod, client, destination, source, begin: Instant::now(), ends });
     let registered = hop.proof().zip(peers.owner());
     let registered = registered.map(|(proof, owner)| peers.pod.hops.enter(proof, owner, deadline.clone()));
 
-    let begin = Instant::now();
     let streams = share.clone();
     let expiring = hop.clone();
     let serving = async move {
@@ -68,16 +102,12 @@ pub(super) async fn serve(
         let accepting = async {
             while let Some(arrival) = hop.arrival().await {
                 if arrival.purpose() == Purpose::Continuation {
-                    // It was not dialled for an application, which shall not wait for a first word.
-                    if let Some((mut unused, _)) = dialled.take() {
-                        let _ = unused.shutdown().await;
-                    }
+                    behind.not_wanted().await;
                     peers.continue_older(arrival).await;
                     continue;
                 }
                 peers.pod.pod.standing.mesh_is_used();
-                let fresh = dialled.take().filter(|_| begin.elapsed() < FRESH);
-                let serving = Rc::clone(&peers).serve_stream(arrival, fresh);
+                let serving = behind.serve(&peers, arrival);
                 peers.worker.run((&peers.pod, &streams), serving);
             }
         };

@@ -1,7 +1,9 @@
 //! From a client to a Gateway: port → listener, by the server name of a ClientHello where there is TLS, which ends here or
-//! goes on → requests, or a connection as it is. Both go on as a pod's own do, by [`outbound`].
+//! goes on → requests, or a connection as it is. Both go on as a pod's own do, by [`outbound`]. A pod of the mesh comes by the
+//! hop (`from_mesh`), each of whose streams is a client as any other, but for that one knows who it is.
 
 pub mod datagrams;
+mod from_mesh;
 pub mod intermediaries;
 pub mod ports;
 pub mod proxy_protocol;
@@ -19,13 +21,13 @@ use crate::accept::rewind::Rewind;
 use crate::accept::{ClientStream, Incoming, JoinedPod, Worker};
 use crate::attach::gateway::ListenerId;
 use crate::error::{FailureReason, with_causes};
-use crate::forward::Socket;
 use crate::http1::ReadBuffer;
 use crate::outbound::hello::read_server_name;
 use crate::outbound::{self, Gate, Session};
 use crate::snapshot::gateway::{GatewayPort, TlsListener};
 use crate::snapshot::transport::Port;
-use crate::telemetry::ProtocolLabel;
+use crate::telemetry::{Peer, ProtocolLabel};
+use from_mesh::Beginning;
 use proxy_protocol::read_header;
 
 /// How long a client of TLS has for its ClientHello, and for the whole handshake where TLS ends here.
@@ -38,8 +40,10 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 struct Arrival {
     worker: Rc<Worker>,
     pod: Arc<JoinedPod>,
-    /// Who has opened it.
+    /// From where it was opened.
     peer: SocketAddr,
+    /// Who has opened it, as far as that is known.
+    opener: Peer,
     /// For whom: where nobody else is believed to speak for clients, for itself.
     client: SocketAddr,
     destination: SocketAddr,
@@ -47,39 +51,55 @@ struct Arrival {
 
 /// Serves one connection that has come to a port of the Gateway.
 pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
-    let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
+    let Incoming { mut stream, client, pod, seat: _seat, .. } = incoming;
     let Ok(destination) = stream.local_address() else { return };
-    let mut arrival = Arrival { worker, pod, peer: client, client, destination };
-    let Some((stream, buffer)) = arrival.begin(stream).await else { return };
-    match arrival.find_port().as_deref() {
-        Some(GatewayPort::Http(_)) => {
-            let session = arrival.session(None);
-            outbound::serve_requests(session, (stream.into(), buffer)).await;
-        }
-        Some(GatewayPort::Tcp(listener)) => {
-            let client = (ClientStream::from(stream), buffer);
-            let seen = (None, ProtocolLabel::Opaque);
-            outbound::serve_listener(&arrival.session(None), client, listener, seen).await;
-        }
-        Some(GatewayPort::Tls(_)) => arrival.serve_tls(stream, buffer).await,
-        // It was closed a moment ago.
-        Some(GatewayPort::Udp(_)) | None => {
-            arrival.refuse(&stream.into(), (FailureReason::NoMatchingRule, "the port has gone"))
+    let opener = Peer { address: Some(client), ..Peer::default() };
+    let arrival = Arrival { worker, pod, peer: client, opener, client, destination };
+    let mut buffer = ReadBuffer::default();
+    match arrival.read_opening((&mut stream, &mut buffer)).await {
+        Beginning::Mesh => arrival.serve_hop(stream, buffer).await,
+        Beginning::UnknownVersion(version) => arrival.into_mesh().refuse_version(&stream, &version),
+        Beginning::Client => arrival.serve_client(stream.into(), buffer).await,
+        Beginning::TooLate => {
+            let why = (FailureReason::HandshakeTimeout, "no ClientHello has come in time");
+            arrival.refuse(&stream.into(), why);
         }
     }
 }
 
 impl Arrival {
+    /// Serves a client of the Gateway, of whose words some may have been read.
+    async fn serve_client(mut self, stream: ClientStream, buffer: ReadBuffer) {
+        let Some((stream, buffer)) = self.begin(stream, buffer).await else { return };
+        match self.find_port().as_deref() {
+            Some(GatewayPort::Http(_)) => {
+                outbound::serve_requests(self.session(None), (stream, buffer)).await;
+            }
+            Some(GatewayPort::Tcp(listener)) => {
+                let seen = (None, ProtocolLabel::Opaque);
+                outbound::serve_listener(&self.session(None), (stream, buffer), listener, seen).await;
+            }
+            Some(GatewayPort::Tls(_)) => self.serve_tls(stream, buffer).await,
+            // It was closed a moment ago.
+            Some(GatewayPort::Udp(_)) | None => {
+                self.refuse(&stream, (FailureReason::NoMatchingRule, "the port has gone"));
+            }
+        }
+    }
+
     /// Reads for whom the connection is, where it has to begin with that; what was read besides comes next. `None` when there
     /// is nothing to go on with, which is noted.
-    async fn begin(&mut self, mut stream: Socket) -> Option<(Socket, ReadBuffer)> {
-        let mut buffer = ReadBuffer::default();
+    async fn begin(
+        &mut self,
+        mut stream: ClientStream,
+        mut buffer: ReadBuffer,
+    ) -> Option<(ClientStream, ReadBuffer)> {
         let Some(protocol) = &self.worker.mesh.intermediaries.proxy_protocol else {
             return Some((stream, buffer));
         };
         if !protocol.may_come_from(self.peer.ip()) {
             let error = "it may not speak the PROXY protocol (--proxy-protocol-from)";
-            self.refuse(&stream.into(), (FailureReason::ProxySourceRefused, error));
+            self.refuse(&stream, (FailureReason::ProxySourceRefused, error));
             return None;
         }
         match read_header((&mut stream, &mut buffer), HANDSHAKE_TIMEOUT).await {
@@ -91,7 +111,7 @@ impl Arrival {
             Err((FailureReason::ClientClosed, _)) => {
                 let _ = stream.shutdown().await;
             }
-            Err((reason, error)) => self.refuse(&stream.into(), (reason, &error)),
+            Err((reason, error)) => self.refuse(&stream, (reason, &error)),
         }
         None
     }
@@ -120,7 +140,8 @@ impl Arrival {
 
     fn gate(&self, through: Option<&Arc<ListenerId>>) -> Gate {
         let trusted_hops = self.worker.mesh.intermediaries.trusted_hops;
-        Gate::new((self.destination.port(), through.cloned()), self.client, trusted_hops)
+        let port = (self.destination.port(), through.cloned());
+        Gate::new(port, (self.opener.clone(), self.client), trusted_hops)
     }
 
     fn session(&self, through: Option<&Arc<ListenerId>>) -> Session {
@@ -136,20 +157,20 @@ impl Arrival {
         self.session(None).refuse(stream, reason, error.to_owned());
     }
 
-    async fn serve_tls(&self, mut stream: Socket, mut buffer: ReadBuffer) {
+    async fn serve_tls(&self, mut stream: ClientStream, mut buffer: ReadBuffer) {
         let reading = read_server_name((&mut stream, &mut buffer));
         let server_name = match tokio::time::timeout(HANDSHAKE_TIMEOUT, reading).await {
             Ok(Ok(server_name)) => server_name,
-            Ok(Err(reason)) => return self.refuse(&stream.into(), (reason, "no ClientHello has come")),
+            Ok(Err(reason)) => return self.refuse(&stream, (reason, "no ClientHello has come")),
             Err(_) => {
                 let why = (FailureReason::HandshakeTimeout, "no ClientHello has come in time");
-                return self.refuse(&stream.into(), why);
+                return self.refuse(&stream, why);
             }
         };
         match self.find_listener(server_name.as_deref()) {
             Some(TlsListener::Passthrough(listener)) => {
                 let seen = (server_name, ProtocolLabel::Tls);
-                let client = (ClientStream::from(stream), buffer);
+                let client = (stream, buffer);
                 let session = self.session_by(self.gate(None).passing_tls());
                 outbound::serve_listener(&session, client, &listener, seen).await;
             }
@@ -172,7 +193,7 @@ impl Arrival {
                 let error = format!("no listener of port {} is for {name}", self.destination.port());
                 // Where TLS may be anybody's, as that of a TLSRoute is, nothing is said in it: the connection is refused.
                 if !self.has_requests() {
-                    return self.refuse(&stream.into(), (FailureReason::NoMatchingRule, &error));
+                    return self.refuse(&stream, (FailureReason::NoMatchingRule, &error));
                 }
                 if stream.write_all(&UNRECOGNIZED_NAME).await.is_ok() {
                     let _ = stream.shutdown().await;
@@ -186,11 +207,11 @@ impl Arrival {
     async fn end_tls(
         &self,
         config: Arc<ServerConfig>,
-        (stream, buffer): (Socket, ReadBuffer),
+        (stream, buffer): (ClientStream, ReadBuffer),
     ) -> Option<ClientStream> {
         if !self.pod.take_handshake(&self.worker.mesh.limits) {
             let why = (FailureReason::HandshakeLimit, "the Gateway's pod has had as many as it may");
-            self.refuse(&stream.into(), why);
+            self.refuse(&stream, why);
             return None;
         }
         let handshake = TlsAcceptor::from(config).accept(Rewind::new(buffer, stream));

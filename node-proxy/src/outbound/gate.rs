@@ -14,7 +14,7 @@ use crate::connect::{Content, Origination};
 use crate::error::FailureReason;
 use crate::route::{RequestHead, RouteKind, Rule};
 use crate::snapshot::service::{PortProtocol, ServicePort};
-use crate::telemetry::{ClientAddress, RequestRecord};
+use crate::telemetry::{ClientAddress, Peer, RequestRecord};
 
 /// A port of a Gateway, and what of it is of this connection alone.
 #[derive(Debug)]
@@ -22,7 +22,9 @@ pub struct Gate {
     port: u16,
     /// The listener that has ended TLS.
     through: Option<Arc<ListenerId>>,
-    /// Whom the connection is from: whoever has opened it, or for whom that was.
+    /// Who has opened the connection.
+    pub(super) opener: Peer,
+    /// Whom it is from: whoever has opened it, or for whom that was.
     client: SocketAddr,
     /// What is told of its requests.
     forwarded: Forwarded,
@@ -31,17 +33,17 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A client at `client` that has come in by `port`, `through` the listener that has ended its TLS, if there is TLS. As
-    /// many proxies in front of it are believed as `trusted_hops` says.
+    /// A client at `client` that has come in by `port`, `through` the listener that has ended its TLS, if there is TLS, on a
+    /// connection that `opener` has opened. As many proxies in front of it are believed as `trusted_hops` says.
     #[must_use]
     pub fn new(
         (port, through): (u16, Option<Arc<ListenerId>>),
-        client: SocketAddr,
+        (opener, client): (Peer, SocketAddr),
         trusted_hops: usize,
     ) -> Self {
         let scheme = if through.is_some() { "https" } else { "http" };
         let forwarded = Forwarded::new(client.ip(), scheme, trusted_hops);
-        Self { port, through, client, forwarded, passes_tls: false }
+        Self { port, through, opener, client, forwarded, passes_tls: false }
     }
 
     /// Whom the connection is from, where that is not whoever has opened it.

@@ -73,11 +73,10 @@ impl Session {
 
     /// A journey of this connection, nothing but its ends known.
     fn journey(&self) -> Journey {
-        let at = |address| Peer { address: Some(address), ..Peer::default() };
-        let destination = at(self.destination);
+        let destination = Peer { address: Some(self.destination), ..Peer::default() };
         match &self.gate {
             Some(gate) => {
-                let mut journey = Journey::new(Direction::Ingress, at(self.client), destination);
+                let mut journey = Journey::new(Direction::Ingress, gate.opener.clone(), destination);
                 journey.client = gate.client_behind(self.client);
                 journey
             }

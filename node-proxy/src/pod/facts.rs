@@ -33,6 +33,21 @@ pub struct AwaitedPod {
     pub rival: Option<ObjectKey>,
 }
 
+/// A pod of this node that serves a Gateway of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayPod {
+    /// Its namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// The identity of its service account.
+    pub identity: SpiffeId,
+    /// `status.podIPs`.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports of TCP that Services lead to.
+    pub ports: BTreeSet<u16>,
+}
+
 /// What came of asking for a pod directly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -63,6 +78,11 @@ pub trait PodFacts: Send + Sync {
     /// The pods of this node that share its network, and would be in the mesh if they did not.
     fn left_alone(&self) -> BTreeSet<ObjectKey> {
         BTreeSet::new()
+    }
+
+    /// The pods of this node that serve Gateways of ours.
+    fn gateways(&self) -> Vec<GatewayPod> {
+        Vec::new()
     }
 
     /// The pods of this node that have a mark of theirs and have not finished, each with its uid.

@@ -99,7 +99,7 @@ impl PodRegistry {
             enrolment.listening = addresses(&listeners);
             self.announce(&pod, listeners).await?;
             let proven = self.prove(&pod).await?;
-            let mark = Mark { uid: pod.uid.to_string(), addresses: proven };
+            let mark = Mark::of_captured(&*pod.uid, proven);
             self.mark(&mut enrolment, mark).await
         };
         match joining.await {

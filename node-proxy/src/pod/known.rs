@@ -12,13 +12,15 @@ use gammarus_cni::PodName;
 use gammarus_cni::state::NamespaceStates;
 
 use super::api_server::ApiServer;
-use super::facts::{Asked, AwaitedPod, MarkWriter, PodFact, PodFacts};
+use super::facts::{Asked, AwaitedPod, GatewayPod, MarkWriter, PodFact, PodFacts};
 use super::registry::key_of;
 use crate::cluster::directory::{remove_mark, write_mark};
 use crate::cluster::objects::{Mark, ObjectKey, Objects};
-use crate::cluster::trimmed::{MIRROR_ANNOTATION, Pod};
+use crate::cluster::trimmed::{EndpointSlice, MIRROR_ANNOTATION, Pod, PodTarget};
 use crate::cluster::writer::ClusterView;
-use crate::compile::workload::{Membership, find_membership};
+use crate::compile::workload::{GATEWAY_LABEL, Membership, find_membership, owns_addresses};
+use crate::snapshot::Snapshot;
+use crate::snapshot::service::Endpoint;
 
 /// Pods as the cluster's view has them.
 #[derive(Clone, Debug)]
@@ -66,6 +68,23 @@ fn find_pod<'a>(objects: &'a Objects, key: &ObjectKey, name: &PodName) -> Option
     name.uid().is_none_or(is_meant).then_some(pod)
 }
 
+/// The ports of a pod that Services of its namespace lead to: those of slices, which hints keep from nobody here, and those of
+/// Services that have none.
+fn find_ports(objects: &Objects, snapshot: &Snapshot, (key, uid): (&ObjectKey, &str)) -> BTreeSet<u16> {
+    let slices = objects.endpoint_slices.range(ObjectKey::new(&key.namespace, "")..);
+    let slices = slices.take_while(|(slice, _)| slice.namespace == key.namespace).map(|(_, slice)| slice);
+    let is_own =
+        |target: &PodTarget| target.key == *key && target.uid.as_deref().is_none_or(|own| own == uid);
+    let leads_there = |slice: &&Arc<EndpointSlice>| {
+        slice.endpoints.iter().any(|endpoint| endpoint.is_ready && endpoint.pod.as_ref().is_some_and(is_own))
+    };
+    let sliced = slices.filter(leads_there).flat_map(|slice| slice.ports.iter().map(|(_, port)| *port));
+    let services = snapshot.service_ports.values().filter(|port| port.key.service.namespace == key.namespace);
+    let endpoints = services.flat_map(|port| &port.endpoints.endpoints);
+    let is_his = |endpoint: &&Arc<Endpoint>| endpoint.workload.as_ref().is_some_and(|own| *own.uid == *uid);
+    sliced.chain(endpoints.filter(is_his).map(|endpoint| endpoint.address.port())).collect()
+}
+
 impl PodFacts for KnownPods {
     fn find(&self, name: &PodName) -> Option<PodFact> {
         self.find_in(&self.view.objects(), name)
@@ -89,6 +108,21 @@ impl PodFacts for KnownPods {
         };
         let shares = self.local(&objects).filter(|(_, pod)| pod.is_on_host_network);
         shares.map(|(key, _)| key).filter(|key| is_left_alone(key)).cloned().collect()
+    }
+
+    fn gateways(&self) -> Vec<GatewayPod> {
+        let (objects, snapshot) = (self.view.objects(), self.view.snapshot().load());
+        let serves = |pod: &Pod| pod.labels.find(GATEWAY_LABEL).is_some() && owns_addresses(pod);
+        let gateways = self.local(&objects).filter(|(_, pod)| serves(pod) && !pod.is_leaving);
+        let gateways = gateways.filter_map(|(key, pod)| {
+            let membership = find_membership(&objects, key, &self.trust_domain)?;
+            let uid = pod.uid.clone()?;
+            let ports = find_ports(&objects, &snapshot, (key, &uid));
+            let addresses = pod.addresses.to_vec();
+            let own = GatewayPod { key: key.clone(), uid, identity: membership.identity, addresses, ports };
+            (!membership.is_enrolled).then_some(own)
+        });
+        gateways.collect()
     }
 
     fn marked(&self) -> Vec<(ObjectKey, Arc<str>)> {
@@ -246,7 +280,7 @@ mod tests {
             ("finished", Pod { is_finished: true, ..pod("finished") }, "finished"),
             ("elsewhere", Pod { node: None, ..pod("elsewhere") }, "elsewhere"),
         ] {
-            let mark = Mark { uid: uid.to_owned(), addresses: Vec::new() };
+            let mark = Mark::of_captured(uid, Vec::new());
             changes.push(applied("shop", name, Object::Pod(Arc::new(pod))));
             changes.push(applied("shop", name, Object::Mark(Box::new(mark))));
         }

@@ -74,7 +74,8 @@ impl PodRegistry {
         if marked.is_empty() {
             return true;
         }
-        let known = self.known_pods();
+        let mut known = self.known_pods();
+        known.extend(self.parts.facts.gateways().into_iter().map(|gateway| gateway.key));
         marked.retain(|(pod, _)| !known.contains(pod));
         let mut is_done = true;
         for (pod, uid) in marked {

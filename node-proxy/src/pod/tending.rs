@@ -197,7 +197,7 @@ impl PodRegistry {
             // Nothing is known but that somebody waits: the next step comes when that is done.
             () = slot.hurry.notified() => return Err(EnrolError::Withdrawn { pod: pod.pod.clone() }),
         };
-        let mark = Mark { uid: pod.uid.to_string(), addresses: proven };
+        let mark = Mark::of_captured(&*pod.uid, proven);
         if enrolment.mark == MarkState::Written {
             if !self.parts.facts.lacks_mark(&pod.pod, &mark) {
                 return Ok(());

@@ -43,6 +43,7 @@ impl PodRegistry {
             let registry = Arc::clone(self);
             retirements.spawn(async move { registry.retire_now(&slot, deadline).await });
         }
+        self.unmark_gateways().await;
         let mut retired = Vec::new();
         while let Some(ended) = retirements.join_next().await {
             retired.extend(ended.ok().flatten());

@@ -167,6 +167,7 @@ fn dump_workload(workload: &Workload) -> Value {
         "identity": workload.identity.to_string(),
         "enrolment": enrolment,
         "mtls": mtls_label(workload.mtls),
+        "hopPorts": workload.hop_ports,
         "plaintextPorts": workload.plaintext_ports,
     })
 }

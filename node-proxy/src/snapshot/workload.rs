@@ -46,6 +46,26 @@ pub struct Workload {
     pub mtls: MtlsMode,
     /// Whether it serves a Gateway: it speaks mTLS to pods of the mesh, which it is no part of.
     pub is_gateway: bool,
+    /// The only ports at which it takes the hop, if there are any such: those of a Gateway's listeners.
+    pub hop_ports: Vec<u16>,
     /// Ports named in `gammarus.io/plaintext-ports`: strict mode takes plain text there.
     pub plaintext_ports: Vec<u16>,
+}
+
+impl Workload {
+    /// Whether the pod takes the hop at a port.
+    #[must_use]
+    pub fn enrolment_at(&self, port: u16) -> Enrolment {
+        if self.hop_ports.is_empty() || self.hop_ports.contains(&port) {
+            self.enrolment
+        } else {
+            Enrolment::None
+        }
+    }
+
+    /// Whether the pod's own connections are captured, or about to be: those of a Gateway's pod never are.
+    #[must_use]
+    pub fn is_captured(&self) -> bool {
+        self.enrolment != Enrolment::None && self.hop_ports.is_empty()
+    }
 }

@@ -130,7 +130,8 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// The pod there.
     pub pod: Option<ObjectKey>,
-    /// Its identity. Written only when the hop was [`Hop::Mutual`]: an identity nobody proved is not one.
+    /// Its identity. Written only when the hop was [`Hop::Mutual`]: an identity nobody proved is not one. That of a Gateway's
+    /// client is known by nothing else.
     pub identity: Option<SpiffeId>,
 }
 

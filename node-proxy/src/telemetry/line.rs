@@ -187,7 +187,8 @@ fn head(line: &mut Line<'_>, journey: &Journey, server_error: bool) {
         }
         None => ["src.addr", "src.workload", "src.namespace", "src.identity"],
     };
-    peer(line, source, &journey.source, proven);
+    // A Gateway's client has an identity only by the hop that it has come by, whatever the hop behind is.
+    peer(line, source, &journey.source, proven || journey.direction == Course::Ingress);
     let destination = ["dst.addr", "dst.workload", "dst.namespace", "dst.identity"];
     peer(line, destination, &journey.destination, proven);
     if let Some(service) = &journey.service {

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use gammarus_ca::bundle::TrustBundle;
 use gammarus_ca::{ClientError, SignedIdentity, SpiffeId};
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, ServerConfig};
 use webpki::KeyUsage;
 use zeroize::Zeroizing;
 
@@ -233,17 +233,9 @@ impl WorkloadCert {
         if let Some(config) = configs.get(peer) {
             return Ok(Arc::clone(config));
         }
-        let verifier = Arc::new(ExpectedServer { trust: self.trust.clone(), expected: peer.clone() });
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(Arc::<SingleCertAndKey>::clone(&self.resolver));
-        config.alpn_protocols = vec![HOP_ALPN.to_vec()];
-        // A resumed session would outlive the leaf and the root that it was made under.
-        config.resumption = Resumption::disabled();
-        config.enable_sni = false;
-        config.enable_early_data = false;
+        let client = client_of(&self.trust, peer)?;
+        let config = client.with_client_cert_resolver(Arc::<SingleCertAndKey>::clone(&self.resolver));
+        let config = as_hop(config);
         if configs.len() >= MAX_CLIENT_CONFIGS {
             configs.clear();
         }
@@ -251,6 +243,37 @@ impl WorkloadCert {
         configs.insert(peer.clone(), Arc::clone(&config));
         Ok(config)
     }
+}
+
+/// For asking whether `peer` takes hops, by whoever is nobody in the mesh: it ends where the client would show who it is.
+///
+/// # Errors
+/// When the bundle holds what cannot be a root, and what the library says if the configuration cannot be made.
+pub fn asking_config(bundle: &TrustBundle, peer: &SpiffeId) -> Result<ClientConfig, rustls::Error> {
+    let trust = Trust::new(bundle.roots(), PROVIDER.signature_verification_algorithms)?;
+    Ok(as_hop(client_of(&trust, peer)?.with_no_client_auth()))
+}
+
+/// A client that takes `peer` alone.
+fn client_of(
+    trust: &Trust,
+    peer: &SpiffeId,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    let verifier = Arc::new(ExpectedServer { trust: trust.clone(), expected: peer.clone() });
+    Ok(ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier))
+}
+
+/// What is asked of every client of the hop.
+fn as_hop(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![HOP_ALPN.to_vec()];
+    // A resumed session would outlive the leaf and the root that it was made under.
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    config.enable_early_data = false;
+    config
 }
 
 fn server_config(

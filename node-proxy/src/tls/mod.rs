@@ -19,7 +19,9 @@ pub use client_hello::{ClientHelloPeek, inspect};
 pub use clock::FirstEnd;
 pub use store::{CertSource, CertStore, Expiries};
 pub use trust::BundleSource;
-pub use verify::{PeerError, explain, failure_reason, has_unknown_issuer, peer_error, peer_identity};
+pub use verify::{
+    PeerError, explain, failure_reason, has_unknown_issuer, is_anonymous, peer_error, peer_identity,
+};
 
 /// What every ALPN of the mesh begins with, in any version.
 pub const HOP_ALPN_PREFIX: &[u8] = b"gammarus/";

@@ -11,13 +11,14 @@ use std::time::{Duration, SystemTime};
 
 use gammarus_ca::bundle::{TrustBundle, fingerprint};
 use gammarus_ca::{CaClient, SpiffeId, WorkloadKey};
+use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::certs::{CertError, WorkloadCert};
+use super::certs::{CertError, WorkloadCert, asking_config};
 use super::clock::{sleep_until, validity};
 use super::trust::{BundleSource, NodeTrust};
 use crate::error::with_causes;
@@ -174,6 +175,14 @@ impl CertStore {
         if forgotten.is_some() {
             tracing::info!(%identity, "certificate forgotten");
         }
+    }
+
+    /// For asking whether `peer` takes hops ([`asking_config`]); none as long as there is no trust bundle.
+    ///
+    /// # Errors
+    /// When the bundle is of no use.
+    pub fn asking_config(&self, peer: &SpiffeId) -> Result<Option<ClientConfig>, rustls::Error> {
+        self.trust.current().map(|bundle| asking_config(&bundle, peer)).transpose()
     }
 
     /// When the certificates that are kept end.

@@ -146,6 +146,13 @@ pub fn explain(error: &std::io::Error) -> (FailureReason, String) {
     (failure_reason(inner), text)
 }
 
+/// Whether a handshake has failed because the client has shown no certificate.
+#[must_use]
+pub fn is_anonymous(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(inner, Some(Error::NoCertificatesPresented))
+}
+
 /// The roots that a leaf came with, and how signatures are checked.
 #[derive(Clone, Debug)]
 pub struct Trust {

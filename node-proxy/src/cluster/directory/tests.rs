@@ -364,10 +364,8 @@ async fn marks_are_files_under_status_and_nothing_else_there_is_an_object() {
     let mut live = Live::start(&[("status/pods/x.yaml", map("a", "1"))]).await;
     assert_eq!(live.maps(), "");
     let pod = ObjectKey::new("shop", "web.0");
-    let mark = Mark {
-        uid: "u".to_owned(),
-        addresses: vec!["10.1.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
-    };
+    let addresses = ["10.1.0.1", "fd00::1"].map(|address| address.parse().unwrap());
+    let mark = Mark { ports: vec![80, 443], ..Mark::of_captured("u", addresses.to_vec()) };
     write_mark(live.temp.path(), &pod, &mark).unwrap();
     live.step().await;
     assert_eq!(live.objects.marks.get(&pod), Some(&mark));

@@ -52,7 +52,7 @@ fn random_change(dice: &mut Dice) -> Vec<Change> {
         Kind::HttpRoute => ("HTTPRoute", route(dice, "{path: {type: Exact, value: /x}}")),
         Kind::Mark => {
             let addresses = vec![ip(ADDRESSES[0]), ip(ADDRESSES[dice.below(3)])];
-            let mark = Mark { uid: dice.of(&["u1", "u2"]).to_owned(), addresses };
+            let mark = Mark::of_captured(dice.of(&["u1", "u2"]), addresses);
             return vec![Change::Applied(key, Object::Mark(Box::new(mark)))];
         }
         Kind::Namespace => ("Namespace", namespace_labels(dice)),

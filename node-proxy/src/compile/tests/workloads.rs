@@ -111,6 +111,21 @@ fn only_a_mark_of_this_pod_and_address_means_mtls() {
 }
 
 #[test]
+fn a_mark_of_ports_means_mtls_there_and_captures_nothing() {
+    let mut objects = objects(&format!("{NAMESPACES}{}", pod("plain", "p", "", "", "podIP: 10.0.0.1")));
+    mark(&mut objects, "plain/p", "uid-p", &["10.0.0.1"]);
+    let of_all = compile_once(&objects);
+    let captured = workload(&of_all, "10.0.0.1");
+    assert!(captured.is_captured() && captured.enrolment_at(15021) == Enrolment::Marked);
+    let key = ObjectKey::new("plain", "p");
+    objects.marks.entry(key).and_modify(|mark| mark.ports = vec![80, 443]);
+    let of_ports = compile_once(&objects);
+    let found = [80, 443, 15021].map(|port| workload(&of_ports, "10.0.0.1").enrolment_at(port));
+    assert_eq!(found, [Enrolment::Marked, Enrolment::Marked, Enrolment::None]);
+    assert!(!workload(&of_ports, "10.0.0.1").is_captured());
+}
+
+#[test]
 fn plaintext_ports_are_read_once_each_and_what_is_no_port_opens_nothing() {
     let annotation = ", annotations: {gammarus.io/plaintext-ports: '9090, 80,x,0,70000,80'}";
     let snapshot = snapshot_of(&pod("shop", "p", annotation, "", "podIP: 10.0.0.1"));

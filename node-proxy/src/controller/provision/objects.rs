@@ -18,13 +18,11 @@ use super::demand::Demand;
 use super::name::{label_of, name_of};
 use crate::attach::gateway::{Autoscaling, Parameters, ServiceType};
 use crate::cluster::objects::ObjectKey;
-use crate::compile::workload::GATEWAY_NAME_LABEL;
+use crate::compile::workload::{GATEWAY_LABEL, GATEWAY_NAME_LABEL};
 use crate::snapshot::transport::{Port, Transport};
 
 /// What is written into all objects, so that they can be watched without all others.
 pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "gammarus");
-/// Names the objects of a Gateway; the Deployment's selector, which cannot be changed and so depends on nothing that can.
-const GATEWAY_LABEL: &str = "gammarus.io/gateway";
 /// A hash of the object as it was applied last: what has been applied and is not wanted any more is found by it.
 const APPLIED: &str = "gammarus.io/applied";
 /// With how many replicas a Deployment begins where nobody says: one would be away whenever its node is drained.
@@ -188,6 +186,7 @@ impl Made<'_> {
             (GATEWAY_NAME_LABEL, label_of(&self.demand.gateway.name)),
             ("gateway.networking.k8s.io/gateway-class-name", label_of(&self.demand.class_name)),
             (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
+            // The Deployment's selector, too, which cannot be changed: it depends on nothing that can.
             (GATEWAY_LABEL, self.name.clone()),
         ];
         let theirs = self.demand.labels.iter().map(|(name, value)| (name.as_str(), value.clone()));
