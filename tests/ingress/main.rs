@@ -17,3 +17,4 @@ mod rig;
 mod secure;
 mod trusted;
 mod versions;
+mod zones;

@@ -1,10 +1,11 @@
 //! Ranges of addresses.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 /// A range of addresses of one family, as `10.0.0.0/8` (RFC 4632 section 3.1, RFC 4291 section 2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressRange {
     /// Any address of the range.
     pub address: IpAddr,
@@ -60,6 +61,12 @@ impl AddressRange {
             IpAddr::V6(address) => address.to_bits().checked_shl(length).unwrap_or_default() == 0,
         };
         if is_first { Ok(range) } else { Err(BadRange::BitsBehindPrefix(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
     }
 }
 
