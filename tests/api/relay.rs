@@ -1,7 +1,7 @@
-//! A way to the API server that can be cut: connections through it are the real ones, byte for byte.
+//! A way to the API server, or to a controller, that can be cut: connections through it are the real ones, byte for byte.
 
 use std::fs;
-use std::io;
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,13 +22,18 @@ struct State {
     is_cut: AtomicBool,
     has_ended: AtomicBool,
     tries: AtomicUsize,
+    answered: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
 }
 
 impl Relay {
     /// A way to `server`.
     pub(crate) fn to(server: &ApiServer) -> Self {
-        let target = server.url().strip_prefix("https://").unwrap().to_owned();
+        Self::to_address(server.url().strip_prefix("https://").unwrap().to_owned())
+    }
+
+    /// A way to whoever listens there: a host and a port.
+    pub(crate) fn to_address(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::<State>::default();
@@ -62,6 +67,16 @@ impl Relay {
         self.state.is_cut.store(false, Ordering::SeqCst);
     }
 
+    /// Where it begins.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// How many bytes have come back so far.
+    pub(crate) fn answered(&self) -> usize {
+        self.state.answered.load(Ordering::SeqCst)
+    }
+
     /// How many connections there were so far, those that were closed at once included.
     pub(crate) fn tries(&self) -> usize {
         self.state.tries.load(Ordering::SeqCst)
@@ -79,17 +94,25 @@ impl State {
             let (Ok(client), false) = (client, self.is_cut.load(Ordering::SeqCst)) else { continue };
             // A server that is away closes, too.
             let Ok(server) = TcpStream::connect(target) else { continue };
-            for (from, to) in [(&client, &server), (&server, &client)] {
+            let counting = Some(Arc::clone(self));
+            for (from, to, counting) in [(&client, &server, None), (&server, &client, counting)] {
                 let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                thread::spawn(move || pass_on(from, to));
+                thread::spawn(move || pass_on(from, to, counting));
             }
             open.extend([client, server]);
         }
     }
 }
 
-fn pass_on(mut from: TcpStream, mut to: TcpStream) {
-    let _either_has_ended = io::copy(&mut from, &mut to);
+fn pass_on(mut from: TcpStream, mut to: TcpStream, counting: Option<Arc<State>>) {
+    let mut buffer = [0; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer)
+        && to.write_all(&buffer[..length]).is_ok()
+    {
+        if let Some(state) = &counting {
+            state.answered.fetch_add(length, Ordering::SeqCst);
+        }
+    }
     let _closed_before = to.shutdown(Shutdown::Both);
 }
 

@@ -18,3 +18,4 @@ mod rig;
 mod secure;
 mod trusted;
 mod versions;
+mod zones;

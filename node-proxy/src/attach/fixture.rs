@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -54,7 +55,7 @@ fn differences(from: &Objects, to: Objects) -> Vec<Change> {
     let mark = |mark| Object::Mark(Box::new(mark));
     diff(&mut changes, (&from.marks, to.marks), Kind::Mark, mark);
     diff(&mut changes, (&from.namespaces, to.namespaces), Kind::Namespace, Object::Namespace);
-    diff(&mut changes, (&from.nodes, to.nodes), Kind::Node, Object::Node);
+    diff(&mut changes, (&from.nodes, Arc::unwrap_or_clone(to.nodes)), Kind::Node, Object::Node);
     diff(&mut changes, (&from.pods, to.pods), Kind::Pod, Object::Pod);
     diff(&mut changes, (&from.services, to.services), Kind::Service, Object::Service);
     diff(&mut changes, (&from.tcp_routes, to.tcp_routes), Kind::TcpRoute, Object::TcpRoute);
@@ -95,7 +96,7 @@ fn add(objects: &mut Objects, document: Value) {
         "HTTPRoute" => drop(objects.http_routes.insert(key, parse(document))),
         "ListenerSet" => drop(objects.listener_sets.insert(key, parse(document))),
         "Namespace" => drop(objects.namespaces.insert(key, parse(document))),
-        "Node" => drop(objects.nodes.insert(key, parse(document))),
+        "Node" => drop(Arc::make_mut(&mut objects.nodes).insert(key, trim::<Node, _>(document))),
         "Pod" => drop(objects.pods.insert(key, trim::<Pod, _>(document))),
         "ReferenceGrant" => drop(objects.reference_grants.insert(key, parse(document))),
         "Secret" => drop(objects.secrets.insert(key, parse(document))),

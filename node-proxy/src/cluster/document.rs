@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -241,7 +242,10 @@ impl Reader<'_> {
             Kind::ListenerSet => self.admit_custom(draft, api_version).map(Object::ListenerSet),
             Kind::Mark => None,
             Kind::Namespace => self.admit_core(draft).map(Object::Namespace),
-            Kind::Node => self.admit_core(draft).map(Object::Node),
+            Kind::Node => {
+                let node = self.admit_core::<Node>(draft);
+                node.map(|node| Object::Node(Arc::new(node.as_ref().into())))
+            }
             Kind::Pod => {
                 let pod = self.admit_core::<Pod>(draft);
                 pod.map(|pod| Object::Pod(Arc::new(pod.as_ref().into())))

@@ -94,3 +94,35 @@ fn read_object(kind: Kind, value: Value) -> Result<Object, FieldError> {
         Kind::UdpRoute => Object::UdpRoute(shared(value)?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Node;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn another_releases_node_is_understood_and_understands_ours() {
+        let whole = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1", "other": "x"}},
+            "spec": {"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}, {"type": "Hostname", "address": "n1"}]},
+        });
+        let (id, read) = read_line(&json!(["Node", "", "n1", whole]).to_string()).unwrap();
+        let mut written = Vec::new();
+        write_line(&mut written, &id, &read).unwrap();
+        let text = String::from_utf8(written).unwrap();
+        assert!(!text.contains("other") && !text.contains("Hostname"), "{text}");
+        let Object::Node(node) = &read else { panic!("{read:?}") };
+        assert_eq!((node.zone.as_deref(), node.pod_ranges.len(), node.addresses.len()), (Some("z1"), 1, 1));
+        assert_eq!(read_line(&text).unwrap(), (id, read));
+        let (_, _, _, ours): (String, String, String, Node) = serde_json::from_str(&text).unwrap();
+        let mut whole: Node = serde_json::from_value(whole).unwrap();
+        whole.metadata.labels.as_mut().unwrap().remove("other");
+        whole.status.as_mut().unwrap().addresses.as_mut().unwrap().pop();
+        (whole.metadata.name, whole.spec.as_mut().unwrap().pod_cidr) = (None, None);
+        assert_eq!(ours, whole);
+    }
+}

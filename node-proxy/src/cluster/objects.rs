@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use serde::{Deserialize, Serialize};
 
 use super::api::{
@@ -15,7 +15,7 @@ use super::api::{
     TlsRoute, UdpRoute,
 };
 pub use super::kind::Kind;
-use super::trimmed::{EndpointSlice, Pod};
+use super::trimmed::{EndpointSlice, Node, Pod};
 
 /// The namespace and name of an object; cluster-scoped kinds have an empty namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,6 +72,10 @@ impl Mark {
     }
 }
 
+/// All Nodes: one map for all who keep it, and the same one until a Node changes. Each Gateway's proxy is told of all of
+/// them, and to compare thousands for each would be more than all the rest of its objects.
+pub type Nodes = Arc<BTreeMap<ObjectKey, Arc<Node>>>;
+
 /// Every object that is read, by kind and key.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
@@ -96,7 +100,7 @@ pub struct Objects {
     /// Namespaces (cluster-scoped).
     pub namespaces: BTreeMap<ObjectKey, Arc<Namespace>>,
     /// Nodes (cluster-scoped).
-    pub nodes: BTreeMap<ObjectKey, Arc<Node>>,
+    pub nodes: Nodes,
     /// Pods.
     pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
     /// ReferenceGrants.
@@ -338,7 +342,7 @@ impl Objects {
             }
             Object::Mark(new) => set(&mut self.marks, &mut changed.marks, key, Some(*new)),
             Object::Namespace(new) => set(&mut self.namespaces, &mut changed.namespaces, key, Some(new)),
-            Object::Node(new) => set(&mut self.nodes, &mut changed.nodes, key, Some(new)),
+            Object::Node(new) => set(Arc::make_mut(&mut self.nodes), &mut changed.nodes, key, Some(new)),
             Object::Pod(new) => set(&mut self.pods, &mut changed.pods, key, Some(new)),
             Object::ReferenceGrant(new) => {
                 set(&mut self.reference_grants, &mut changed.reference_grants, key, Some(new))
@@ -367,7 +371,7 @@ impl Objects {
             Kind::ListenerSet => set(&mut self.listener_sets, &mut changed.listener_sets, key, None),
             Kind::Mark => set(&mut self.marks, &mut changed.marks, key, None),
             Kind::Namespace => set(&mut self.namespaces, &mut changed.namespaces, key, None),
-            Kind::Node => set(&mut self.nodes, &mut changed.nodes, key, None),
+            Kind::Node => set(Arc::make_mut(&mut self.nodes), &mut changed.nodes, key, None),
             Kind::Pod => set(&mut self.pods, &mut changed.pods, key, None),
             Kind::ReferenceGrant => set(&mut self.reference_grants, &mut changed.reference_grants, key, None),
             Kind::Secret => set(&mut self.secrets, &mut changed.secrets, key, None),

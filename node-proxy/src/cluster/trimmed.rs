@@ -1,19 +1,26 @@
-//! Pods and EndpointSlices without all that the mesh never asks: there are too many of them to keep whole (design D11).
+//! Pods, EndpointSlices and Nodes without all that is never asked of them: there are too many to keep whole (design D11).
 //!
 //! Texts are parsed once, here. What the API server says of defaults has been filled in before.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::core_kinds;
 use super::objects::ObjectKey;
+use crate::snapshot::AddressRange;
 use crate::snapshot::transport::Transport;
 
 /// The label that says whose slice it is.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// The label that says which zone a node is in.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// What a node's own addresses are called in its status, whether they are reached from outside or not.
+const NODE_ADDRESS_TYPES: [&str; 2] = ["InternalIP", "ExternalIP"];
 /// The annotation by which a static pod's mirror names the uid that the runtime has.
 pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// What our own annotations begin with.
@@ -97,6 +104,20 @@ pub struct PodTarget {
     pub key: ObjectKey,
     /// Its uid, where the slice names one.
     pub uid: Option<Box<str>>,
+}
+
+/// What is asked of a Node: of a status, which is told anew with every heartbeat and lists the node's images, next to nothing.
+///
+/// It is written as a Node with these fields alone, which is what another release takes it for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "core::Node", into = "core::Node")]
+pub struct Node {
+    /// Its label `topology.kubernetes.io/zone`.
+    pub zone: Option<Box<str>>,
+    /// `spec.podCIDRs`, and `spec.podCIDR` where that is none of them.
+    pub pod_ranges: Box<[AddressRange]>,
+    /// Its internal and external addresses.
+    pub addresses: Box<[IpAddr]>,
 }
 
 impl Texts {
@@ -192,6 +213,52 @@ impl From<&discovery::EndpointSlice> for EndpointSlice {
             ports: ports(Transport::Tcp).collect(),
             udp_ports: ports(Transport::Udp).collect(),
             endpoints: endpoints.collect(),
+        }
+    }
+}
+
+impl From<&core::Node> for Node {
+    fn from(node: &core::Node) -> Self {
+        let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
+        let mut pod_ranges = Vec::new();
+        let ranges = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
+        for range in ranges.filter_map(|text| text.parse().ok()) {
+            if !pod_ranges.contains(&range) {
+                pod_ranges.push(range);
+            }
+        }
+        let listed = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let own = listed.filter(|entry| NODE_ADDRESS_TYPES.contains(&entry.type_.as_str()));
+        Self {
+            zone: zone.map(|zone| zone.as_str().into()),
+            pod_ranges: pod_ranges.into(),
+            addresses: own.filter_map(|entry| entry.address.parse().ok()).collect(),
+        }
+    }
+}
+
+impl From<core::Node> for Node {
+    fn from(node: core::Node) -> Self {
+        Self::from(&node)
+    }
+}
+
+impl From<Node> for core::Node {
+    fn from(Node { zone, pod_ranges, addresses }: Node) -> Self {
+        let labels = zone.map(|zone| [(ZONE_LABEL.to_owned(), zone.into_string())].into());
+        let ranges = pod_ranges.iter().map(ToString::to_string).collect();
+        let address = |address: &IpAddr| core::NodeAddress {
+            type_: NODE_ADDRESS_TYPES[0].to_owned(),
+            address: address.to_string(),
+        };
+        let status = core::NodeStatus {
+            addresses: Some(addresses.iter().map(address).collect()),
+            ..core::NodeStatus::default()
+        };
+        Self {
+            metadata: ObjectMeta { labels, ..ObjectMeta::default() },
+            spec: Some(core::NodeSpec { pod_cidrs: Some(ranges), ..core::NodeSpec::default() }),
+            status: Some(status),
         }
     }
 }

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort, ServiceSp
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::index::Index;
-use super::workload::{find_zone, owns_addresses};
+use super::workload::owns_addresses;
 use crate::attach::{cluster_addresses, find_transport};
 use crate::cluster::objects::{ObjectKey, Objects};
 use crate::cluster::trimmed::{EndpointSlice, Pod, SliceEndpoint};
@@ -329,7 +329,7 @@ fn make_hints(sources: &Sources<'_>, distribution: Option<&str>, pod: &Pod) -> (
     }
     let name = pod.node.as_deref();
     let node = name.and_then(|name| sources.objects.nodes.get(&ObjectKey::new("", name)));
-    let zone = node.and_then(|node| find_zone(node));
+    let zone = node.and_then(|node| node.zone.as_deref());
     let host = name.filter(|_| by_node);
     (Hint::new(zone.into_iter(), sources.own_zone), Hint::new(host.into_iter(), Some(sources.own_node)))
 }

@@ -26,6 +26,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort as DeclaredPort};
 
 use crate::attach::{Attachments, Clients, PortGroup};
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
+use crate::cluster::trimmed::Node;
 use crate::snapshot::Snapshot;
 use crate::snapshot::service::{ServicePort, ServicePortKey};
 use crate::snapshot::transport::Port;
@@ -33,9 +34,7 @@ use endpoint::{Endpoints, KnownEndpoints, Sources, compile_endpoints};
 use frontend::{Frontends, Lead};
 use index::Index;
 use service::{Tables, compile_port, declared_ports, find_leads};
-use workload::{
-    Workloads, compile_namespace, compile_node_addresses, compile_pod_ranges, find_zone, is_same_node,
-};
+use workload::{Workloads, compile_namespace, compile_node_addresses, compile_pod_ranges};
 
 /// Makes one snapshot after another.
 #[derive(Debug)]
@@ -154,20 +153,15 @@ impl Compiler {
     }
 
     fn update_nodes(&mut self, step: &Step<'_>) -> Zones {
-        let is_same =
-            |(key, before): (&ObjectKey, &Option<Arc<_>>)| match (before, step.objects.nodes.get(key)) {
-                (Some(before), Some(now)) => is_same_node(before, now),
-                (before, now) => before.is_none() && now.is_none(),
-            };
-        if !step.changed.nodes.iter().all(is_same) {
+        let nodes = &step.objects.nodes;
+        let changed = step.changed.nodes.iter().map(|(key, before)| (before.as_ref(), nodes.get(key)));
+        if changed.clone().any(|(before, now)| before != now) {
             self.snapshot.pod_ranges = compile_pod_ranges(step.objects);
             self.snapshot.node_addresses = Arc::new(compile_node_addresses(step.objects));
         }
-        let stays = |(key, before): (&ObjectKey, &Option<Arc<_>>)| {
-            let now = step.objects.nodes.get(key);
-            before.as_deref().and_then(find_zone) == now.and_then(|node| find_zone(node))
-        };
-        if step.changed.nodes.iter().all(stays) { Zones::AsBefore } else { Zones::Changed }
+        let zone = |node: Option<&Arc<Node>>| node.and_then(|node| node.zone.clone());
+        let mut moved = changed.filter(|(before, now)| zone(*before) != zone(*now));
+        if moved.next().is_none() { Zones::AsBefore } else { Zones::Changed }
     }
 
     /// Renews the settings of namespaces, and finds the addresses of which something else may be known now.
@@ -274,7 +268,7 @@ impl Compiler {
                 .objects
                 .nodes
                 .get(&ObjectKey::new("", &self.own_node))
-                .and_then(|node| find_zone(node)),
+                .and_then(|node| node.zone.as_deref()),
         };
         compile_endpoints(&sources, &mut self.endpoints, (renewal.key, renewal.service), declared)
     }

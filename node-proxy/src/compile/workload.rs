@@ -2,12 +2,12 @@
 //!
 //! An address is a pod's identity here, so only pods that run and have a network of their own count.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use gammarus_ca::{SpiffeId, TrustDomain};
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::core::v1::Namespace;
 
 use crate::attach::labels::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_ANNOTATION, parse_plaintext_ports};
 use crate::cluster::objects::{ObjectKey, Objects};
@@ -20,8 +20,6 @@ pub use gammarus_ca::authorize::GATEWAY_NAME_LABEL;
 
 /// The label of the pods that serve a Gateway of ours: what is made for a Gateway is named by it.
 pub const GATEWAY_LABEL: &str = "gammarus.io/gateway";
-/// The label of a node that says which zone it is in.
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 pub(super) fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
     let labels = namespace.metadata.labels.as_ref();
@@ -30,39 +28,25 @@ pub(super) fn compile_namespace(namespace: &Namespace) -> NamespacePolicy {
     NamespacePolicy { enrolled: label(MESH_LABEL) == Some("enabled"), mtls }
 }
 
-/// Whether two states of a node are the same for whom it matters here.
-pub(super) fn is_same_node(one: &Node, other: &Node) -> bool {
-    let addresses = |node: &Node| node.status.as_ref().map(|status| status.addresses.clone());
-    let ranges = |node: &Node| node.spec.as_ref().map(|spec| (spec.pod_cidr.clone(), spec.pod_cidrs.clone()));
-    addresses(one) == addresses(other) && ranges(one) == ranges(other)
-}
-
-/// The zone that a node is in, where its labels say.
-pub(super) fn find_zone(node: &Node) -> Option<&str> {
-    node.metadata.labels.as_ref()?.get(ZONE_LABEL).map(String::as_str)
-}
-
-/// The ranges of `spec.podCIDRs` of all nodes, each once.
+/// The ranges of `spec.podCIDRs` of all nodes by their first addresses, in order, and none within another: where an address
+/// would be is looked up at once.
 pub(super) fn compile_pod_ranges(objects: &Objects) -> Arc<[AddressRange]> {
-    let mut ranges = Vec::new();
-    for spec in objects.nodes.values().filter_map(|node| node.spec.as_ref()) {
-        let several = spec.pod_cidrs.iter().flatten();
-        for range in several.chain(&spec.pod_cidr).filter_map(|text| text.parse().ok()) {
-            if !ranges.contains(&range) {
-                ranges.push(range);
-            }
+    let ranges = objects.nodes.values().flat_map(|node| node.pod_ranges.iter());
+    let ordered: BTreeSet<AddressRange> = ranges.map(|range| range.from_first()).collect();
+    let mut outermost: Vec<AddressRange> = Vec::new();
+    for range in ordered {
+        if !outermost.last().is_some_and(|last| last.contains(range.address)) {
+            outermost.push(range);
         }
     }
-    ranges.into()
+    outermost.into()
 }
 
 /// The nodes' own addresses, internal and external.
 pub(super) fn compile_node_addresses(objects: &Objects) -> HashMap<IpAddr, Arc<str>> {
     let mut addresses = HashMap::new();
-    for (key, node) in &objects.nodes {
-        let listed = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-        let own = listed.filter(|entry| matches!(entry.type_.as_str(), "InternalIP" | "ExternalIP"));
-        addresses.extend(own.filter_map(|entry| Some((entry.address.parse().ok()?, Arc::clone(&key.name)))));
+    for (key, node) in &*objects.nodes {
+        addresses.extend(node.addresses.iter().map(|address| (*address, Arc::clone(&key.name))));
     }
     addresses
 }

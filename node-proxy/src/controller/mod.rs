@@ -27,8 +27,9 @@ use crate::cluster::objects::Kind;
 /// The name of the Lease, of the Deployment and of the service account.
 pub const NAME: &str = "gammarus-controller";
 
-/// What is judged by, and what the proxies of Gateways are fed with beside that: endpoints and pods, of which there are most.
-pub const KINDS: [Kind; 16] = [
+/// What is judged by, and what the proxies of Gateways are fed with beside that: endpoints and pods, of which there are most,
+/// and nodes.
+pub const KINDS: [Kind; 17] = [
     Kind::Namespace,
     Kind::Service,
     Kind::HttpRoute,
@@ -47,4 +48,5 @@ pub const KINDS: [Kind; 16] = [
     Kind::ConfigMap,
     Kind::EndpointSlice,
     Kind::Pod,
+    Kind::Node,
 ];

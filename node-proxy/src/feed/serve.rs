@@ -1,6 +1,5 @@
 //! The controller's side of the feed: who comes, which Gateway that is of, and what is told of it as long as both are there.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -16,9 +15,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::FEED_ALPN;
-use super::word::{ALIVE, write_difference, write_refusal};
+use super::word::{ALIVE, Told, write_difference, write_refusal};
+use crate::attach::gateway::Extent;
 use crate::balance::random;
-use crate::cluster::objects::{Object, ObjectId, ObjectKey};
+use crate::cluster::objects::ObjectKey;
 use crate::cluster::writer::ClusterView;
 use crate::controller::judged::Judged;
 use crate::controller::provision::name_of;
@@ -124,14 +124,14 @@ impl FeedServer {
         peer: &SpiffeId,
     ) -> Result<(), FeedError> {
         let mut generations = self.view.generations();
-        let mut known = BTreeMap::new();
+        let mut known = Told::default();
         let mut is_first = true;
         let end = Instant::now() + LONGEST.mul_f64(1.0 + f64::from(random() as u32) / f64::from(u32::MAX));
         loop {
             generations.borrow_and_update();
             let is_there = self.find_gateway(peer).as_ref() == Some(gateway);
             // Of one that has gone there is nothing any more, and that is said, too.
-            let wanted = if is_there { self.objects_of(gateway) } else { BTreeMap::new() };
+            let wanted = if is_there { self.objects_of(gateway) } else { Told::default() };
             if is_first || wanted != known {
                 let mut words = Vec::new();
                 write_difference(&mut words, &known, &wanted)?;
@@ -161,11 +161,12 @@ impl FeedServer {
         }
     }
 
-    fn objects_of(&self, gateway: &ObjectKey) -> BTreeMap<ObjectId, Object> {
+    fn objects_of(&self, gateway: &ObjectKey) -> Told {
         let gateways = Arc::clone(self.read_judged().gateways().judged());
         let objects = self.view.objects();
-        let extent = gateways.extent(&objects, gateway);
-        extent.into_iter().filter_map(|id| objects.find(&id).map(|object| (id, object))).collect()
+        let Extent { ids, nodes } = gateways.extent(&objects, gateway);
+        let own = ids.into_iter().filter_map(|id| objects.find(&id).map(|object| (id, object)));
+        Told { own: own.collect(), nodes }
     }
 
     /// The Gateway whose proxies have this identity. Of two that would be meant, neither: what is one's own is told to

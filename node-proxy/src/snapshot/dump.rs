@@ -16,7 +16,7 @@ use super::workload::{Enrolment, MtlsMode, Workload};
 use crate::route::{Backend, RouteTable, Rule, WeightedBackend};
 
 impl Snapshot {
-    /// Everything that the data path knows: namespaces, workloads, Service ports with their protocol,
+    /// Everything that the data path knows: namespaces, the pods' address ranges, workloads, Service ports with their protocol,
     /// routes in the order in which they are tried, and endpoints with identity and enrolment.
     #[must_use]
     pub fn dump(&self) -> Value {
@@ -37,6 +37,7 @@ impl Snapshot {
         json!({
             "generation": self.generation,
             "namespaces": namespaces.collect::<Vec<_>>(),
+            "podRanges": self.pod_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "frontends": self.dump_frontends(),
             "workloads": workloads.collect::<Vec<_>>(),
             "servicePorts": ports.into_iter().map(|port| dump_port(port)).collect::<Vec<_>>(),

@@ -46,7 +46,8 @@ pub struct Snapshot {
     pub workloads: SharedMap<IpAddr, Arc<Workload>>,
     /// Namespace name → settings.
     pub namespaces: SharedMap<Arc<str>, NamespacePolicy>,
-    /// The ranges that the nodes' pods get their addresses from (`spec.podCIDRs`).
+    /// The ranges that the nodes' pods get their addresses from (`spec.podCIDRs`), by their first addresses and in order, none
+    /// within another.
     pub pod_ranges: Arc<[AddressRange]>,
     /// The nodes' own addresses.
     pub node_addresses: Arc<HashMap<IpAddr, Arc<str>>>,
@@ -87,6 +88,7 @@ impl Snapshot {
     /// Whether an address could be a pod's: it lies in a node's pod range.
     #[must_use]
     pub fn is_pod_address(&self, address: IpAddr) -> bool {
-        self.pod_ranges.iter().any(|range| range.contains(address))
+        let after = self.pod_ranges.partition_point(|range| range.address <= address);
+        self.pod_ranges[..after].last().is_some_and(|range| range.contains(address))
     }
 }

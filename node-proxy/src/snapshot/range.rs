@@ -1,10 +1,11 @@
 //! Ranges of addresses.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A range of addresses of one family, as `10.0.0.0/8` (RFC 4632 section 3.1, RFC 4291 section 2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressRange {
     /// Any address of the range.
     pub address: IpAddr,
@@ -40,6 +41,23 @@ impl AddressRange {
         }
     }
 
+    /// The same range by its first address.
+    #[must_use]
+    pub fn from_first(self) -> Self {
+        let length = u32::from(self.prefix_len);
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let kept = u32::MAX.checked_shl(32 - length.min(32)).unwrap_or_default();
+                Ipv4Addr::from_bits(address.to_bits() & kept).into()
+            }
+            IpAddr::V6(address) => {
+                let kept = u128::MAX.checked_shl(128 - length.min(128)).unwrap_or_default();
+                Ipv6Addr::from_bits(address.to_bits() & kept).into()
+            }
+        };
+        Self { address, ..self }
+    }
+
     /// A range as a person means it: its first address, or one address alone. No peer is known by the mapped form of an IPv4
     /// address, so that is none either.
     ///
@@ -60,6 +78,12 @@ impl AddressRange {
             IpAddr::V6(address) => address.to_bits().checked_shl(length).unwrap_or_default() == 0,
         };
         if is_first { Ok(range) } else { Err(BadRange::BitsBehindPrefix(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
     }
 }
 

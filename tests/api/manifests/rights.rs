@@ -174,7 +174,7 @@ fn the_controller_writes_status_and_its_lease() {
         true,
         &[
             ("list watch", "namespaces, services, referencegrants, xmeshes"),
-            ("list watch", "pods, endpointslices"),
+            ("list watch", "nodes, pods, endpointslices"),
             ("get list watch", ROUTES),
             ("get list watch", JUDGED),
             ("get", "xmeshes"),
@@ -199,8 +199,8 @@ fn the_controller_writes_status_and_its_lease() {
     controller.check(
         false,
         &[
-            ("get list", "leases, nodes"),
-            ("get", "pods, endpointslices"),
+            ("get list", "leases"),
+            ("get", "nodes, pods, endpointslices"),
             ("get create update patch delete", "secrets"),
             ("get patch update", "deployments.apps/scale, deployments.apps/status"),
             ("create", "serviceaccounts/token, pods, daemonsets.apps"),

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kube::api::{DeleteParams, Patch, PatchParams};
 use rcgen::{CertificateParams, KeyPair};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Cluster, PATIENCE, SYSTEM, TICK};
 use crate::door;
+use crate::relay::Relay;
 
 /// What the CA goes by: who runs where. All tokens are of one node's.
 const PODS: &str = "
@@ -34,6 +36,19 @@ const BACKEND: &str = "
 ---
 {kind: HTTPRoute, metadata: {name: backend}, spec: {parentRefs: [{name: web}],
   rules: [{matches: [{path: {value: /backend}}], backendRefs: [{name: web, port: 443}]}]}}
+";
+
+/// A Service whose endpoints are each for the clients of one zone, and a route that sends there.
+const ZONES: &str = "
+{kind: Service, metadata: {name: near}, spec: {ports: [{name: http, port: 80}]}}
+---
+{kind: EndpointSlice, metadata: {name: near, labels: {kubernetes.io/service-name: near}}, addressType: IPv4,
+  ports: [{name: http, port: 80, protocol: TCP}], endpoints: [
+    {addresses: [10.0.0.1], conditions: {ready: true}, hints: {forZones: [{name: zone-a}]}},
+    {addresses: [10.0.0.2], conditions: {ready: true}, hints: {forZones: [{name: zone-b}]}}]}
+---
+{kind: HTTPRoute, metadata: {name: near}, spec: {parentRefs: [{name: web}],
+  rules: [{matches: [{path: {value: /near}}], backendRefs: [{name: near, port: 80}]}]}}
 ";
 
 fn free_port() -> u16 {
@@ -130,6 +145,11 @@ impl Place {
 
     /// A proxy of the Gateway `web` as this service account, and the port of its admin server.
     fn proxy(&self, account: &str) -> (Process, u16) {
+        self.proxy_by(account, self.feed)
+    }
+
+    /// The same, which finds a controller on this port.
+    fn proxy_by(&self, account: &str, feed: u16) -> (Process, u16) {
         let (admin, health) = (free_port(), free_port());
         let mut arguments = vec!["ingress".to_owned()];
         arguments.extend(self.ca_flags());
@@ -140,7 +160,7 @@ impl Place {
             "--workers=1".to_owned(),
             "--access-log=off".to_owned(),
             format!("--service-account={account}"),
-            format!("--feed-address=127.0.0.1:{}", self.feed),
+            format!("--feed-address=127.0.0.1:{feed}"),
             format!("--feed-service-account={SYSTEM}/gammarus-controller"),
             format!("--state-dir={}", self.dir.path().join(account).display()),
             format!("--admin-listen=127.0.0.1:{admin}"),
@@ -229,5 +249,72 @@ async fn a_gateways_proxy_is_fed_by_who_it_is_and_serves_on_without_a_controller
     // With the Gateway everything goes: nothing listens any more.
     cluster.delete("Gateway", "web").await;
     proxy.when("has no Gateway any more", || door::ask(port, "/").is_empty());
+    drop((controller, place.ca));
+}
+
+fn node(name: &str, zone: &str, range: &str) -> String {
+    json!({
+        "kind": "Node", "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone}},
+        "spec": {"podCIDR": range, "podCIDRs": [range]},
+    })
+    .to_string()
+}
+
+/// What a kubelet says of its node every few minutes, whatever has become of it.
+async fn beat(cluster: &Cluster, node: &str, time: u32) {
+    let images: Vec<Value> = (0..40)
+        .map(|number| json!({"names": [format!("registry/image-{number}:{time}")], "sizeBytes": time}))
+        .collect();
+    let heard = format!("2026-01-01T00:00:{time:02}Z");
+    let condition = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": heard});
+    let patch = json!({"status": {"images": images, "conditions": [condition]}});
+    let nodes = cluster.api("Node", "");
+    nodes.patch_status(node, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_gateways_proxy_is_told_of_nodes_zones_and_ranges_and_of_no_heartbeat() {
+    let cluster = Cluster::start().await;
+    let place = Place::new();
+    let flags = place.controller_flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    cluster.apply("{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}").await;
+    cluster.apply(&web(free_port(), "one.example")).await;
+    cluster.apply(ZONES).await;
+    cluster.apply(&node("here", "zone-a", "10.244.0.0/24")).await;
+    cluster.apply(&node("there", "zone-b", "10.244.1.0/24")).await;
+    let controller = cluster.controller_with(&flags).await;
+    let way = Relay::to_address(format!("127.0.0.1:{}", place.feed));
+    let (proxy, admin) = place.proxy_by("web-gammarus", way.port());
+    let snapshot = || {
+        let answer = door::ask(admin, "/snapshot");
+        serde_json::from_str::<Value>(answer.split_once("\r\n\r\n").unwrap_or_default().1).unwrap_or_default()
+    };
+    let chosen = || {
+        let snapshot = snapshot();
+        let mut ports = snapshot["servicePorts"].as_array().into_iter().flatten();
+        let near = ports.find(|port| port["service"] == "shop/near").cloned().unwrap_or_default();
+        let endpoints = near["endpoints"].as_array().cloned().unwrap_or_default();
+        endpoints.iter().map(|endpoint| endpoint["address"].clone()).collect::<Vec<_>>()
+    };
+    proxy.when("chooses by its zone", || chosen() == ["10.0.0.1:80"]);
+    assert_eq!(snapshot()["podRanges"], json!(["10.244.0.0/24", "10.244.1.0/24"]));
+
+    // Nodes are heard of, and nothing is said; then one moves, which is.
+    let (before, begun) = (way.answered(), Instant::now());
+    for time in 0..20 {
+        beat(&cluster, "here", time).await;
+        beat(&cluster, "there", time).await;
+    }
+    cluster.apply(&node("here", "zone-b", "10.244.0.0/24")).await;
+    proxy.when("chooses by its new zone", || chosen() == ["10.0.0.2:80"]);
+    // One Node, with what TLS adds to it, and a sign of life every five seconds.
+    let (told, most) = (way.answered() - before, 300 + 25 * (begun.elapsed().as_secs() as usize / 5 + 1));
+    assert!((100..most).contains(&told), "{told} bytes, at most {most}:\n{}", controller.log());
+
+    // One that is not there any more is in no zone, and its pods have gone.
+    cluster.api("Node", "").delete("here", &DeleteParams::default()).await.unwrap();
+    proxy.when("is in no zone", || chosen() == ["10.0.0.1:80", "10.0.0.2:80"]);
+    assert_eq!(snapshot()["podRanges"], json!(["10.244.1.0/24"]));
     drop((controller, place.ca));
 }

@@ -89,6 +89,7 @@ impl Cluster {
             "Lease" => ("coordination.k8s.io", "v1", "leases"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", "customresourcedefinitions"),
             "ConfigMap" => ("", "v1", "configmaps"),
+            "EndpointSlice" => ("discovery.k8s.io", "v1", "endpointslices"),
             "Deployment" => ("apps", "v1", "deployments"),
             "HorizontalPodAutoscaler" => ("autoscaling", "v2", "horizontalpodautoscalers"),
             "PodDisruptionBudget" => ("policy", "v1", "poddisruptionbudgets"),

@@ -10,16 +10,25 @@ use std::sync::Arc;
 use super::grant::{Referrer, is_permitted};
 use super::{Gateways, JudgedGateway, named};
 use crate::attach::AttachedRoute;
-use crate::cluster::objects::{Kind, ObjectId, ObjectKey, Objects};
+use crate::cluster::objects::{Kind, Nodes, ObjectId, ObjectKey, Objects};
 use crate::cluster::trimmed::EndpointSlice;
 use crate::route::{Backend, RouteKind};
+
+/// What one Gateway is served by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// The objects that it has to do with, and other Gateways may not.
+    pub ids: BTreeSet<ObjectId>,
+    /// All Nodes: which zone each replica is in, and who is near, and the ranges of pods' addresses.
+    pub nodes: Nodes,
+}
 
 impl Gateways {
     /// The objects by which one Gateway is served; none for one that is not there, or not of a class of ours.
     #[must_use]
-    pub fn extent(&self, objects: &Objects, gateway: &ObjectKey) -> BTreeSet<ObjectId> {
-        let Some(judged) = self.gateways.get(gateway) else { return BTreeSet::new() };
-        let mut extent = Extent { objects, ids: BTreeSet::new() };
+    pub fn extent(&self, objects: &Objects, gateway: &ObjectKey) -> Extent {
+        let Some(judged) = self.gateways.get(gateway) else { return Extent::default() };
+        let mut extent = Gathering { objects, ids: BTreeSet::new() };
         extent.add_gateway(judged);
         extent.add_named(judged);
         for (route, own) in &self.routes {
@@ -29,16 +38,16 @@ impl Gateways {
             }
         }
         extent.add_surroundings();
-        extent.ids
+        Extent { ids: extent.ids, nodes: Arc::clone(&objects.nodes) }
     }
 }
 
-struct Extent<'o> {
+struct Gathering<'o> {
     objects: &'o Objects,
     ids: BTreeSet<ObjectId>,
 }
 
-impl Extent<'_> {
+impl Gathering<'_> {
     fn add(&mut self, kind: Kind, key: &ObjectKey) {
         self.ids.insert(ObjectId { kind, key: key.clone() });
     }

@@ -34,6 +34,7 @@ use crate::cluster::objects::{Changed, Kind, ObjectId, ObjectKey, Objects};
 use crate::route::{Age, HostnameMatch, RouteRef};
 pub use authority::Validation;
 use conflict::{find_conflicts, find_overlaps};
+pub use extent::Extent;
 use grant::{Reference, Referrer};
 use listener::{Home, find_certificate};
 pub use listener::{Listener, ListenerProtocol, ListenerTls};

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -80,7 +81,7 @@ impl Item {
             Kind::ListenerSet => self.custom(kind, value).map(Object::ListenerSet),
             Kind::Mark => return Part::None,
             Kind::Namespace => core(value).map(Object::Namespace),
-            Kind::Node => core(value).map(Object::Node),
+            Kind::Node => core::<Node>(value).map(|node| Object::Node(Arc::new(node.as_ref().into()))),
             Kind::Pod => core::<Pod>(value).map(|pod| Object::Pod(Arc::new(pod.as_ref().into()))),
             Kind::ReferenceGrant => self.custom(kind, value).map(Object::ReferenceGrant),
             Kind::Secret => core(value).map(Object::Secret),
@@ -267,13 +268,20 @@ mod tests {
     }
 
     #[test]
-    fn a_node_keeps_its_addresses_and_not_its_heartbeat() {
+    fn a_node_keeps_zone_ranges_and_addresses_and_not_its_heartbeat() {
         let node = |time: &str| {
             json!({
-                "metadata": {"name": "n1", "resourceVersion": time},
-                "spec": {"podCIDR": "10.0.0.0/24"},
+                "metadata": {
+                    "name": "n1", "resourceVersion": time,
+                    "labels": {"topology.kubernetes.io/zone": "z1", "kubernetes.io/hostname": "n1"},
+                    "annotations": {"written": time},
+                },
+                "spec": {"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24", "fd00:1::/64"], "taints": []},
                 "status": {
-                    "addresses": [{"type": "InternalIP", "address": "192.168.0.1"}],
+                    "addresses": [
+                        {"type": "InternalIP", "address": "192.168.0.1"}, {"type": "Hostname", "address": "n1"},
+                        {"type": "ExternalIP", "address": "2001:db8::1"}, {"type": "InternalDNS", "address": "n1.example"},
+                    ],
                     "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": time}],
                     "images": [{"names": ["a"], "sizeBytes": 1}],
                 },
@@ -281,9 +289,13 @@ mod tests {
         };
         let read = |time| good(&read_item(Kind::Node, node(time)).unwrap(), Kind::Node);
         let Object::Node(kept) = read("2026-01-01T00:00:00Z") else { panic!("no Node") };
-        let status = kept.status.as_ref().unwrap();
-        assert_eq!((status.addresses.as_ref().unwrap().len(), status.conditions.is_none()), (1, true));
-        assert!(status.images.is_none());
+        let text = |list: &[_]| format!("{list:?}");
+        let ranges: Vec<String> = kept.pod_ranges.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (kept.zone.as_deref(), ranges.join(" ")),
+            (Some("z1"), "10.0.0.0/24 fd00:1::/64".to_owned())
+        );
+        assert_eq!(text(&kept.addresses), "[192.168.0.1, 2001:db8::1]");
         assert_eq!(read("2026-01-01T00:00:00Z"), read("2026-01-01T00:05:00Z"));
     }
 

@@ -194,7 +194,6 @@ fn describe(snapshot: &Snapshot) -> Value {
     let mut nodes: Vec<_> = snapshot.node_addresses.iter().map(|entry| format!("{entry:?}")).collect();
     nodes.sort();
     dump["nodes"] = nodes.into();
-    dump["ranges"] = format!("{:?}", snapshot.pod_ranges).into();
     dump
 }
 

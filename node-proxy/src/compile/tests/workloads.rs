@@ -144,13 +144,26 @@ status: {addresses: [{type: InternalIP, address: 192.168.0.1}, {type: Hostname, 
 kind: Node
 metadata: {name: b}
 spec: {podCIDR: 10.244.2.0/24}
+---
+kind: Node
+metadata: {name: within}
+spec: {podCIDR: 10.244.2.128/25}
+---
+kind: Node
+metadata: {name: not-by-its-first-address}
+spec: {podCIDR: 10.244.4.9/23}
 ",
     );
-    assert_eq!(snapshot.pod_ranges.len(), 3);
+    assert_eq!(snapshot.pod_ranges.len(), 4);
     for (address, expected) in [
         ("10.244.1.9", true),
         ("10.244.2.9", true),
+        ("10.244.2.200", true),
         ("10.244.3.9", false),
+        ("10.244.4.1", true),
+        ("10.244.5.255", true),
+        ("10.244.6.0", false),
+        ("0.0.0.0", false),
         ("fd00:1::9", true),
         ("fd00:2::9", false),
     ] {

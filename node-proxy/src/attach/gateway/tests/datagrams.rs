@@ -165,6 +165,9 @@ fn a_change_of_a_udp_route_is_of_concern_and_it_is_fed_to_its_gateway() {
     let extent = Gateways::new(&fixture::objects(&text))
         .extent(&fixture::objects(&text), &ObjectKey::new("shop", "web"));
     for (kind, name) in [(Kind::UdpRoute, "r"), (Kind::Service, "dns")] {
-        assert!(extent.contains(&ObjectId { kind, key: ObjectKey::new("shop", name) }), "{kind:?} {name}");
+        assert!(
+            extent.ids.contains(&ObjectId { kind, key: ObjectKey::new("shop", name) }),
+            "{kind:?} {name}"
+        );
     }
 }

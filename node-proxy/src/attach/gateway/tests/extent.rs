@@ -46,7 +46,7 @@ fn told(more: &[&str]) -> Vec<String> {
     let text = [&[CLASSES, OBJECTS, &gateway], more].concat().join("\n---\n");
     let objects = fixture::objects(&text);
     let extent = Gateways::new(&objects).extent(&objects, &ObjectKey::new("shop", "web"));
-    let there = extent.into_iter().filter(|id| objects.find(id).is_some());
+    let there = extent.ids.into_iter().filter(|id| objects.find(id).is_some());
     there.map(|id| id.to_string()).collect()
 }
 
@@ -108,19 +108,51 @@ fn it_is_told_of_the_policies_for_its_backends_and_of_their_authorities() {
     let objects = fixture::objects(&text);
     let gateways = Gateways::new(&objects);
     let late = ObjectId { kind: Kind::ConfigMap, key: ObjectKey::new("shop", "own") };
-    assert!(gateways.extent(&objects, &ObjectKey::new("shop", "web")).contains(&late));
+    assert!(gateways.extent(&objects, &ObjectKey::new("shop", "web")).ids.contains(&late));
     let mut changed = Changed::default();
     changed.config_maps.insert(late.key, None);
     assert!(Gateways::are_concerned(&gateways.named, &changed));
 }
 
 #[test]
+fn it_is_told_of_all_nodes_as_far_as_they_count() {
+    let node = |name: &str, zone: &str, heard: &str| {
+        format!(
+            "{{kind: Node, metadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}, \
+               spec: {{podCIDRs: [10.244.0.0/24]}}, status: {{images: [{{names: [a], sizeBytes: 1}}], \
+               conditions: [{{type: Ready, status: 'True', lastHeartbeatTime: '2026-01-01T00:00:0{heard}Z'}}]}}}}"
+        )
+    };
+    let mut objects = Objects::default();
+    let mut extent = |nodes: &[String]| {
+        let text = [&[CLASSES.to_owned(), gateway("{name: http, port: 80, protocol: HTTP}")], nodes].concat();
+        let now = fixture::objects(&text.join("\n---\n"));
+        let gateways = Gateways::new(&now);
+        fixture::replace(&mut objects, now);
+        gateways.extent(&objects, &ObjectKey::new("shop", "web"))
+    };
+    let zones = |extent: &Extent| {
+        let zones =
+            extent.nodes.iter().map(|(key, node)| format!("{key}: {}", node.zone.as_deref().unwrap()));
+        zones.collect::<Vec<_>>()
+    };
+    let first = extent(&[node("a", "east", "1"), node("b", "west", "1")]);
+    assert_eq!(zones(&first), ["a: east", "b: west"]);
+    let heard = extent(&[node("a", "east", "2"), node("b", "west", "2")]);
+    assert!(Arc::ptr_eq(&first.nodes, &heard.nodes), "a heartbeat is no change");
+    let moved = extent(&[node("a", "east", "3"), node("b", "east", "3")]);
+    assert!(moved != heard);
+    assert_eq!(zones(&moved), ["a: east", "b: east"]);
+    assert_eq!(zones(&heard), ["a: east", "b: west"], "what was told stays what it was");
+}
+
+#[test]
 fn nobody_is_told_anything_of_a_gateway_that_is_not_ours() {
     let objects = fixture::objects(&[CLASSES, OBJECTS].join("\n---\n"));
     let gateways = Gateways::new(&objects);
-    assert!(gateways.extent(&objects, &ObjectKey::new("shop", "web")).is_empty());
+    assert_eq!(gateways.extent(&objects, &ObjectKey::new("shop", "web")), Extent::default());
     let another = gateways.extent(&objects, &ObjectKey::new("shop", "another"));
     let secrets: Vec<String> =
-        another.iter().filter(|id| id.kind == Kind::Secret).map(ToString::to_string).collect();
+        another.ids.iter().filter(|id| id.kind == Kind::Secret).map(ToString::to_string).collect();
     assert_eq!(secrets, ["Secret shop/anothers"]);
 }
