@@ -9,9 +9,18 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use node_proxy::error::FailureReason;
 use regex::Regex;
+
+/// Compiled once for all files, which takes longer than to look through one.
+type Pattern = LazyLock<Regex>;
+macro_rules! pattern {
+    ($text:expr) => {
+        LazyLock::new(|| Regex::new($text).unwrap())
+    };
+}
 
 /// The longest file, in lines, its tests included.
 const LONGEST_FILE: usize = 500;
@@ -29,10 +38,13 @@ const SETNS_FILE: &str = "node-proxy/src/pod/netns.rs";
 /// Stages that know no runtime and do no I/O.
 const PURE_STAGES: [&str; 4] = ["attach", "compile", "route", "snapshot"];
 /// What a pure stage must not name: runtimes, sockets, files, threads, a client of the API server.
-const IMPURE: &str = r"\b(tokio|tokio_rustls|hyper|hyper_util|h2|kube|nix|socket2)::|\bstd::(fs|thread|process)\b|\b(TcpStream|TcpListener|UdpSocket|UnixStream)\b";
+static IMPURE: Pattern = pattern!(
+    r"\b(tokio|tokio_rustls|hyper|hyper_util|h2|kube|nix|socket2)::|\bstd::(fs|thread|process)\b|\b(TcpStream|TcpListener|UdpSocket|UnixStream)\b"
+);
 /// What lies further along the journey, or beside it: imports point down only.
-const UPWARD: &str =
-    r"\bcrate::(accept|admin|app|connect|demo|forward|http1|http2|inbound|outbound|pod|telemetry|tls)\b";
+static UPWARD: Pattern = pattern!(
+    r"\bcrate::(accept|admin|app|connect|demo|forward|http1|http2|inbound|outbound|pod|telemetry|tls)\b"
+);
 
 /// A file of the workspace.
 struct Source {
@@ -61,15 +73,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every Rust file of the workspace, in order.
-fn sources() -> Vec<Source> {
+/// Every Rust file of the workspace, in order. Read once for all rules: blanking them is most of the work.
+static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
     let mut found = Vec::new();
     for folder in ["ca", "cni", "node-proxy", "tests"] {
         collect(&root().join(folder), folder, &mut found);
     }
     found.sort_by(|one, other| one.path.cmp(&other.path));
     found
-}
+});
 
 fn collect(folder: &Path, name: &str, found: &mut Vec<Source>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -88,10 +100,10 @@ fn collect(folder: &Path, name: &str, found: &mut Vec<Source>) {
 /// Applies a rule to every file and fails with all complaints at once.
 #[track_caller]
 fn enforce(rule: impl Fn(&Source) -> Vec<String>) {
-    let sources = sources();
+    let sources = &*SOURCES;
     assert!(sources.len() > 40, "only {} files were found: the rules look in the wrong place", sources.len());
     let mut report = String::new();
-    for source in &sources {
+    for source in sources {
         for complaint in rule(source) {
             let _ = write!(report, "\n  {}: {complaint}", source.path);
         }
@@ -107,8 +119,7 @@ fn check(rule: impl Fn(&Source) -> Vec<String>, path: &str, text: &str, complain
 }
 
 /// Complaints about every match of `pattern` in code, as `line N: text`.
-fn matches(code: &str, pattern: &str) -> Vec<String> {
-    let pattern = Regex::new(pattern).unwrap();
+fn matches(code: &str, pattern: &Pattern) -> Vec<String> {
     let numbered = code.lines().enumerate();
     numbered
         .flat_map(|(index, line)| {
@@ -141,30 +152,32 @@ fn pure_stages_stay_pure(source: &Source) -> Vec<String> {
     if !is_pure || source.is_tests() {
         return Vec::new();
     }
-    let mut found = matches(&source.code, IMPURE);
-    found.extend(matches(&source.code, UPWARD));
+    let mut found = matches(&source.code, &IMPURE);
+    found.extend(matches(&source.code, &UPWARD));
     found
 }
 
 fn enters_no_namespace(source: &Source) -> Vec<String> {
-    if source.path == SETNS_FILE { Vec::new() } else { matches(&source.code, r"\bsetns\b") }
+    static ENTERS: Pattern = pattern!(r"\bsetns\b");
+    if source.path == SETNS_FILE { Vec::new() } else { matches(&source.code, &ENTERS) }
 }
+
+static UNSAFE: Pattern = pattern!(r"\bunsafe\b");
 
 fn is_safe(source: &Source) -> Vec<String> {
     if UNSAFE_FILES.contains(&source.path.as_str()) {
         return Vec::new();
     }
-    matches(&source.code, r"\bunsafe\b")
+    matches(&source.code, &UNSAFE)
 }
 
 /// Each use of `unsafe` has, at most twelve lines above it, the reason why it is sound.
 fn unsafe_is_explained(source: &Source) -> Vec<String> {
-    let is_use = Regex::new(r"\bunsafe\b").unwrap();
     let text: Vec<_> = source.text.lines().collect();
     let mut found = Vec::new();
     for (index, line) in source.code.lines().enumerate() {
         let above = &text[index.saturating_sub(12)..index];
-        if is_use.is_match(line) && !above.iter().any(|line| line.contains("// SAFETY: ")) {
+        if UNSAFE.is_match(line) && !above.iter().any(|line| line.contains("// SAFETY: ")) {
             found.push(format!("line {}: unsafe without `// SAFETY:` above it", index + 1));
         }
     }
@@ -172,9 +185,9 @@ fn unsafe_is_explained(source: &Source) -> Vec<String> {
 }
 
 fn exceptions_have_reasons(source: &Source) -> Vec<String> {
+    static ATTRIBUTE: Pattern = pattern!(r"#!?\[(?:allow|expect)\([^\]]*\]");
     let code = &source.code;
-    let attribute = Regex::new(r"#!?\[(?:allow|expect)\([^\]]*\]").unwrap();
-    let without = attribute.find_iter(code).filter(|found| !found.as_str().contains("reason"));
+    let without = ATTRIBUTE.find_iter(code).filter(|found| !found.as_str().contains("reason"));
     let line = |at: usize| code[..at].matches('\n').count() + 1;
     if source.is_generated() {
         return Vec::new();
@@ -184,24 +197,25 @@ fn exceptions_have_reasons(source: &Source) -> Vec<String> {
 
 fn nothing_is_left_undone(source: &Source) -> Vec<String> {
     // Put together here, so that this file may be checked, too.
-    let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")].join("|");
-    let macros = [concat!("to", "do"), concat!("unimple", "mented"), concat!("db", "g")].join("|");
-    let mut found = matches(&source.text, &format!(r"\b({notes})\b"));
-    found.extend(matches(&source.code, &format!(r"\b({macros})!")));
+    static NOTES: Pattern = pattern!(concat!(r"\b(TO", "DO|FIX", "ME|XX", r"X)\b"));
+    static MACROS: Pattern = pattern!(concat!(r"\b(to", "do|unimple", "mented|db", "g)!"));
+    let mut found = matches(&source.text, &NOTES);
+    found.extend(matches(&source.code, &MACROS));
     found
 }
 
 fn no_test_is_skipped(source: &Source) -> Vec<String> {
-    matches(&source.code, r"#\[ignore\b")
+    static IGNORED: Pattern = pattern!(r"#\[ignore\b");
+    matches(&source.code, &IGNORED)
 }
 
 /// The names of the metrics that a file registers: its literals, where it uses the metrics crate at all.
 fn registered_metrics(source: &Source) -> Vec<String> {
+    static NAME: Pattern = pattern!(r#""(gammarus_[a-z0-9_]+)""#);
     if source.is_tests() || !source.code.contains("prometheus::") {
         return Vec::new();
     }
-    let name = Regex::new(r#""(gammarus_[a-z0-9_]+)""#).unwrap();
-    name.captures_iter(&source.text).map(|found| found[1].to_owned()).collect()
+    NAME.captures_iter(&source.text).map(|found| found[1].to_owned()).collect()
 }
 
 /// Names in `readme`, without what Prometheus appends to those of histograms.
@@ -290,7 +304,7 @@ fn a_test_fails_or_passes_but_is_never_skipped() {
 
 #[test]
 fn every_metric_is_named_in_the_readme() {
-    let metrics: Vec<_> = sources().iter().flat_map(registered_metrics).collect();
+    let metrics: Vec<_> = SOURCES.iter().flat_map(registered_metrics).collect();
     assert!(metrics.len() > 10, "only {metrics:?} were found: the rule looks in the wrong place");
     let readme = fs::read_to_string(root().join("README.md"))
         .unwrap_or_else(|error| panic!("README.md has to name every metric, and cannot be read: {error}"));
@@ -333,14 +347,13 @@ fn every_file_of_tests_is_run_by_tests_run() {
     let list = String::from_utf8(list.stdout).unwrap();
     let parts: Vec<_> = list.lines().collect();
     let manifest = fs::read_to_string(root().join("node-proxy/Cargo.toml")).unwrap();
-    let sources = sources();
-    let targets: Vec<_> = sources.iter().filter_map(|source| test_target(&source.path)).collect();
+    let targets: Vec<_> = SOURCES.iter().filter_map(|source| test_target(&source.path)).collect();
     assert!(targets.len() > 4, "only {targets:?} were found: the rule looks in the wrong place");
     for (index, target) in targets.iter().enumerate() {
         assert!(parts.contains(target), "tests/run does not know the part {target}, only {parts:?}");
         assert!(!targets[..index].contains(target), "two targets are called {target}");
     }
-    for source in sources.iter().filter(|source| source.path.starts_with("tests/")) {
+    for source in SOURCES.iter().filter(|source| source.path.starts_with("tests/")) {
         if test_target(&source.path).is_some() {
             let line = format!("path = \"../{}\"", source.path);
             assert!(manifest.contains(&line), "node-proxy/Cargo.toml has no [[test]] with {line}");
@@ -379,8 +392,8 @@ enum Place {
 
 /// Rust source with its comments and literals blanked, line by line as it was.
 fn blank(text: &str) -> String {
-    let raw = Regex::new(r#"^b?r(#*)""#).unwrap();
-    let character = Regex::new(r"^b?'(\\.[^']*|[^\\'])'").unwrap();
+    static RAW: Pattern = pattern!(r#"^b?r(#*)""#);
+    static CHARACTER: Pattern = pattern!(r"^b?'(\\.[^']*|[^\\'])'");
     let mut code = String::with_capacity(text.len());
     let mut place = Place::Code;
     let mut rest = text;
@@ -392,12 +405,12 @@ fn blank(text: &str) -> String {
             Place::Code if rest.starts_with("//") => place = Place::LineComment,
             Place::Code if rest.starts_with("/*") => (place, taken) = (Place::BlockComment(1), 2),
             Place::Code if next == '"' => place = Place::Text,
-            Place::Code if !is_word && (next == 'b' || next == 'r') && raw.is_match(rest) => {
-                let found = raw.captures(rest).unwrap();
+            Place::Code if !is_word && (next == 'b' || next == 'r') && RAW.is_match(rest) => {
+                let found = RAW.captures(rest).unwrap();
                 (place, taken) = (Place::RawText(found[1].len()), found[0].len());
             }
-            Place::Code if !is_word && (next == 'b' || next == '\'') && character.is_match(rest) => {
-                taken = character.find(rest).unwrap().len();
+            Place::Code if !is_word && (next == 'b' || next == '\'') && CHARACTER.is_match(rest) => {
+                taken = CHARACTER.find(rest).unwrap().len();
                 code.push_str("' '");
                 rest = &rest[taken..];
                 continue;

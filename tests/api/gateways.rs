@@ -32,8 +32,7 @@ struct Refused {
 }
 
 fn server(channel: Channel) -> ApiServer {
-    let server = ApiServer::start();
-    server.install_gateway_api(channel);
+    let server = ApiServer::with_gateway_api(channel);
     server.namespace("shop", &[]);
     server
 }

@@ -95,6 +95,16 @@ fn the_types_of_the_gateway_api_are_served() {
 }
 
 #[test]
+fn what_was_prepared_is_there_at_once_and_nothing_that_came_after_it() {
+    let first = ApiServer::with_gateway_api(Channel::Experimental);
+    first.namespace("later", &[]);
+    let second = ApiServer::with_gateway_api(Channel::Experimental);
+    second.kubectl(&["get", "xmeshes"]).output();
+    second.kubectl(&["get", "namespace", "later"]).assert_refused("\"later\" not found");
+    first.kubectl(&["get", "namespace", "later"]).output();
+}
+
+#[test]
 fn it_can_be_out_of_reach_for_a_while() {
     let server = ApiServer::start();
     server.set_answering(false);

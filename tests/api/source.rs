@@ -11,6 +11,7 @@ use node_proxy::snapshot::service::ServicePortKey;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::api_server::stored::Prepared;
 use crate::api_server::{ApiServer, Channel};
 use crate::follower::Follower;
 use crate::relay::Relay;
@@ -19,13 +20,15 @@ pub(crate) fn key(namespace: &str, name: &str) -> ObjectKey {
     ObjectKey::new(namespace, name)
 }
 
-/// A server of one's own, with the Gateway API, and a namespace `shop` that is in the mesh.
-pub(crate) fn server() -> ApiServer {
-    let server = ApiServer::start();
+static SERVERS: Prepared = Prepared::new(|server| {
     server.install_gateway_api(Channel::Standard);
     server.namespace("shop", &[("gammarus.io/mesh", "enabled")]);
     server.service_account("shop", "default");
-    server
+});
+
+/// A server of one's own, with the Gateway API, and a namespace `shop` that is in the mesh.
+pub(crate) fn server() -> ApiServer {
+    SERVERS.start()
 }
 
 pub(crate) fn service(name: &str, selector: Option<&str>) -> Value {

@@ -24,6 +24,8 @@ use tempfile::TempDir;
 
 #[path = "ended.rs"]
 mod ended;
+#[path = "stored.rs"]
+pub(crate) mod stored;
 
 pub(crate) use ended::Ended;
 use ended::run;
@@ -34,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const TICK: Duration = Duration::from_millis(100);
 /// Another process may take a port between its choice and its use: how often the start is tried.
 const ATTEMPTS: usize = 3;
+/// The folder of what it stores.
+const STORE: &str = "etcd";
 
 /// One that tests of a program share, while one of them has it.
 static SHARED: Mutex<Weak<ApiServer>> = Mutex::new(Weak::new());
@@ -77,7 +81,13 @@ impl ApiServer {
     /// The same with more flags of the API server.
     #[track_caller]
     pub(crate) fn start_with(flags: &'static [&'static str]) -> Self {
-        let mut dir = TempDir::new().unwrap();
+        Self::start_in(TempDir::new().unwrap(), flags)
+    }
+
+    /// The same in a folder, which may have a store.
+    #[track_caller]
+    fn start_in(mut dir: TempDir, flags: &'static [&'static str]) -> Self {
+        let is_new = !dir.path().join(STORE).exists();
         write_certificates(dir.path());
         for attempt in 1.. {
             let ports = free_ports();
@@ -96,7 +106,9 @@ impl ApiServer {
                 Err(log) if attempt < ATTEMPTS && log.contains("address already in use") => {
                     let Self { servers, dir: emptied, .. } = server;
                     drop(servers);
-                    let _not_there_yet = fs::remove_dir_all(emptied.path().join("etcd"));
+                    if is_new {
+                        let _not_there_yet = fs::remove_dir_all(emptied.path().join(STORE));
+                    }
                     dir = emptied;
                 }
                 Err(log) => panic!("the API server is not ready: {log}"),
@@ -264,10 +276,19 @@ impl ApiServer {
     /// Stops or continues both processes, as if the API server were out of reach.
     #[track_caller]
     pub(crate) fn set_answering(&self, answering: bool) {
-        let signal = if answering { "-CONT" } else { "-STOP" };
         for process in &self.servers.processes {
-            run(command("kill", &[signal, &process.to_string()]), "").output();
+            set_running(*process, answering);
         }
+    }
+
+    /// Looks at the folder of the store while the store is stopped: what is there then is what a store begins with that
+    /// was killed.
+    fn while_the_store_rests<T>(&self, look: impl FnOnce(&Path) -> T) -> T {
+        let [store, _] = self.processes();
+        set_running(store, false);
+        let seen = look(&self.file(STORE));
+        set_running(store, true);
+        seen
     }
 
     /// The processes of the store and of the API server itself.
@@ -381,6 +402,12 @@ fn prepared(variable: &str) -> PathBuf {
     path
 }
 
+/// Stops or continues a process.
+fn set_running(process: u32, running: bool) {
+    let signal = if running { "-CONT" } else { "-STOP" };
+    run(command("kill", &[signal, &process.to_string()]), "").output();
+}
+
 fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args);
@@ -399,7 +426,7 @@ fn server(dir: &Path, variable: &str, name: &str) -> Command {
 fn etcd(dir: &Path, port: u16, peer_port: u16) -> Command {
     let mut command = server(dir, "ETCD", "etcd");
     let (clients, peers) = (format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-    command.args(["--data-dir=etcd", "--unsafe-no-fsync", "--log-level=warn", "--client-cert-auth"]);
+    command.args(["--data-dir", STORE, "--unsafe-no-fsync", "--log-level=warn", "--client-cert-auth"]);
     command.args(["--cert-file=server.crt", "--key-file=server.key", "--trusted-ca-file=ca.crt"]);
     command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
     command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
@@ -409,6 +436,8 @@ fn etcd(dir: &Path, port: u16, peer_port: u16) -> Command {
 
 fn kube_apiserver(dir: &Path, store: u16, port: u16) -> Command {
     let mut command = server(dir, "KUBE_APISERVER", "kube-apiserver");
+    // Otherwise a fifth of its processor time goes into collecting what a start leaves, and few live longer than that.
+    command.envs([("GOGC", "400"), ("GOMEMLIMIT", "600MiB")]);
     command.arg(format!("--etcd-servers=https://127.0.0.1:{store}"));
     command.arg(format!("--secure-port={port}"));
     command.args([

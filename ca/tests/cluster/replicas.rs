@@ -12,6 +12,9 @@ use rustls::pki_types::CertificateDer;
 use crate::api_server::ApiServer;
 use crate::rig::{Replica, SHORT_LEAVES, SHORT_LIVES, World, bundle, eventually, is_under, roots, sign};
 
+/// Between two requests of one caller.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// A caller that follows the bundle as node proxies do, each time with a replica that chance gives it.
 struct Follower<'a> {
     world: &'a World,
@@ -96,13 +99,14 @@ struct History {
 impl History {
     fn note(&mut self, asked: Instant, leaf: SignedIdentity) {
         self.leaves.push((asked, leaf));
-        // Times in certificates are whole seconds, and this machine may be busy: these hold for certain.
-        self.leaves.retain(|(asked, _)| asked.elapsed() < Duration::from_secs(8));
     }
 
     /// Every leaf that holds is trusted by whoever has one of these bundles, of which the last is given out now.
     #[track_caller]
     fn check(&mut self, bundles: &[&[CertificateDer<'static>]]) {
+        // Times in certificates are whole seconds, and this machine may be busy: these hold for certain. To ask for the
+        // bundles took its time, too.
+        self.leaves.retain(|(asked, _)| asked.elapsed() < Duration::from_secs(8));
         for trusted in bundles {
             let is_trusted = |(_, leaf): &(Instant, SignedIdentity)| is_under(leaf, trusted);
             assert!(self.leaves.iter().all(is_trusted), "a leaf that holds is not trusted");
@@ -111,7 +115,7 @@ impl History {
         if !self.roots.contains(&newest) {
             self.roots.push(newest);
         }
-        let (_, leaf) = self.leaves.last().unwrap();
+        let Some((_, leaf)) = self.leaves.last() else { return };
         let root = self.roots.iter().position(|root| is_under(leaf, std::slice::from_ref(root))).unwrap();
         if self.signed_under.last() != Some(&root) {
             self.signed_under.push(root);
@@ -129,6 +133,8 @@ async fn a_rotation_switches_all_replicas_and_kills_lose_nothing() {
     let (web, begun, mut kills, mut asked) = (world.identity("web"), Instant::now(), 0, Instant::now());
     let mut history = History::default();
     while begun.elapsed() < Duration::from_secs(100) {
+        // Often enough to ask in every state of a rotation, and not as fast as two processors can.
+        tokio::time::sleep(PAUSE).await;
         let at = Instant::now();
         let signed = match sign(&client_node.client(&replicas), &web).await {
             Ok(signed) => signed,
@@ -306,6 +312,7 @@ async fn a_supplied_signer_takes_its_place_and_goes_as_it_came() {
         let mut switched = [false; 2];
         while switched != [true; 2] {
             assert!(begun.elapsed() < crate::rig::PATIENCE, "{switched:?}");
+            tokio::time::sleep(PAUSE).await;
             for (replica, switched) in replicas.iter().zip(&mut switched) {
                 let client = world.client(replica, &token, &world.given_out());
                 let signed = sign(&client, &web).await.unwrap();

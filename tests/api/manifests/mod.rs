@@ -36,8 +36,7 @@ fn installed() -> Arc<ApiServer> {
     if let Some(server) = installed.upgrade() {
         return server;
     }
-    let server = Arc::new(ApiServer::start());
-    server.install_gateway_api(Channel::Experimental);
+    let server = Arc::new(ApiServer::with_gateway_api(Channel::Experimental));
     apply(&server);
     *installed = Arc::downgrade(&server);
     server

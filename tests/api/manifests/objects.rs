@@ -289,8 +289,7 @@ fn what_is_applied_again_stays_as_it_is() {
 
 #[test]
 fn the_chart_can_be_installed_changed_and_taken_away() {
-    let server = ApiServer::start();
-    server.install_gateway_api(Channel::Experimental);
+    let server = ApiServer::with_gateway_api(Channel::Experimental);
     let kubeconfig = server.kubeconfig();
     let to = ["--namespace", SYSTEM, "--kubeconfig", kubeconfig.to_str().unwrap()];
     let install = ["install", "gammarus", "chart", "--create-namespace", "--take-ownership"];

@@ -17,8 +17,7 @@ const READER: &str = "
 
 #[test]
 fn the_controller_removes_one_taint_and_changes_nothing_else_of_a_node() {
-    let server = ApiServer::start();
-    server.install_gateway_api(Channel::Experimental);
+    let server = ApiServer::with_gateway_api(Channel::Experimental);
     let template =
         ["template", "gammarus", "chart", "--namespace", SYSTEM, "--set=startupTaint.enabled=true"];
     server.namespace(SYSTEM, &[]);

@@ -25,6 +25,7 @@ use node_proxy::cluster::kubernetes::connect;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::api_server::stored::Prepared;
 use crate::api_server::{ApiServer, Channel};
 
 /// The controller's name in statuses.
@@ -48,19 +49,19 @@ struct Cluster {
 impl Cluster {
     /// With the Gateway API and the controller's rights.
     async fn start() -> Self {
-        let cluster = Self::without_gateway_api().await;
-        cluster.server.install_gateway_api(Channel::Experimental);
-        cluster
+        static SERVERS: Prepared = Prepared::new(|server| {
+            install_rights(server);
+            server.install_gateway_api(Channel::Experimental);
+        });
+        Self::of(SERVERS.start()).await
     }
 
     async fn without_gateway_api() -> Self {
-        let server = ApiServer::start();
-        for namespace in [SYSTEM, "shop", "checkout"] {
-            server.namespace(namespace, &[]);
-        }
-        server.service_account(SYSTEM, "gammarus-controller");
-        server.apply(RIGHTS);
-        server.apply(CERTIFICATES);
+        static SERVERS: Prepared = Prepared::new(install_rights);
+        Self::of(SERVERS.start()).await
+    }
+
+    async fn of(server: ApiServer) -> Self {
         let client = connect(Some(&server.kubeconfig())).await.unwrap();
         Self { server, client }
     }
@@ -209,6 +210,16 @@ impl Cluster {
             said_of(route, parent) == what && is_current(route)
         })
     }
+}
+
+/// The controller's rights, and the namespaces that tests use.
+fn install_rights(server: &ApiServer) {
+    for namespace in [SYSTEM, "shop", "checkout"] {
+        server.namespace(namespace, &[]);
+    }
+    server.service_account(SYSTEM, "gammarus-controller");
+    server.apply(RIGHTS);
+    server.apply(CERTIFICATES);
 }
 
 fn api_version_of(api: &Api<DynamicObject>) -> String {
