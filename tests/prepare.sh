@@ -57,7 +57,12 @@ keep_built_crates() {
     # Crates of other versions stay behind until it is too much.
     find "$kept" -mindepth 1 -maxdepth 1 ! -name lock -exec rm -rf {} +
   fi
-  find "$kept" -type d -path '*/.fingerprint/gammarus-*' -prune -exec rm -rf {} +
+  # What is built of this repository goes, and what is known of it: in another folder it would have other names, and stay.
+  local print
+  while read -r print; do
+    rm -f "${print%/.fingerprint/*}"/deps/*-"${print##*-}"*
+    rm -rf "$print"
+  done < <(find "$kept" -type d -path '*/.fingerprint/gammarus-*' -prune)
   echo "$repository" >"$kept/checkout"
   export CARGO_TARGET_DIR=$kept
 }
