@@ -160,7 +160,7 @@ fn a_hop_of_another_version_is_refused_and_whoever_is_nobody_gets_none() {
 }
 
 #[test]
-fn a_mark_follows_the_listeners_of_its_gateway_and_its_proxy() {
+fn a_mark_follows_the_listeners_of_its_gateway() {
     let stage = stage();
     let listener = |name: &str, port: u16| format!("{{name: {name}, port: {port}, protocol: HTTP, {ALL}}}");
     let own = |listeners: &[String]| gateway("growing", &listeners.join(", "));
@@ -177,8 +177,16 @@ fn a_mark_follows_the_listeners_of_its_gateway_and_its_proxy() {
     stage.world().apply_in("edge", "one listener more", &both).unwrap();
     wait_marked(&stage, "growing", &[80, 8080]);
     assert!(buy(&stage, &["http://growing.edge:8080/second"]).contains("open"));
-    // A proxy that is not there takes no hop.
-    stage.world().application("growing").unwrap().stop(nix::sys::signal::Signal::SIGKILL, PATIENCE).unwrap();
-    wait_marked(&stage, "growing", &[]);
+    // A proxy that is too busy to answer keeps what it has, and goes without what Services do not lead to any more.
+    let frozen = stage.world().application("growing").unwrap().id();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(frozen.cast_signed()),
+        nix::sys::signal::Signal::SIGSTOP,
+    )
+    .unwrap();
+    let fewer = service.replace(", {name: http-more, port: 8080}", "");
+    assert_ne!(fewer, service);
+    stage.world().apply_in("edge", "a Service that leads to less", &fewer).unwrap();
+    wait_marked(&stage, "growing", &[80]);
     stage.world().remove_pod("growing").unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
@@ -10,12 +10,16 @@ use tokio_rustls::server::TlsStream;
 use super::rewind::Rewind;
 use crate::forward::{Reset, Socket, Source, read_behind};
 use crate::hop::HopStream;
+use crate::tls::{ClientHelloPeek, inspect};
 
 /// A client's connection.
 #[derive(Debug)]
 pub enum ClientStream {
     /// As it came.
     Plain(Socket),
+    /// As it came, from a client that was waited for in vain, and said whether it has been heard meanwhile. If it begins with the
+    /// mesh's hop after all, that is not for whoever is behind.
+    Late(Socket, bool),
     /// A stream of the hop, from a pod of the mesh to a Gateway.
     Hop(HopStream),
     /// What is in the TLS that a listener has ended.
@@ -39,7 +43,7 @@ impl ClientStream {
     #[must_use]
     pub fn agreed_protocol(&self) -> Option<&[u8]> {
         match self {
-            Self::Plain(_) | Self::Hop(_) => None,
+            Self::Plain(_) | Self::Late(..) | Self::Hop(_) => None,
             Self::Terminated(stream) => stream.get_ref().1.alpn_protocol(),
         }
     }
@@ -48,7 +52,7 @@ impl ClientStream {
 impl Reset for ClientStream {
     fn reset(&self) {
         match self {
-            Self::Plain(socket) => socket.reset(),
+            Self::Plain(socket) | Self::Late(socket, _) => socket.reset(),
             Self::Hop(stream) => stream.reset(),
             Self::Terminated(stream) => stream.get_ref().0.stream().reset(),
         }
@@ -63,6 +67,15 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, space),
+            Self::Late(socket, is_heard) => {
+                let before = space.filled().len();
+                ready!(Pin::new(socket).poll_read(cx, space))?;
+                let is_first = !std::mem::replace(is_heard, true);
+                let first = || inspect(&space.filled()[before..]);
+                let is_mesh = is_first
+                    && matches!(first(), ClientHelloPeek::Mesh | ClientHelloPeek::UnknownMeshVersion(_));
+                Poll::Ready(if is_mesh { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) })
+            }
             Self::Hop(stream) => Pin::new(stream).poll_read(cx, space),
             Self::Terminated(stream) => Pin::new(stream).poll_read(cx, space),
         }
@@ -78,7 +91,7 @@ impl Source for ClientStream {
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Hop(stream) => stream.poll_read_into(cx, bytes, room),
-            Self::Plain(_) | Self::Terminated(_) => read_behind(self, cx, bytes, room),
+            Self::Plain(_) | Self::Late(..) | Self::Terminated(_) => read_behind(self, cx, bytes, room),
         }
     }
 }
@@ -86,7 +99,7 @@ impl Source for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Plain(socket) | Self::Late(socket, _) => Pin::new(socket).poll_write(cx, bytes),
             Self::Hop(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Terminated(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
@@ -98,7 +111,7 @@ impl AsyncWrite for ClientStream {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Self::Plain(socket) | Self::Late(socket, _) => Pin::new(socket).poll_write_vectored(cx, pieces),
             Self::Hop(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
             Self::Terminated(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         }
@@ -106,7 +119,7 @@ impl AsyncWrite for ClientStream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Plain(socket) | Self::Late(socket, _) => socket.is_write_vectored(),
             Self::Hop(stream) => stream.is_write_vectored(),
             Self::Terminated(stream) => stream.is_write_vectored(),
         }
@@ -114,7 +127,7 @@ impl AsyncWrite for ClientStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Plain(socket) | Self::Late(socket, _) => Pin::new(socket).poll_flush(cx),
             Self::Hop(stream) => Pin::new(stream).poll_flush(cx),
             Self::Terminated(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -122,7 +135,7 @@ impl AsyncWrite for ClientStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Plain(socket) | Self::Late(socket, _) => Pin::new(socket).poll_shutdown(cx),
             Self::Hop(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Terminated(stream) => Pin::new(stream).poll_shutdown(cx),
         }

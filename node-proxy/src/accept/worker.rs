@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +28,9 @@ use crate::{inbound, ingress, outbound};
 
 /// How often what is kept open is looked through.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// For how long an address is known as a silent one.
+const SILENCE_COUNTS: Duration = Duration::from_secs(60);
 
 /// What a thread is told.
 #[derive(Debug)]
@@ -78,6 +82,8 @@ pub struct Worker {
     pub streams: RefCell<SharedPool<Stream>>,
     /// HTTP/1.1 connections for requests that come by HTTP/2.
     pub exchanges: RefCell<SharedPool<ExchangeConnection>>,
+    /// Addresses where pods are from which a client of a Gateway was waited for in vain, and when.
+    pub silent: RefCell<HashMap<IpAddr, Instant>>,
     /// What is left for retries, by Service port.
     retries: RefCell<HashMap<ServicePortKey, RetryBudget>>,
     inboxes: Arc<[Inbox]>,
@@ -215,6 +221,7 @@ impl Workers {
                     idle: RefCell::default(),
                     streams: RefCell::default(),
                     exchanges: RefCell::default(),
+                    silent: RefCell::default(),
                     retries: RefCell::default(),
                     inboxes,
                     index,
@@ -291,6 +298,7 @@ async fn run(worker: Rc<Worker>, mut messages: mpsc::UnboundedReceiver<Message>)
                 worker.exchanges.borrow_mut().sweep(&snapshot);
                 worker.hops.borrow_mut().sweep(&snapshot);
                 let now = Instant::now();
+                worker.silent.borrow_mut().retain(|_, since| now - *since < SILENCE_COUNTS);
                 worker.retries.borrow_mut().retain(|_, budget| !budget.is_idle(now));
             }
         }

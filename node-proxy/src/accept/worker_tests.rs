@@ -55,6 +55,7 @@ fn worker(mesh: Arc<Mesh>) -> Rc<Worker> {
     let (messages, _) = mpsc::unbounded_channel();
     let inbox = Inbox { messages, connections: Arc::default(), turns: Turns::default() };
     Rc::new(Worker {
+        silent: RefCell::default(),
         mesh,
         hops: RefCell::default(),
         idle: RefCell::default(),

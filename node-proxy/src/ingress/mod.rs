@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::accept::rewind::Rewind;
@@ -47,6 +48,8 @@ struct Arrival {
     /// For whom: where nobody else is believed to speak for clients, for itself.
     client: SocketAddr,
     destination: SocketAddr,
+    /// Until when it has to say what it must begin with, where it must.
+    deadline: Instant,
 }
 
 /// Serves one connection that has come to a port of the Gateway.
@@ -54,12 +57,14 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let Incoming { mut stream, client, pod, seat: _seat, .. } = incoming;
     let Ok(destination) = stream.local_address() else { return };
     let opener = Peer { address: Some(client), ..Peer::default() };
-    let arrival = Arrival { worker, pod, peer: client, opener, client, destination };
+    let arrival = Arrival::new((worker, pod), opener, (client, destination));
     let mut buffer = ReadBuffer::default();
     match arrival.read_opening((&mut stream, &mut buffer)).await {
-        Beginning::Mesh => arrival.serve_hop(stream, buffer).await,
+        // In a place of its own: most clients are of no mesh.
+        Beginning::Mesh => Box::pin(arrival.serve_hop(stream, buffer)).await,
         Beginning::UnknownVersion(version) => arrival.into_mesh().refuse_version(&stream, &version),
         Beginning::Client => arrival.serve_client(stream.into(), buffer).await,
+        Beginning::Silence => arrival.serve_client(ClientStream::Late(stream, false), buffer).await,
         Beginning::TooLate => {
             let why = (FailureReason::HandshakeTimeout, "no ClientHello has come in time");
             arrival.refuse(&stream.into(), why);
@@ -68,6 +73,15 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
 }
 
 impl Arrival {
+    fn new(
+        (worker, pod): (Rc<Worker>, Arc<JoinedPod>),
+        opener: Peer,
+        (client, destination): (SocketAddr, SocketAddr),
+    ) -> Self {
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        Self { worker, pod, peer: client, opener, client, destination, deadline }
+    }
+
     /// Serves a client of the Gateway, of whose words some may have been read.
     async fn serve_client(mut self, stream: ClientStream, buffer: ReadBuffer) {
         let Some((stream, buffer)) = self.begin(stream, buffer).await else { return };
@@ -102,7 +116,7 @@ impl Arrival {
             self.refuse(&stream, (FailureReason::ProxySourceRefused, error));
             return None;
         }
-        match read_header((&mut stream, &mut buffer), HANDSHAKE_TIMEOUT).await {
+        match read_header((&mut stream, &mut buffer), self.deadline).await {
             Ok(client) => {
                 self.client = client.unwrap_or(self.peer);
                 return Some((stream, buffer));

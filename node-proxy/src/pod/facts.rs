@@ -46,6 +46,10 @@ pub struct GatewayPod {
     pub addresses: Vec<IpAddr>,
     /// Its ports of TCP that Services lead to.
     pub ports: BTreeSet<u16>,
+    /// The mark that it has.
+    pub mark: Option<Mark>,
+    /// Whether it is being deleted: its mark goes with it.
+    pub is_leaving: bool,
 }
 
 /// What came of asking for a pod directly.

@@ -1,8 +1,11 @@
 //! The pods of this node that serve Gateways: nothing is captured there, and nothing has to be, since their listeners take
 //! the mesh's hop by themselves. Each is asked for it at each of its ports, as a client of the mesh would, and marked
 //! with those that have answered as the pod that is meant; a pod of the mesh then speaks mTLS to it.
+//!
+//! What has answered once stays in the mark for as long as a Service leads there: who keeps a Gateway too busy to answer must not
+//! bring its clients back to plain text.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,21 +23,16 @@ use super::facts::GatewayPod;
 use super::registry::{PodRegistry, blocking};
 use super::sockets::{start, tcp_socket};
 use crate::cluster::objects::Mark;
-use crate::tls::{CertStore, HOP_ALPN};
+use crate::tls::{CertStore, HOP_ALPN, has_unknown_issuer};
 
 /// Between two looks at which pods there are: the cluster's view may change more often.
 const LOOKS_APART: Duration = Duration::from_secs(1);
-/// How often in a row a port that took the hop may not answer before it is none that does: whoever is told that it is not
-/// speaks plain text to it.
-const UNSTEADY: u32 = 3;
 
 /// What is known of one of them here.
 struct Known {
     /// As what it was asked the last time.
     pod: GatewayPod,
-    /// What it has, as far as is known here.
-    mark: Option<Mark>,
-    /// How often in a row less has answered than the mark says.
+    /// How often in a row not all of it has answered.
     failures: u32,
     due: Instant,
 }
@@ -48,9 +46,12 @@ impl PodRegistry {
             generations.mark_unchanged();
             let gateways = self.parts.facts.gateways();
             known.retain(|uid, _| gateways.iter().any(|pod| pod.uid == *uid));
-            for pod in gateways {
-                let own = known.entry(Arc::clone(&pod.uid)).or_insert_with(|| Known::new(&pod));
-                if own.pod != pod || Instant::now() >= own.due {
+            for pod in gateways.into_iter().filter(|pod| !pod.is_leaving) {
+                let first = || Known { pod: pod.clone(), failures: 0, due: Instant::now() };
+                let own = known.entry(Arc::clone(&pod.uid)).or_insert_with(first);
+                let is_other = own.pod.ports != pod.ports || own.pod.addresses != pod.addresses;
+                if is_other || Instant::now() >= own.due {
+                    own.failures = if is_other { 0 } else { own.failures };
                     own.pod = pod;
                     self.certify_gateway(own, certs).await;
                 }
@@ -67,77 +68,49 @@ impl PodRegistry {
 
     /// Takes the marks of Gateways' pods away, as the mesh is taken off.
     pub(super) async fn unmark_gateways(&self) {
-        let gateways = self.parts.facts.gateways();
-        for (pod, uid) in self.parts.facts.marked() {
-            if gateways.iter().any(|gateway| gateway.uid == uid)
-                && let Err(error) = self.remove_mark(&pod, &uid).await
-            {
-                tracing::warn!(%pod, %error, "the mark of a Gateway's pod cannot be taken away");
+        for pod in self.parts.facts.gateways().into_iter().filter(|pod| pod.mark.is_some()) {
+            if let Err(error) = self.remove_mark(&pod.key, &pod.uid).await {
+                tracing::warn!(pod = %pod.key, %error, "the mark of a Gateway's pod cannot be taken away");
             }
         }
     }
 
-    /// Asks a pod's ports, and has its mark say what they answer.
+    /// Asks a pod's ports, and has its mark say which have answered.
     async fn certify_gateway(&self, known: &mut Known, certs: &CertStore) {
-        known.due = Instant::now() + self.parts.patience.inspection;
+        let pod = &known.pod;
+        let mark = earned(pod, &self.ask_gateway(pod, certs).await);
+        let is_whole = mark.as_ref().is_some_and(|mark| mark.ports.len() == pod.ports.len());
+        known.failures = if is_whole { 0 } else { known.failures + 1 };
+        known.due = Instant::now()
+            + if is_whole { self.parts.patience.inspection } else { self.pause(known.failures) };
         // A pod that is not ready is nobody's endpoint: nothing is to be learnt of it.
-        let Some(asked) = self.ask_gateway(&known.pod, certs).await else { return };
-        let is_less =
-            |mark: &Mark| !asked.as_ref().is_some_and(|now| is_as_much(now, mark, &known.pod.ports));
-        if known.mark.as_ref().is_some_and(is_less) && known.failures + 1 < UNSTEADY {
-            known.failures += 1;
-            known.due = Instant::now() + self.parts.patience.retry;
+        if mark == pod.mark || pod.ports.is_empty() || self.is_ending.load(Ordering::Acquire) {
             return;
         }
-        known.failures = 0;
-        let pod = &known.pod;
-        let outcome = match &asked {
-            Some(mark)
-                if known.mark.as_ref() == Some(mark) && !self.parts.facts.lacks_mark(&pod.key, mark) =>
-            {
-                return;
-            }
+        let outcome = match mark {
             Some(mark) => {
                 tracing::info!(pod = %pod.key, ports = ?mark.ports, "a Gateway's pod is marked: it takes the hop");
-                let (marks, key, mark) = (self.parts.marks.clone(), pod.key.clone(), mark.clone());
+                let (marks, key) = (self.parts.marks.clone(), pod.key.clone());
                 blocking(move || marks.write(&key, &mark)).await
             }
-            None if known.mark.is_some() => {
-                tracing::warn!(pod = %pod.key, "a Gateway's pod does not take the hop any more: its mark goes");
-                self.remove_mark(&pod.key, &pod.uid).await
-            }
-            None => self.remove_stale(pod).await,
+            None => self.remove_mark(&pod.key, &pod.uid).await,
         };
-        match outcome {
-            Ok(()) => known.mark = asked,
-            Err(error) => {
-                tracing::warn!(pod = %pod.key, %error, "the mark of a Gateway's pod cannot be written yet");
-                known.due = Instant::now() + self.parts.patience.retry;
-            }
+        if let Err(error) = outcome {
+            tracing::warn!(pod = %pod.key, %error, "the mark of a Gateway's pod cannot be written yet");
+            known.due = Instant::now() + self.parts.patience.retry;
         }
     }
 
-    /// Takes away what a proxy before this one has left.
-    async fn remove_stale(&self, pod: &GatewayPod) -> io::Result<()> {
-        if self.parts.facts.marked().iter().any(|(_, uid)| *uid == pod.uid) {
-            self.remove_mark(&pod.key, &pod.uid).await?;
-        }
-        Ok(())
-    }
-
-    /// The mark that a pod has earned: the ports that take the hop at all of its addresses that are reached. `None` when
-    /// it cannot be asked.
-    async fn ask_gateway(&self, pod: &GatewayPod, certs: &CertStore) -> Option<Option<Mark>> {
+    /// Where a pod takes the hop, as far as it has answered.
+    async fn ask_gateway(&self, pod: &GatewayPod, certs: &CertStore) -> Vec<SocketAddr> {
         let config = match certs.asking_config(&pod.identity) {
-            Ok(config) => Arc::new(config?),
+            Ok(Some(config)) => Arc::new(config),
+            Ok(None) => return Vec::new(),
             Err(error) => {
                 tracing::warn!(pod = %pod.key, %error, "a Gateway's pod cannot be asked for the hop");
-                return None;
+                return Vec::new();
             }
         };
-        if pod.ports.is_empty() {
-            return None;
-        }
         let mut asking = JoinSet::new();
         for (address, port) in pod.addresses.iter().flat_map(|ip| pod.ports.iter().map(|port| (*ip, *port))) {
             let address = SocketAddr::new(address, port);
@@ -145,36 +118,40 @@ impl PodRegistry {
             let (config, allowed) = (Arc::clone(&config), self.parts.patience.proof);
             asking.spawn(async move {
                 let answer = timeout(allowed, ask(socket, address.ip(), config)).await;
-                let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                (address, answer)
+                (address, answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
             });
         }
-        let mut taken: Vec<SocketAddr> = Vec::new();
+        let mut taken = Vec::new();
         for (address, answer) in asking.join_all().await {
             match answer {
                 Ok(()) => taken.push(address),
-                Err(error) => tracing::debug!(pod = %pod.key, %address, %error, "the hop is not taken"),
+                Err(error) => {
+                    tracing::debug!(pod = %pod.key, %address, %error, "the hop is not taken");
+                    if has_unknown_issuer(&error) {
+                        certs.doubt_trust();
+                    }
+                }
             }
         }
-        // Of a family that is switched off in the pod nobody reaches anything.
-        let addresses: BTreeSet<IpAddr> = taken.iter().map(SocketAddr::ip).collect();
-        let is_taken = |port: &&u16| addresses.iter().all(|ip| taken.contains(&SocketAddr::new(*ip, **port)));
-        let ports: Vec<u16> = pod.ports.iter().filter(is_taken).copied().collect();
-        let mark = Mark { uid: pod.uid.to_string(), addresses: addresses.iter().copied().collect(), ports };
-        Some(Some(mark).filter(|mark| !mark.addresses.is_empty() && !mark.ports.is_empty()))
+        taken
     }
 }
 
-impl Known {
-    fn new(pod: &GatewayPod) -> Self {
-        Self { pod: pod.clone(), mark: None, failures: 0, due: Instant::now() }
-    }
-}
-
-/// Whether a mark says of a pod's ports and addresses all that another one did; ports that the pod has no more do not count.
-fn is_as_much(now: &Mark, before: &Mark, there: &BTreeSet<u16>) -> bool {
-    let has_ports = before.ports.iter().all(|port| now.ports.contains(port) || !there.contains(port));
-    has_ports && before.addresses.iter().all(|address| now.addresses.contains(address))
+/// The mark that a pod has earned by what has answered now, with what it has of before: the ports that take the hop at all of
+/// its addresses that answer at all.
+fn earned(pod: &GatewayPod, taken: &[SocketAddr]) -> Option<Mark> {
+    let before = pod.mark.as_ref();
+    let was_marked = |ip: &IpAddr| before.is_some_and(|mark| mark.addresses.contains(ip));
+    let answers = |ip: &IpAddr| was_marked(ip) || taken.iter().any(|address| address.ip() == *ip);
+    // Of a family that is switched off in the pod nobody reaches anything.
+    let addresses: Vec<IpAddr> = pod.addresses.iter().filter(|ip| answers(ip)).copied().collect();
+    let is_taken = |port: &&u16| {
+        let was_marked = before.is_some_and(|mark| mark.ports.contains(port));
+        was_marked || addresses.iter().all(|ip| taken.contains(&SocketAddr::new(*ip, **port)))
+    };
+    let ports: Vec<u16> = pod.ports.iter().filter(is_taken).copied().collect();
+    let mark = Mark { uid: pod.uid.to_string(), addresses, ports };
+    Some(mark).filter(|mark| !mark.addresses.is_empty() && !mark.ports.is_empty())
 }
 
 /// Begins to connect, in the network that the calling thread is in.
@@ -195,4 +172,53 @@ async fn ask(
     let stream = TlsConnector::from(config).connect(ServerName::IpAddress(address.into()), stream).await?;
     let agreed = stream.get_ref().1.alpn_protocol();
     if agreed == Some(HOP_ALPN) { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use gammarus_ca::{SpiffeId, TrustDomain};
+
+    use super::*;
+    use crate::cluster::objects::ObjectKey;
+
+    fn pod(ports: &[u16], mark: Option<&[u16]>) -> GatewayPod {
+        let domain = TrustDomain::new("cluster.local").unwrap();
+        let addresses: Vec<IpAddr> = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap()).into();
+        let marked =
+            |ports: &[u16]| Mark { ports: ports.to_vec(), ..Mark::of_captured("u", addresses.clone()) };
+        GatewayPod {
+            key: ObjectKey::new("edge", "front"),
+            uid: "u".into(),
+            identity: SpiffeId::new(domain, "edge", "front").unwrap(),
+            mark: mark.map(marked),
+            addresses: addresses.clone(),
+            ports: ports.iter().copied().collect(),
+            is_leaving: false,
+        }
+    }
+
+    #[track_caller]
+    fn check(pod: &GatewayPod, taken: &[&str], expected: Option<(usize, &[u16])>) {
+        let taken: Vec<SocketAddr> = taken.iter().map(|text| text.parse().unwrap()).collect();
+        let mark = earned(pod, &taken);
+        let found = mark.as_ref().map(|mark| (mark.addresses.len(), &*mark.ports));
+        assert_eq!(found, expected, "{taken:?} of {pod:?}");
+    }
+
+    #[test]
+    fn a_port_is_in_the_mark_where_it_answers_at_each_address_that_answers() {
+        let both = ["10.0.0.1:80", "[fd00::1]:80"];
+        check(&pod(&[80, 81], None), &both, Some((2, &[80])));
+        check(&pod(&[80, 81], None), &["10.0.0.1:80"], Some((1, &[80])));
+        check(&pod(&[80, 81], None), &[&both[..], &["10.0.0.1:81"]].concat(), Some((2, &[80])));
+        check(&pod(&[80], None), &[], None);
+    }
+
+    #[test]
+    fn what_has_answered_stays_as_long_as_it_is_there() {
+        check(&pod(&[80, 81], Some(&[80, 81])), &[], Some((2, &[80, 81])));
+        check(&pod(&[80], Some(&[80, 81])), &[], Some((2, &[80])));
+        check(&pod(&[82], Some(&[80, 81])), &["10.0.0.1:82", "[fd00::1]:82"], Some((2, &[82])));
+        check(&pod(&[], Some(&[80])), &[], None);
+    }
 }

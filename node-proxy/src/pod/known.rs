@@ -113,13 +113,15 @@ impl PodFacts for KnownPods {
     fn gateways(&self) -> Vec<GatewayPod> {
         let (objects, snapshot) = (self.view.objects(), self.view.snapshot().load());
         let serves = |pod: &Pod| pod.labels.find(GATEWAY_LABEL).is_some() && owns_addresses(pod);
-        let gateways = self.local(&objects).filter(|(_, pod)| serves(pod) && !pod.is_leaving);
+        let gateways = self.local(&objects).filter(|(_, pod)| serves(pod));
         let gateways = gateways.filter_map(|(key, pod)| {
             let membership = find_membership(&objects, key, &self.trust_domain)?;
             let uid = pod.uid.clone()?;
             let ports = find_ports(&objects, &snapshot, (key, &uid));
             let addresses = pod.addresses.to_vec();
-            let own = GatewayPod { key: key.clone(), uid, identity: membership.identity, addresses, ports };
+            let mark = objects.marks.get(key).filter(|mark| *mark.uid == *uid).cloned();
+            let (key, identity, is_leaving) = (key.clone(), membership.identity, pod.is_leaving);
+            let own = GatewayPod { key, uid, identity, addresses, ports, mark, is_leaving };
             (!membership.is_enrolled).then_some(own)
         });
         gateways.collect()

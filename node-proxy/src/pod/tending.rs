@@ -220,7 +220,7 @@ impl PodRegistry {
     }
 
     /// How long after so many failures a pod is tried again.
-    fn pause(&self, failures: u32) -> Duration {
+    pub(super) fn pause(&self, failures: u32) -> Duration {
         let patience = &self.parts.patience;
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
         patience.retry.saturating_mul(doubled).min(patience.inspection)

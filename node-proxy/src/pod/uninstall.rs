@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gammarus_cni::state::{self, NamespaceStates};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::joining::{Enrolment, remove};
 use super::marking::MarkState;
@@ -43,7 +43,8 @@ impl PodRegistry {
             let registry = Arc::clone(self);
             retirements.spawn(async move { registry.retire_now(&slot, deadline).await });
         }
-        self.unmark_gateways().await;
+        // An API server that does not answer must not hold up the pods.
+        let _late = timeout_at(deadline, self.unmark_gateways()).await;
         let mut retired = Vec::new();
         while let Some(ended) = retirements.join_next().await {
             retired.extend(ended.ok().flatten());

@@ -12,9 +12,8 @@ mod version2;
 mod tests;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::FailureReason;
 use crate::forward::Source;
@@ -93,7 +92,7 @@ pub fn parse(bytes: &[u8]) -> Result<Beginning, HeaderError> {
 /// connection has ended without a word, as a probe of the port does.
 pub async fn read_header(
     (stream, buffer): (&mut impl Source, &mut ReadBuffer),
-    limit: Duration,
+    deadline: Instant,
 ) -> Result<Option<SocketAddr>, (FailureReason, String)> {
     let malformed = |error: String| (FailureReason::MalformedProxyHeader, error);
     let reading = async {
@@ -116,8 +115,8 @@ pub async fn read_header(
             }
         }
     };
-    let read = timeout(limit, reading).await;
-    read.unwrap_or_else(|_| Err(malformed(format!("no header of the PROXY protocol within {limit:?}"))))
+    let read = timeout_at(deadline, reading).await;
+    read.unwrap_or_else(|_| Err(malformed("no header of the PROXY protocol has come in time".to_owned())))
 }
 
 /// Of one form for each address.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt as _, duplex};
+use tokio::time::Instant;
 
 use super::{Beginning, HeaderError, SIGNATURE, parse, read_header};
 use crate::error::FailureReason;
@@ -265,7 +266,7 @@ async fn read(pieces: &[&[u8]]) -> (Result<Option<SocketAddr>, (FailureReason, S
         }
         client
     };
-    let reading = read_header((&mut stream, &mut buffer), Duration::from_secs(10));
+    let reading = read_header((&mut stream, &mut buffer), Instant::now() + Duration::from_secs(10));
     let (outcome, client) = tokio::join!(reading, write);
     drop(client);
     (outcome, buffer.unread().to_vec())
@@ -305,7 +306,7 @@ async fn an_end_within_the_header_is_told_from_one_before_it() {
         client.write_all(said).await.expect("the other end is there");
         drop(client);
         let mut buffer = ReadBuffer::default();
-        let outcome = read_header((&mut stream, &mut buffer), Duration::from_secs(10)).await;
+        let outcome = read_header((&mut stream, &mut buffer), Instant::now() + Duration::from_secs(10)).await;
         assert_eq!(outcome.expect_err("it has ended").0, reason, "{said:?}");
     }
 }
