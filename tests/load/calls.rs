@@ -25,6 +25,7 @@ struct Report {
     sent: u64,
     ok: u64,
     slowest_ms: u64,
+    slowest_at_ms: u64,
     connections: u64,
     failures: Option<Vec<ReportedFailure>>,
     done: bool,
@@ -68,8 +69,9 @@ impl Calls {
         let report: Report = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {log}"));
         assert!(report.done, "the client has not ended by itself: {log}");
         let begun = begun.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let since_begun = |at_ms| Duration::from_millis(at_ms).saturating_sub(begun);
         for failure in report.failures.into_iter().flatten() {
-            let at = Duration::from_millis(failure.at_ms).saturating_sub(begun);
+            let at = since_begun(failure.at_ms);
             let took = Duration::from_millis(failure.took_ms);
             counts.failures.push(Failure { kind: Kind::Grpc, at, took, text: failure.text });
         }
@@ -77,6 +79,6 @@ impl Calls {
         let count = counts.kinds.entry(Kind::Grpc).or_default();
         count.sent += report.sent;
         count.ok += report.ok;
-        count.slowest = count.slowest.max(Duration::from_millis(report.slowest_ms));
+        count.answered((since_begun(report.slowest_at_ms), Duration::from_millis(report.slowest_ms)));
     }
 }

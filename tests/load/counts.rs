@@ -41,6 +41,17 @@ pub(crate) struct Count {
     pub(crate) ok: u64,
     /// The longest that one took which was answered.
     pub(crate) slowest: Duration,
+    /// When that one began, since the load's beginning.
+    pub(crate) slowest_at: Duration,
+}
+
+impl Count {
+    /// One that was answered.
+    pub(crate) fn answered(&mut self, (at, took): (Duration, Duration)) {
+        if took > self.slowest {
+            (self.slowest_at, self.slowest) = (at, took);
+        }
+    }
 }
 
 /// One that was not answered, or not as it should have been.
@@ -103,7 +114,7 @@ impl Tally {
             Ok(()) => {
                 let count = counts.kinds.entry(kind).or_default();
                 count.ok += 1;
-                count.slowest = count.slowest.max(took);
+                count.answered((at, took));
                 true
             }
             Err(text) => {
@@ -162,8 +173,9 @@ impl Kind {
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} s", self.lasted.as_secs_f64())?;
-        for (kind, Count { sent, ok, slowest }) in &self.kinds {
-            write!(f, "\n  {kind}: {sent} sent, {ok} ok, the slowest after {} ms", slowest.as_millis())?;
+        for (kind, Count { sent, ok, slowest, slowest_at }) in &self.kinds {
+            let (slowest, at) = (slowest.as_millis(), slowest_at.as_secs_f64());
+            write!(f, "\n  {kind}: {sent} sent, {ok} ok, the slowest after {slowest} ms, begun at {at:.3}")?;
         }
         if f.alternate() { self.write_events(f) } else { Ok(()) }
     }

@@ -24,6 +24,15 @@ metadata: {name: gammarus}
 spec: {controllerName: gammarus.io/gateway-controller}
 ";
 
+/// No node waits before it looks for a new pod's IPv6 address: that would be counted as if a proxy stood still.
+#[track_caller]
+fn check_links(stage: &Stage) {
+    for (_, node) in CLIENTS {
+        let links = stage.world.exec_on_node(node, &["ip", "-6", "addr", "show", "tentative"]).unwrap();
+        assert_eq!(links.checked().unwrap().stdout, "", "addresses of {node} that may not be used yet");
+    }
+}
+
 /// Starts the Gateway and two clients outside of the mesh; gives what they trust in.
 #[track_caller]
 fn start(stage: &mut Stage) -> Arc<ClientConfig> {
@@ -37,6 +46,7 @@ fn start(stage: &mut Stage) -> Arc<ClientConfig> {
         let pod = stage.world.pod(&format!("outside-{client}")).namespace("outside").on(node);
         pod.start().unwrap();
     }
+    check_links(stage);
     stage.world.gateway_pod(GATEWAY, ("edge", "front"), "node-a").unwrap();
     tls
 }

@@ -414,10 +414,11 @@ impl World {
         Ok(netns)
     }
 
-    /// Lets a namespace forward packets.
+    /// Lets a namespace forward packets. None of its links has an address that is tentative for a while: from that no neighbour
+    /// is looked for (RFC 4862 section 5.4), and whoever calls a new pod by IPv6 would wait for a second (RFC 4861 section 10).
     pub(crate) fn forward(&self, name: &str) -> Result<(), DemoError> {
-        let switches =
-            "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding";
+        let switches = "cd /proc/sys/net && echo 1 >ipv4/ip_forward && echo 1 >ipv6/conf/all/forwarding \
+                        && echo 0 >ipv6/conf/default/accept_dad";
         command::exec(&self.netns(name), &["sh", "-c", switches])?.checked().map(drop)
     }
 

@@ -34,6 +34,8 @@ type paceReport struct {
 	Ok   int `json:"ok"`
 	// Of the slowest call that was answered, in milliseconds.
 	Slowest int64 `json:"slowest_ms"`
+	// When it began, in milliseconds since 1970.
+	SlowestAt int64 `json:"slowest_at_ms"`
 	// How many connections there were. The client's library makes a new one when the server has ended the first.
 	Connections int `json:"connections"`
 	// Calls that the library sent again by itself among them, though they may have been answered then.
@@ -141,7 +143,9 @@ func (p *pace) counted(service pb.TestServiceClient, number int, timeout time.Du
 	took := time.Since(begun).Milliseconds()
 	p.note(func(r *paceReport) {
 		r.Ok++
-		r.Slowest = max(r.Slowest, took)
+		if took > r.Slowest {
+			r.Slowest, r.SlowestAt = took, begun.UnixMilli()
+		}
 	})
 }
 
