@@ -98,15 +98,10 @@ impl Stage {
             make_certificate(&dir, name, &[host]);
             objects.push(secret(&dir, name, ("edge", name)));
         }
-        world
-            .pod("client")
-            .namespace("outside")
-            .on("node-a")
-            .program(&["sleep", "infinity"])
-            .start()
-            .unwrap();
-        let buyer = world.pod("buyer").namespace("buyers").service_account("buyer").on("node-b");
-        buyer.program(&["sleep", "infinity"]).start().unwrap();
+        for (name, namespace, node) in [("client", "outside", "node-a"), ("buyer", "buyers", "node-b")] {
+            let pod = world.pod(name).namespace(namespace).service_account(name).on(node);
+            pod.program(&["sleep", "infinity"]).start().unwrap();
+        }
         for (name, namespace, node) in [("inside", "shop", "node-b"), ("open", "plain", "node-b")] {
             let pod = world.pod(name).namespace(namespace).service_account(name).on(node);
             pod.labels(&[("app", name)]).app(name).unwrap().start().unwrap();
