@@ -44,7 +44,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the application's first bytes are held for a caller that may be about to speak mTLS. What is lost by a long
 /// time is the time, once, of plain callers that wait for the application; by a short one, the connection of a mesh client on a
 /// machine that is busy.
-pub(crate) const HOLD: Duration = Duration::from_secs(1);
+const HOLD: Duration = Duration::from_secs(1);
 
 /// One connection to a pod, on its way.
 pub(crate) struct Session {

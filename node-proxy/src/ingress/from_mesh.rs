@@ -13,11 +13,14 @@ use crate::accept::{ClientStream, Seat};
 use crate::forward::Socket;
 use crate::hop;
 use crate::http1::ReadBuffer;
-use crate::inbound::{self, Behind, HOLD, Opening, Peers};
+use crate::inbound::{self, Behind, Opening, Peers};
 use crate::pod::Direction;
 use crate::snapshot::gateway::GatewayPort;
 
-/// How long the mesh's first word is waited for where it hardly ever comes: one is there before a server's would be.
+/// How long the mesh's first word, which comes at once, is waited for where a server may speak first: every client from where pods
+/// are has this long to wait.
+const HOLD: Duration = Duration::from_millis(300);
+/// How long it is waited for where it hardly ever comes: one is there before a server's would be.
 const BRIEF_HOLD: Duration = Duration::from_millis(20);
 
 /// How a connection begins.
