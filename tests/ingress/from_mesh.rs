@@ -128,6 +128,17 @@ fn bytes_go_inside_the_hop_whoever_speaks_first() {
 }
 
 #[test]
+fn a_first_word_of_the_mesh_that_comes_too_late_is_for_nobody_behind_the_gateway() {
+    let stage = marked();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/ingress/late_hello.py");
+    let late = ["/usr/bin/python3", script, &stage.gateway(), "9001"];
+    let done = stage.world().exec("client", &late).unwrap();
+    assert_eq!(done.stdout, "b'220 greetings\\r\\n'\nreset\n", "{done:?}");
+    let line = stage.wait_line(&["route=TCPRoute/plain/greeting/0", "reason=client_closed", "bytes_sent=0 "]);
+    assert!(!line.contains("src.identity"), "{line}");
+}
+
+#[test]
 fn what_is_no_listener_of_the_gateway_takes_no_hop_and_is_reached_as_before() {
     let stage = marked();
     let metrics = buy(&stage, &["http://front.edge:15021/metrics"]);

@@ -292,7 +292,7 @@ async fn no_header_is_waited_for_for_ever() {
     let (outcome, _) = read(&[b"PROXY TCP4 192.0.2.1"]).await;
     let (reason, error) = outcome.expect_err("it is not whole");
     assert_eq!(reason, FailureReason::MalformedProxyHeader);
-    assert!(error.contains("within 10s"), "{error}");
+    assert!(error.contains("in time"), "{error}");
     let (outcome, _) = read(&[]).await;
     assert_eq!(outcome.expect_err("nothing has come").0, FailureReason::MalformedProxyHeader);
 }
