@@ -75,13 +75,15 @@ fn a_pod_of_the_mesh_is_known_at_the_gateway_and_nothing_of_it_can_be_read_on_th
         // To whoever is behind the Gateway, the client is the pod.
         assert_eq!(seen["headers"]["x-forwarded-for"][0], stage.address("buyer"), "{seen}");
         check_known(&stage, &[&format!("path={path} "), "status=200", "route=HTTPRoute/shop/site/0"]);
-        let log = stage.world().access_log("node-b").unwrap();
-        let own =
-            log.lines().find(|line| line.contains("direction=outbound") && line.contains(&path)).unwrap();
-        assert!(
-            own.contains("mtls=yes") && own.contains("dst.identity=spiffe://cluster.local/ns/edge/sa/front"),
-            "{own}"
-        );
+        let mut own = String::new();
+        let is_told = until(PATIENCE, || {
+            let log = stage.world().access_log("node-b").unwrap();
+            let line = log.lines().find(|line| line.contains("direction=outbound") && line.contains(&path));
+            line.unwrap_or_default().clone_into(&mut own);
+            line.is_some()
+        });
+        let gateway = "dst.identity=spiffe://cluster.local/ns/edge/sa/front";
+        assert!(is_told && own.contains("mtls=yes") && own.contains(gateway), "{own}");
     }
     let recording = wire.stop().unwrap();
     assert!(recording.shows("marker-outside"), "the capture sees nothing");
