@@ -29,10 +29,11 @@ use crate::forward::{Reset, Socket, Source, copy_both};
 use crate::http1::ReadBuffer;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
-use crate::telemetry::{ConnectionRecord, Hop, Journey, PlaintextReason, ProtocolLabel, Recording};
+use crate::telemetry::{ConnectionRecord, Hop, Journey, Peer, PlaintextReason, ProtocolLabel, Recording};
 use crate::tls;
 use crate::tls::FirstEnd;
 use crate::tls::client_hello::{ClientHelloPeek, inspect};
+pub(crate) use peer::as_peer;
 use peer::{ServerFirst, Terms, find_terms};
 use streams::Applications;
 pub(crate) use streams::{Behind, Peers};
@@ -73,8 +74,11 @@ pub(crate) enum Opening {
 pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
     let Incoming { stream, client, pod, seat: _seat, .. } = incoming;
     let Ok(destination) = original_destination(&stream) else { return };
-    let terms = find_terms(&worker.mesh.snapshot.load(), &pod, client, destination);
-    let session = Session::new(worker, pod, (client, destination), Direction::Inbound);
+    let (terms, source) = {
+        let snapshot = worker.mesh.snapshot.load();
+        (find_terms(&snapshot, &pod, client, destination), as_peer(&snapshot, client))
+    };
+    let session = Session::new((worker, pod), (client, destination), (Direction::Inbound, source));
     if matches!(destination.port(), INBOUND_PORT | OUTBOUND_PORT) {
         let error = format!("{destination} is a port of the proxy itself");
         return session.refuse(&stream, FailureReason::DestinationIsProxy, error);
@@ -86,14 +90,12 @@ pub async fn serve(worker: Rc<Worker>, incoming: Incoming) {
 }
 
 impl Session {
-    /// A connection that has arrived, whoever it is from.
+    /// A connection that has arrived from `source`, as far as that is known.
     pub(crate) fn new(
-        worker: Rc<Worker>,
-        pod: Arc<JoinedPod>,
+        (worker, pod): (Rc<Worker>, Arc<JoinedPod>),
         (client, destination): (SocketAddr, SocketAddr),
-        direction: Direction,
+        (direction, source): (Direction, Peer),
     ) -> Self {
-        let source = peer::as_peer(&worker.mesh.snapshot.load(), client);
         let journey = Journey::new(direction, source, pod.as_peer(destination));
         let record = worker.mesh.telemetry.connection(ConnectionRecord::new(journey));
         Self { worker, pod, client, destination, record }

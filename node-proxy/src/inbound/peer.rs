@@ -72,7 +72,7 @@ fn is_node_process(pod: &JoinedPod, client: SocketAddr, destination: SocketAddr)
 }
 
 /// The caller as an end of a journey; its identity is left open until a handshake has proven it.
-pub(super) fn as_peer(snapshot: &Snapshot, client: SocketAddr) -> Peer {
+pub(crate) fn as_peer(snapshot: &Snapshot, client: SocketAddr) -> Peer {
     let pod = snapshot.find_workload(client.ip()).map(|workload| Arc::clone(workload).pod.clone());
     Peer { address: Some(client), pod, identity: None }
 }

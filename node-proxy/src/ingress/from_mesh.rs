@@ -96,7 +96,9 @@ impl Arrival {
 
     /// The same connection, as one of the mesh.
     pub(super) fn into_mesh(self) -> inbound::Session {
-        inbound::Session::new(self.worker, self.pod, (self.peer, self.destination), Direction::Ingress)
+        let source = inbound::as_peer(&self.worker.mesh.snapshot.load(), self.peer);
+        let ends = (self.peer, self.destination);
+        inbound::Session::new((self.worker, self.pod), ends, (Direction::Ingress, source))
     }
 
     /// Serves the mesh's hop: each of its streams is a client.

@@ -68,6 +68,11 @@ fn find_pod<'a>(objects: &'a Objects, key: &ObjectKey, name: &PodName) -> Option
     name.uid().is_none_or(is_meant).then_some(pod)
 }
 
+/// The mark of a pod, if it is of this one and of no other of its name.
+fn find_mark<'a>(objects: &'a Objects, key: &ObjectKey, uid: &str) -> Option<&'a Mark> {
+    objects.marks.get(key).filter(|mark| mark.uid == uid)
+}
+
 /// The ports of a pod that Services of its namespace lead to: those of slices, which hints keep from nobody here, and those of
 /// Services that have none.
 fn find_ports(objects: &Objects, snapshot: &Snapshot, (key, uid): (&ObjectKey, &str)) -> BTreeSet<u16> {
@@ -119,7 +124,7 @@ impl PodFacts for KnownPods {
             let uid = pod.uid.clone()?;
             let ports = find_ports(&objects, &snapshot, (key, &uid));
             let addresses = pod.addresses.to_vec();
-            let mark = objects.marks.get(key).filter(|mark| *mark.uid == *uid).cloned();
+            let mark = find_mark(&objects, key, &uid).cloned();
             let (key, identity, is_leaving) = (key.clone(), membership.identity, pod.is_leaving);
             let own = GatewayPod { key, uid, identity, addresses, ports, mark, is_leaving };
             (!membership.is_enrolled).then_some(own)
@@ -130,11 +135,8 @@ impl PodFacts for KnownPods {
     fn marked(&self) -> Vec<(ObjectKey, Arc<str>)> {
         let objects = self.view.objects();
         let marked = self.local(&objects).filter_map(|(key, pod)| {
-            let uid = pod
-                .uid
-                .clone()
-                .filter(|uid| objects.marks.get(key).is_some_and(|mark| *mark.uid == **uid))?;
-            Some((key.clone(), uid))
+            let uid = pod.uid.clone()?;
+            find_mark(&objects, key, &uid).map(|_| (key.clone(), uid))
         });
         marked.collect()
     }

@@ -3,9 +3,9 @@
 //! The plugin's request comes in [`enroll`]; [`registry`] decides by [`facts`], and `joining` goes step by step: rules
 //! and routes ([`redirect`]), listeners ([`sockets`]), [`PodEvent::Joined`] to the data path, the [`proof`], the mark.
 //! From then on the data path dials through [`EnrolledPod`], and the pod is looked after ([`tending`], `repair`) until
-//! it goes or is released. The pods of Gateways, where nothing is captured, are asked for the hop and marked by `gateways`. A proxy that starts finds the pods again by `records`, and those that no plugin has told of by
-//! a [`search`]. Nothing here reads what connections
-//! carry, and no thread stays in a pod's namespace ([`netns`]).
+//! it goes or is released. A proxy that starts finds the pods again by `records`, and those that no plugin has told of by
+//! a [`search`]. The pods of Gateways, where nothing is captured, are asked for the hop and marked by `gateways`. Nothing
+//! here reads what connections carry, and no thread stays in a pod's namespace ([`netns`]).
 
 pub mod api_server;
 pub mod backing;

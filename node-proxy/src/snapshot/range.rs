@@ -72,12 +72,7 @@ impl AddressRange {
         if range.address.to_canonical() != range.address {
             return Err(no_range());
         }
-        let length = u32::from(range.prefix_len);
-        let is_first = match range.address {
-            IpAddr::V4(address) => address.to_bits().checked_shl(length).unwrap_or_default() == 0,
-            IpAddr::V6(address) => address.to_bits().checked_shl(length).unwrap_or_default() == 0,
-        };
-        if is_first { Ok(range) } else { Err(BadRange::BitsBehindPrefix(text.to_owned())) }
+        if range.from_first() == range { Ok(range) } else { Err(BadRange::BitsBehindPrefix(text.to_owned())) }
     }
 }
 

@@ -127,11 +127,16 @@ pub fn failure_reason(error: &Error) -> FailureReason {
     }
 }
 
+/// The library's error in that of a TLS stream, which wraps it.
+fn library_error(error: &std::io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 /// Whether the peer's certificate is under a root that is not known here: it may be known in a newer bundle.
 #[must_use]
 pub fn has_unknown_issuer(error: &std::io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    matches!(inner.and_then(peer_error), Some(PeerError::Untrusted(webpki::Error::UnknownIssuer)))
+    let error = library_error(error).and_then(peer_error);
+    matches!(error, Some(PeerError::Untrusted(webpki::Error::UnknownIssuer)))
 }
 
 /// Reason and text for an error of a TLS stream, which wraps that of the library.
@@ -139,7 +144,7 @@ pub fn has_unknown_issuer(error: &std::io::Error) -> bool {
 /// The text is for the log: the library's own shows a [`PeerError`] only as a debug dump.
 #[must_use]
 pub fn explain(error: &std::io::Error) -> (FailureReason, String) {
-    let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+    let Some(inner) = library_error(error) else {
         return (FailureReason::HandshakeFailed, error.to_string());
     };
     let text = peer_error(inner).map_or_else(|| inner.to_string(), ToString::to_string);
@@ -149,8 +154,7 @@ pub fn explain(error: &std::io::Error) -> (FailureReason, String) {
 /// Whether a handshake has failed because the client has shown no certificate.
 #[must_use]
 pub fn is_anonymous(error: &std::io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    matches!(inner, Some(Error::NoCertificatesPresented))
+    matches!(library_error(error), Some(Error::NoCertificatesPresented))
 }
 
 /// The roots that a leaf came with, and how signatures are checked.
