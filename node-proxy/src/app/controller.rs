@@ -61,6 +61,8 @@ struct Sight {
     changes: Changes,
     crds: watch::Receiver<Table>,
     provisions: Arc<Provisions>,
+    /// What there is of what was made for them.
+    provided: Arc<Known>,
     /// Gateways that ask for something else, or whose objects have changed.
     asked: Changes<ObjectKey>,
 }
@@ -70,8 +72,8 @@ impl Sight {
     fn new(crds: watch::Receiver<Table>, is_providing: bool) -> (Self, Arriving, Arriving<ObjectKey>) {
         let ((changes, arriving), (asked, asking)) = (Changes::new(), Changes::new());
         let provisions = Arc::new(Provisions::new(is_providing));
-        let (judged, statuses) = (Arc::default(), Arc::default());
-        (Self { judged, statuses, changes, crds, provisions, asked }, arriving, asking)
+        let (judged, statuses, provided) = (Arc::default(), Arc::default(), Arc::default());
+        (Self { judged, statuses, changes, crds, provisions, provided, asked }, arriving, asking)
     }
 
     fn writer_parts(&self, leadership: Leadership, metrics: ControllerMetrics) -> WriterParts {
@@ -86,8 +88,8 @@ impl Sight {
     }
 
     fn provisioner_parts(&self, leadership: Leadership, settings: Settings) -> ProvisionerParts {
-        let (provisions, statuses) = (Arc::clone(&self.provisions), self.changes.clone());
-        ProvisionerParts { leadership, settings, provisions, known: Arc::default(), statuses }
+        let (provisions, known) = (Arc::clone(&self.provisions), Arc::clone(&self.provided));
+        ProvisionerParts { leadership, settings, provisions, known, statuses: self.changes.clone() }
     }
 }
 
@@ -124,7 +126,7 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
     };
     let provisioner = settings.map(|settings| {
         let parts = sight.provisioner_parts(leadership.clone(), settings);
-        follow_provided(&client, &sight, &parts.known, &mut following);
+        follow_provided(&client, &sight, &mut following);
         Provisioner::new(client.clone(), parts)
     });
     if config.startup_taint == StartupTaint::Lifted {
@@ -136,7 +138,7 @@ async fn serve(config: &ControllerConfig, log: LogControl, metrics: Arc<Metrics>
         drop(loading);
         ready.wait().await;
         tokio::select! {
-            never = serve_feed(feed, (&view, &sight.judged)) => match never {},
+            never = serve_feed(feed, &view, &sight) => match never {},
             never = candidate.run() => match never {},
             never = work::run(&*statuses, leadership.clone(), arriving) => match never {},
             never = provide(provisioner.as_ref(), leadership, asking) => match never {},
@@ -183,12 +185,10 @@ fn open_feed(config: &ControllerConfig, namespace: &str) -> anyhow::Result<Optio
     Ok(Some(FeedDoor { listener: TcpListener::from_std(listener)?, certs, identity }))
 }
 
-async fn serve_feed(
-    door: Option<FeedDoor>,
-    (view, judged): (&ClusterView, &Arc<RwLock<Judged>>),
-) -> Infallible {
+async fn serve_feed(door: Option<FeedDoor>, view: &ClusterView, sight: &Sight) -> Infallible {
     let Some(FeedDoor { listener, certs, identity }) = door else { return std::future::pending().await };
-    FeedServer { certs, identity, view: view.clone(), judged: Arc::clone(judged) }.run(listener).await
+    let (judged, provided) = (Arc::clone(&sight.judged), Arc::clone(&sight.provided));
+    FeedServer { certs, identity, view: view.clone(), judged, provided }.run(listener).await
 }
 
 /// Of a controller that feeds nobody.
@@ -250,9 +250,10 @@ fn follow(client: &Client, sight: &Sight, ready: &Ready) -> JoinSet<Infallible> 
 }
 
 /// Sees what was made for Gateways, whether it is to be put right here or by who leads.
-fn follow_provided(client: &Client, sight: &Sight, known: &Arc<Known>, following: &mut JoinSet<Infallible>) {
+fn follow_provided(client: &Client, sight: &Sight, following: &mut JoinSet<Infallible>) {
     for part in Part::ALL {
-        following.spawn(provided::follow(client.clone(), part, Arc::clone(known), sight.asked.clone()));
+        let known = Arc::clone(&sight.provided);
+        following.spawn(provided::follow(client.clone(), part, known, sight.asked.clone()));
     }
 }
 

@@ -22,6 +22,7 @@ use crate::cluster::objects::ObjectKey;
 use crate::cluster::writer::ClusterView;
 use crate::controller::judged::Judged;
 use crate::controller::provision::name_of;
+use crate::controller::provision::watch::Known;
 use crate::error::with_causes;
 use crate::tls::{CertStore, peer_identity};
 
@@ -48,6 +49,8 @@ pub struct FeedServer {
     pub view: ClusterView,
     /// Which of them are whose.
     pub judged: Arc<RwLock<Judged>>,
+    /// What was made for Gateways.
+    pub provided: Arc<Known>,
 }
 
 /// Why a proxy is not fed any more.
@@ -169,17 +172,25 @@ impl FeedServer {
         Told { own: own.collect(), nodes }
     }
 
-    /// The Gateway whose proxies have this identity. Of two that would be meant, neither: what is one's own is told to
-    /// nobody else.
+    /// The Gateway whose proxies have this identity. Of several that would be meant it is the one whose ServiceAccount it is
+    /// (the others say that they have none), and none as long as that is not known: what is one's own is told to nobody else.
     fn find_gateway(&self, peer: &SpiffeId) -> Option<ObjectKey> {
         let gateways = Arc::clone(self.read_judged().gateways().judged());
         let own = gateways.gateways.values().filter(|gateway| {
             *gateway.key.namespace == *peer.namespace()
                 && name_of(&gateway.key, &gateway.class) == peer.service_account()
         });
-        let mut own = own.map(|gateway| gateway.key.clone());
-        let found = own.next();
-        found.filter(|_| own.next().is_none())
+        let own: Vec<&ObjectKey> = own.map(|gateway| &gateway.key).collect();
+        if let [only] = own[..] {
+            return Some(only.clone());
+        }
+        let objects = self.view.objects();
+        let uids = own.into_iter().filter_map(|key| {
+            let gateway = objects.gateways.get(key)?;
+            Some((key, gateway.metadata.uid.as_deref()?))
+        });
+        let account = ObjectKey::new(peer.namespace(), peer.service_account());
+        self.provided.maker_of(&account, uids).cloned()
     }
 
     fn read_judged(&self) -> std::sync::RwLockReadGuard<'_, Judged> {

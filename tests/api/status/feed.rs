@@ -11,6 +11,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::provision::{bundle, programmed};
 use super::{Cluster, PATIENCE, SYSTEM, TICK};
 use crate::door;
 use crate::relay::Relay;
@@ -25,6 +26,9 @@ const PODS: &str = "
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: thief, namespace: shop}, spec: {nodeName: here,
   serviceAccountName: thief, containers: [{name: a, image: a}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: shared, namespace: shop}, spec: {nodeName: here,
+  serviceAccountName: web-b-c, containers: [{name: a, image: a}]}}
 ";
 
 /// A Service that is spoken to in TLS, and a route that sends there.
@@ -173,11 +177,16 @@ impl Place {
 
 /// A listener on a port of this machine, and a route whose answer needs nobody else.
 fn web(port: u16, target: &str) -> String {
+    front(("web", "gammarus"), port, target)
+}
+
+/// The same of a Gateway of this name and class.
+fn front((name, class): (&str, &str), port: u16, target: &str) -> String {
     format!(
-        "{{kind: Gateway, metadata: {{name: web}}, spec: {{gatewayClassName: gammarus, listeners: [
+        "{{kind: Gateway, metadata: {{name: {name}}}, spec: {{gatewayClassName: {class}, listeners: [
           {{name: http, port: {port}, protocol: HTTP}}]}}}}
 ---
-{{kind: HTTPRoute, metadata: {{name: web}}, spec: {{parentRefs: [{{name: web}}], rules: [{{filters: [{{type: RequestRedirect,
+{{kind: HTTPRoute, metadata: {{name: {name}}}, spec: {{parentRefs: [{{name: {name}}}], rules: [{{filters: [{{type: RequestRedirect,
   requestRedirect: {{hostname: {target}}}}}]}}]}}}}"
     )
 }
@@ -316,5 +325,48 @@ async fn a_gateways_proxy_is_told_of_nodes_zones_and_ranges_and_of_no_heartbeat(
     cluster.api("Node", "").delete("here", &DeleteParams::default()).await.unwrap();
     proxy.when("is in no zone", || chosen() == ["10.0.0.1:80", "10.0.0.2:80"]);
     assert_eq!(snapshot()["podRanges"], json!(["10.244.1.0/24"]));
+    drop((controller, place.ca));
+}
+
+#[tokio::test]
+async fn of_two_gateways_that_meet_in_one_name_the_first_stays_fed_and_the_other_says_why_it_is_not() {
+    let cluster = Cluster::start().await;
+    let place = Place::new();
+    let mut flags = place.controller_flags();
+    flags.push("--ingress-image=registry.example.com/gammarus:1".to_owned());
+    flags.push(format!("--feed-address=127.0.0.1:{}", place.feed));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    for class in ["b-c", "c"] {
+        cluster.apply(&format!("{{kind: GatewayClass, metadata: {{name: {class}}}, spec: {{controllerName: gammarus.io/gateway-controller}}}}")).await;
+    }
+    cluster.apply(&bundle("one")).await;
+    let (port, others) = (free_port(), free_port());
+    cluster.apply(&front(("web", "b-c"), port, "one.example")).await;
+    let controller = cluster.controller_with(&flags).await;
+    cluster.when(("ServiceAccount", "shop", "web-b-c"), "made", |_| true).await;
+    let (proxy, _) = place.proxy("web-b-c");
+    proxy.when("serves", || leads_to(port, "one.example"));
+
+    cluster.apply(&front(("web-b", "c"), others, "other.example")).await;
+    let said = "False NoResources: ServiceAccount shop/web-b-c is there already and not of this Gateway";
+    cluster
+        .when(("Gateway", "shop", "web-b"), "told that its name is taken", |gateway| {
+            programmed(gateway).starts_with(said)
+        })
+        .await;
+    // The first is served on, a proxy that comes only now, too, and by the next controller; and nobody by what is the other's.
+    cluster.apply(&front(("web", "b-c"), port, "two.example")).await;
+    proxy.when("serves the edit", || leads_to(port, "two.example"));
+    let kept = place.dir.path().join("web-b-c/cluster.jsonl");
+    proxy.when("keeps it", || fs::read_to_string(&kept).is_ok_and(|text| text.contains("two.example")));
+    drop(proxy);
+    fs::remove_file(kept).unwrap();
+    let (proxy, _) = place.proxy("web-b-c");
+    proxy.when("serves from nothing", || leads_to(port, "two.example"));
+    controller.terminate().await;
+    cluster.apply(&front(("web", "b-c"), port, "three.example")).await;
+    let controller = cluster.controller_with(&flags).await;
+    proxy.when("follows the next controller", || leads_to(port, "three.example"));
+    assert!(door::ask(others, "/").is_empty(), "{}", proxy.log());
     drop((controller, place.ca));
 }

@@ -81,6 +81,19 @@ impl Known {
         self.lock().get(&(part, key.clone())).cloned()
     }
 
+    /// Which of these Gateways of a namespace has made the ServiceAccount `account`, by their names and uids.
+    #[must_use]
+    pub fn maker_of<'a>(
+        &self,
+        account: &ObjectKey,
+        gateways: impl IntoIterator<Item = (&'a ObjectKey, &'a str)>,
+    ) -> Option<&'a ObjectKey> {
+        let seen = self.find(Part::ServiceAccount, account)?;
+        let (name, uid) = seen.owner.as_ref()?;
+        let mut gateways = gateways.into_iter();
+        gateways.find(|(key, own)| *key.name == **name && own == uid).map(|(key, _)| key)
+    }
+
     /// Takes what was seen or written, and gives the newest that is known: an answer to a write may overtake the watch.
     pub(super) fn put(&self, part: Part, key: ObjectKey, seen: Seen) -> Arc<Seen> {
         let mut known = self.lock();
