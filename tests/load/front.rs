@@ -15,10 +15,26 @@ use crate::requests::HOST_IN_TLS;
 
 /// How often the routes are edited.
 pub(crate) const EDITS: u32 = 20;
-/// A listener that comes and goes.
-pub(crate) const ONE_MORE: &str = ", {name: more, port: 8100, protocol: HTTP}";
+/// A port of the Gateway with one listener more.
+pub(crate) const MORE_PORT: u16 = 8100;
 /// The certificates that the Gateway has in turn.
 pub(crate) const CERTIFICATES: [&str; 2] = ["first", "second"];
+
+/// What the Gateway is edited to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// As it began.
+    First,
+    /// With one listener more.
+    OneMore,
+    /// For fewer names in TLS, and for routes of namespaces by their labels.
+    Narrower,
+}
+
+impl Shape {
+    /// The edits, one after the other.
+    pub(crate) const EDITS: [Self; 4] = [Self::OneMore, Self::First, Self::Narrower, Self::First];
+}
 
 /// The Gateway `front`, for routes and Services of any namespace.
 #[derive(Clone, Copy, Debug)]
@@ -30,18 +46,29 @@ pub(crate) struct Front<'n> {
 }
 
 impl Front<'_> {
-    /// The Gateway with its listeners, and others after them.
-    pub(crate) fn gateway(self, more: &str) -> String {
-        const ALL: &str = "allowedRoutes: {namespaces: {from: All}}";
+    /// The Gateway with its listeners.
+    pub(crate) fn gateway(self, shape: Shape) -> String {
+        let (allowed, hostname) = match shape {
+            Shape::First | Shape::OneMore => ("from: All", ""),
+            Shape::Narrower => (
+                "from: Selector, selector: {matchExpressions: [{key: closed, operator: DoesNotExist}]}",
+                "hostname: '*.example.com', ",
+            ),
+        };
+        let allowed = format!("allowedRoutes: {{namespaces: {{{allowed}}}}}");
+        let more = match shape {
+            Shape::OneMore => format!(", {{name: more, port: {MORE_PORT}, protocol: HTTP}}"),
+            Shape::First | Shape::Narrower => String::new(),
+        };
         let parameters = self.parameters.map_or_else(String::new, |name| {
             format!("infrastructure: {{parametersRef: {{group: '', kind: ConfigMap, name: {name}}}}}, ")
         });
         format!(
             "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: front, namespace: {}}}, \
              spec: {{gatewayClassName: gammarus, {parameters}listeners: [\
-             {{name: http, port: 80, protocol: HTTP, {ALL}}}, {{name: calls, port: 50051, protocol: HTTP, {ALL}}}, \
-             {{name: https, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: web}}]}}, {ALL}}}, \
-             {{name: bytes, port: 9000, protocol: TCP, {ALL}}}, {{name: more-bytes, port: 9001, protocol: TCP, {ALL}}}{more}]}}}}",
+             {{name: http, port: 80, protocol: HTTP, {allowed}}}, {{name: calls, port: 50051, protocol: HTTP, {allowed}}}, \
+             {{name: https, {hostname}port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: web}}]}}, {allowed}}}, \
+             {{name: bytes, port: 9000, protocol: TCP, {allowed}}}, {{name: more-bytes, port: 9001, protocol: TCP, {allowed}}}{more}]}}}}",
             self.namespace
         )
     }
@@ -78,7 +105,7 @@ impl Front<'_> {
     pub(crate) fn all(self) -> String {
         let bytes =
             [("bytes", 9000), ("more-bytes", 9001)].map(|(name, port)| self.route_of_bytes(name, port));
-        [&bytes.join("---\n"), &self.routes_after(0), &*self.gateway("")].join("---\n")
+        [&bytes.join("---\n"), &self.routes_after(0), &*self.gateway(Shape::First)].join("---\n")
     }
 }
 

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 
 use crate::certificate::secret;
 use crate::counts::{Kind, PATIENCE};
-use crate::front::{CERTIFICATES, EDITS, Front, ONE_MORE, make_certificates};
+use crate::front::{CERTIFICATES, EDITS, Front, Shape, make_certificates};
 use crate::load::{Load, say};
 use crate::source::Source;
 use crate::stage::{CLIENTS, Mesh, Stage};
@@ -67,7 +67,7 @@ fn changes_of_a_gateway_and_behind_it_fail_nothing() {
     let source = |(client, _): (&str, &str)| {
         Source::of_gateway(&stage.world, &format!("outside-{client}"), GATEWAY, Arc::clone(&tls))
     };
-    let load = Load::begin(&Kind::ALL, CLIENTS.map(source).into());
+    let load = Load::begin(&Kind::OUTSIDE, CLIENTS.map(source).into());
     for edit in 1..=EDITS {
         load.note(&format!("edit {edit} of the routes"));
         stage.apply(&FRONT.routes_after(edit));
@@ -81,9 +81,9 @@ fn changes_of_a_gateway_and_behind_it_fail_nothing() {
         taken_in(&mut stage, &format!("certificate-{number}"));
         load.pass(Duration::from_secs(1));
     }
-    for (number, more) in [ONE_MORE, ""].into_iter().enumerate() {
-        load.note(&format!("the Gateway with {more:?}"));
-        stage.apply(&FRONT.gateway(more));
+    for (number, shape) in Shape::EDITS.into_iter().enumerate() {
+        load.note(&format!("the Gateway is {shape:?}"));
+        stage.apply(&FRONT.gateway(shape));
         taken_in(&mut stage, &format!("gateway-{number}"));
         load.pass(Duration::from_secs(1));
     }
@@ -100,7 +100,8 @@ fn changes_of_a_gateway_and_behind_it_fail_nothing() {
         stage.world.remove_pod(&old).unwrap();
     }
     load.pass(Duration::from_secs(1));
-    let counts = load.finish("20 edits, two certificates, a listener and two endpoints at a Gateway");
+    let counts =
+        load.finish("20 edits, two certificates, four edits of a Gateway and two endpoints behind it");
     // What the Gateway itself says of what it could not do.
     let log = fs::read_to_string(stage.world.gateway_access_log(GATEWAY)).unwrap();
     log.lines().filter(|line| line.contains(" reason=")).for_each(say);

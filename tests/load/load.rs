@@ -1,4 +1,4 @@
-//! The load: 200 HTTP requests, 20 words on held connections and 20 new connections a second, half of them from each
+//! The load: 200 HTTP requests (from outside half of them in TLS), 20 words on held connections and 20 new connections a second, half of them from each
 //! source, and 50 gRPC calls on one connection of each, all at their times whether earlier ones are answered or not.
 
 #![allow(dead_code, reason = "every test that has this among its modules uses a part of it")]
@@ -38,7 +38,7 @@ impl Load {
     #[track_caller]
     pub(crate) fn begin(kinds: &[Kind], sources: Vec<Source>) -> Self {
         let kinds: BTreeSet<_> = kinds.iter().copied().collect();
-        let of_each = Kind::Grpc.per_second() / u32::try_from(sources.len()).unwrap();
+        let of_each = Kind::Grpc.per_second(&kinds) / u32::try_from(sources.len()).unwrap();
         let callers = sources.iter().filter(|_| kinds.contains(&Kind::Grpc));
         // First, and with a connection: what is done to a load is done to all of its kinds.
         let calls = callers.map(|source| Calls::begin(source, of_each)).collect();
@@ -64,7 +64,9 @@ impl Load {
     /// Waits until so much more of the load has gone out and come back as belongs to this time.
     #[track_caller]
     pub(crate) fn pass(&self, time: Duration) {
-        let per_second = Kind::Http.per_second() + Kind::Held.per_second() + Kind::Fresh.per_second();
+        // What calls come to is known at the end.
+        let counted = self.kinds.iter().filter(|kind| **kind != Kind::Grpc);
+        let per_second: u32 = counted.map(|kind| kind.per_second(&self.kinds)).sum();
         let enough =
             self.concluded() + u64::from(per_second) * u64::try_from(time.as_millis()).unwrap() / 1000;
         let passed = until(time * 10 + Duration::from_secs(20), || self.concluded() >= enough);
@@ -78,7 +80,7 @@ impl Load {
             Kind::Grpc => self.calls.iter().any(Calls::has_failed),
             _ => self.tally.counts().failed(kind) > 0,
         };
-        let failed = until(PATIENCE, || Kind::ALL.into_iter().all(has_failed));
+        let failed = until(PATIENCE, || self.kinds.iter().copied().all(has_failed));
         assert!(failed, "not all kinds have failed:\n{:#}", *self.tally.counts());
     }
 
@@ -135,11 +137,15 @@ fn generate(sources: Vec<Source>, load: &(BTreeSet<Kind>, Tally), stopped: &watc
     let of_each = u32::try_from(sources.len()).unwrap();
     let local = LocalSet::new();
     for source in sources.into_iter().map(Rc::new) {
-        let (requests, connections) = (Requests::new(&source), Connections::new(&source));
-        let rate = |kind: Kind| Pace { kind, per_second: kind.per_second() / of_each };
-        if kinds.contains(&Kind::Http) {
-            let ask = move || requests.clone().ask();
-            local.spawn_local(rate(Kind::Http).keep(tally.clone(), stopped.clone(), ask));
+        let connections = Connections::new(&source);
+        let rate = |kind: Kind| Pace { kind, per_second: kind.per_second(kinds) / of_each };
+        for (kind, tls) in [(Kind::Http, None), (Kind::Https, source.tls.clone())] {
+            if kinds.contains(&kind) {
+                assert_eq!(tls.is_some(), kind == Kind::Https, "requests in TLS need somebody to trust in");
+                let requests = Requests::new(&source, tls);
+                let ask = move || requests.clone().ask();
+                local.spawn_local(rate(kind).keep(tally.clone(), stopped.clone(), ask));
+            }
         }
         if kinds.contains(&Kind::Fresh) {
             let opening = connections.clone();

@@ -12,11 +12,12 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use crate::source::{self, Source, Turn};
+use crate::source::{Source, Turn};
 
 const PORT: u16 = 80;
 const TLS_PORT: u16 = 443;
@@ -36,22 +37,18 @@ type Connection = SendRequest<Full<Bytes>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
     source: Rc<Source>,
+    tls: Option<Arc<ClientConfig>>,
     /// In the order in which they were used.
     kept: Rc<RefCell<VecDeque<Connection>>>,
     turn: Turn,
     family: Turn,
-    opened: Turn,
 }
 
 impl Requests {
-    pub(crate) fn new(source: &Rc<Source>) -> Self {
-        Self {
-            source: Rc::clone(source),
-            kept: Rc::default(),
-            turn: Turn::default(),
-            family: Turn::default(),
-            opened: Turn::default(),
-        }
+    /// Requests in plain text, or in TLS to whom that trusts.
+    pub(crate) fn new(source: &Rc<Source>, tls: Option<Arc<ClientConfig>>) -> Self {
+        let (turn, family) = (Turn::default(), Turn::default());
+        Self { source: Rc::clone(source), tls, kept: Rc::default(), turn, family }
     }
 
     /// One request, with all that is right about its answer.
@@ -68,7 +65,8 @@ impl Requests {
         };
         let path = format!("/load/{number}");
         let expected = format!(" {path} {}\n", body.len());
-        let mut request = Request::builder().method(method).uri(&path).header(HOST, "web");
+        let host = if self.tls.is_some() { HOST_IN_TLS } else { "web" };
+        let mut request = Request::builder().method(method).uri(&path).header(HOST, host);
         if is_alone {
             request = request.header(CONNECTION, "close");
         }
@@ -97,15 +95,11 @@ impl Requests {
     }
 
     async fn open(&self) -> Result<Connection, String> {
-        let tls = match &self.source.requests {
-            source::Requests::EverySecondInTls(tls) if self.opened.next().is_multiple_of(2) => Some(tls),
-            source::Requests::EverySecondInTls(_) | source::Requests::Plain => None,
-        };
-        let port = if tls.is_some() { TLS_PORT } else { PORT };
+        let port = if self.tls.is_some() { TLS_PORT } else { PORT };
         let destination = SocketAddr::new(self.family.of(&self.source.web), port);
         let failed = |error| format!("connecting to {destination}: {error}");
         let stream = self.source.connect(destination).await.map_err(failed)?;
-        match tls {
+        match &self.tls {
             Some(tls) => {
                 let name = ServerName::try_from(HOST_IN_TLS).unwrap();
                 let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, stream);

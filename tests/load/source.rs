@@ -17,13 +17,6 @@ use rustls::ClientConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// How requests are made.
-#[derive(Clone, Debug)]
-pub(crate) enum Requests {
-    Plain,
-    EverySecondInTls(Arc<ClientConfig>),
-}
-
 /// A client with the addresses that it asks.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -33,8 +26,8 @@ pub(crate) struct Source {
     logs: PathBuf,
     /// Where its calls go.
     pub(crate) calls: String,
-    /// Where its requests go.
-    pub(crate) requests: Requests,
+    /// Whom it trusts in TLS.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     /// Of the Service whose pods come and go, one of each family.
     pub(crate) web: Vec<IpAddr>,
     /// Of the Service whose pods stay.
@@ -45,15 +38,15 @@ impl Source {
     #[track_caller]
     pub(crate) fn new(world: &World, pod: &str) -> Self {
         let (web, steady) = (resolve(world, pod, "web"), resolve(world, pod, "steady"));
-        Self::of(world, pod, (web, steady), ("web:50051".to_owned(), Requests::Plain))
+        Self::of(world, pod, (web, steady), ("web:50051".to_owned(), None))
     }
 
-    /// A client of a Gateway, which is there for both Services. Every second connection of its requests is in TLS.
+    /// A client of a Gateway, which is there for both Services.
     #[track_caller]
     pub(crate) fn of_gateway(world: &World, pod: &str, gateway: &str, tls: Arc<ClientConfig>) -> Self {
         let addresses = world.running_pod(gateway).unwrap().addresses.clone();
         let calls = format!("{}:50051", addresses[0]);
-        Self::of(world, pod, (addresses.clone(), addresses), (calls, Requests::EverySecondInTls(tls)))
+        Self::of(world, pod, (addresses.clone(), addresses), (calls, Some(tls)))
     }
 
     #[track_caller]
@@ -61,19 +54,19 @@ impl Source {
         world: &World,
         pod: &str,
         (web, steady): (Vec<IpAddr>, Vec<IpAddr>),
-        (calls, requests): (String, Requests),
+        (calls, tls): (String, Option<Arc<ClientConfig>>),
     ) -> Self {
         let name = world.running_pod(pod).unwrap().netns.clone();
         let netns = NetnsFd::open(&Path::new("/run/netns").join(&name)).unwrap();
         let logs = world.dir().to_owned();
-        Self { netns: Some((netns, name)), logs, calls, requests, web, steady }
+        Self { netns: Some((netns, name)), logs, calls, tls, web, steady }
     }
 
     /// This machine, as a client of whatever is at these addresses.
-    pub(crate) fn outside(addresses: &[IpAddr], requests: Requests, logs: &Path) -> Self {
+    pub(crate) fn outside(addresses: &[IpAddr], tls: Arc<ClientConfig>, logs: &Path) -> Self {
         let calls = SocketAddr::new(addresses[0], 50051).to_string();
         let (web, steady) = (addresses.to_vec(), addresses.to_vec());
-        Self { netns: None, logs: logs.to_owned(), calls, requests, web, steady }
+        Self { netns: None, logs: logs.to_owned(), calls, tls: Some(tls), web, steady }
     }
 
     /// A program that goes on until it is dropped.

@@ -1,5 +1,5 @@
-// A server that knows nothing of the mesh: gRPC's own test service on one port, and HTTP of both versions, in
-// plain text, on another.
+// A server that knows nothing of the mesh: gRPC's own test service on one port, HTTP of both versions, in
+// plain text, on another, and in TLS on a third if it has a certificate.
 package main
 
 import (
@@ -157,6 +157,8 @@ func main() {
 	grpcPort := flag.Int("grpc", 50051, "port of gRPC")
 	httpPort := flag.Int("http", 8080, "port of HTTP")
 	echoPort := flag.Int("echo", 9000, "port on which bytes come back as they are")
+	httpsPort := flag.Int("https", 8443, "port of HTTP in TLS, with a certificate")
+	certificate := flag.String("certificate", "", "folder of tls.crt and tls.key")
 	flag.Parse()
 
 	listener, err := net.Listen("tcp", fmt.Sprintf(":%d", *grpcPort))
@@ -187,12 +189,25 @@ func main() {
 		}
 	}()
 
+	secure := &http.Server{
+		Addr: fmt.Sprintf(":%d", *httpsPort), Handler: web.Handler, ReadHeaderTimeout: time.Minute,
+	}
+	if *certificate != "" {
+		go func() {
+			chain, key := *certificate+"/tls.crt", *certificate+"/tls.key"
+			if err := secure.ListenAndServeTLS(chain, key); err != http.ErrServerClosed {
+				log.Fatal(err)
+			}
+		}()
+	}
+
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGTERM)
 	<-told
 	// Takes nothing new, and ends in order what is open; but not for longer than its caller may wait.
 	time.AfterFunc(time.Second, func() { os.Exit(0) })
 	web.Shutdown(context.Background())
+	secure.Shutdown(context.Background())
 	server.GracefulStop()
 }
 
