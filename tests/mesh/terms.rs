@@ -111,6 +111,22 @@ fn a_try_that_fails_is_followed_by_others_and_the_backend_counts_them() {
     }
 }
 
+#[test]
+fn the_requests_timeout_ends_the_tries() {
+    let stage = stage();
+    for (wire, word) in WIRES {
+        let path = format!("/fail/hang/99/whole-{word}");
+        let begun = Instant::now();
+        // Of 5 s two tries have 2 s each, and the third what is left.
+        let answer = ask(&stage, "whole", wire, &[&format!("http://termed{path}")]);
+        assert_eq!(answer, "504 request_timeout", "{wire}");
+        let took = begun.elapsed().as_secs_f64();
+        assert!((5.0..10.0).contains(&took), "{wire}: {took} s");
+        assert_eq!(seen(&stage, &path), 3, "{wire}");
+        stage.wait_lines("node-a", &[&format!("path={path} "), "status=504", "reason=request_timeout"], 1);
+    }
+}
+
 //= RFC 9110 section 9.2.2
 //# A proxy MUST NOT automatically retry non-idempotent requests.
 #[test]
