@@ -12,6 +12,7 @@ mod changes;
 mod clients;
 mod connections;
 mod datagrams;
+mod drain;
 mod from_mesh;
 #[path = "../grpc/programs.rs"]
 mod grpc_programs;

@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use node_proxy::demo::command::{Process, until, within};
 use node_proxy::demo::world::World;
+use node_proxy::pod::netns::NetnsFd;
 use serde_json::{Value, json};
 
 pub(crate) use crate::certificate::{make_certificate, secret};
@@ -171,6 +173,13 @@ impl Stage {
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(done.status.success(), "{command:?}: {said} {}", String::from_utf8_lossy(&done.stderr));
         said
+    }
+
+    /// The network namespace of a pod.
+    #[track_caller]
+    pub(crate) fn netns(&self, pod: &str) -> NetnsFd {
+        let path = Path::new("/run/netns").join(&self.world().running_pod(pod).unwrap().netns);
+        NetnsFd::open(&path).unwrap()
     }
 
     /// Waits until somebody in a pod listens on each of these ports of TCP.
