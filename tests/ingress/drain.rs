@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
@@ -19,6 +19,7 @@ struct Held {
     stage: Arc<Stage>,
     pod: &'static str,
     client: NetnsFd,
+    gateway: NetnsFd,
     at: IpAddr,
     /// The answers go on once this file is there.
     go_on: String,
@@ -50,7 +51,8 @@ impl Held {
             let flag = format!("--drain-seconds={drain_seconds}");
             world.gateway_pod_with(pod, ("edge", pod), "node-a", &[&flag]).unwrap();
         }
-        let (client, at) = (stage.netns("client"), stage.address(pod).parse().unwrap());
+        let (client, gateway) = (stage.netns("client"), stage.netns(pod));
+        let at = stage.address(pod).parse().unwrap();
         let go_on = stage.file(&format!("{pod}.go-on"));
         let mut slow = connect(&client, at, HTTP).unwrap();
         let get = format!("GET /until{go_on} HTTP/1.1\r\nhost: {pod}\r\n\r\n");
@@ -62,7 +64,7 @@ impl Held {
         assert!(until(PATIENCE, || version2.log().contains("first ")), "{}", version2.log());
         let mut bytes = connect(&client, at, BYTES).unwrap();
         bytes.write_all(b"hash\nsome").unwrap();
-        Self { stage, pod, client, at, go_on, slow, bytes, version2 }
+        Self { stage, pod, client, gateway, at, go_on, slow, bytes, version2 }
     }
 
     /// Asks on a connection that is kept, and returns the answer's head in lower case.
@@ -72,9 +74,13 @@ impl Held {
         read_until(stream, "\r\n\r\n").to_ascii_lowercase()
     }
 
+    /// Without the world, which another test may have for longer than the proxy takes clients.
     fn is_ready(&self) -> bool {
-        let probe = ["curl", "-s", "--fail", "--max-time", "5", "http://127.0.0.1:15000/readyz"];
-        self.stage.world().exec(self.pod, &probe).unwrap().success()
+        let mut answer = String::new();
+        let mut admin = connect(&self.gateway, Ipv4Addr::LOCALHOST.into(), 15000).unwrap();
+        admin.write_all(b"GET /readyz HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").unwrap();
+        admin.read_to_string(&mut answer).unwrap();
+        answer.starts_with("HTTP/1.1 200")
     }
 
     /// Whether a client that comes now is refused at both ports.
@@ -125,6 +131,7 @@ fn what_is_under_way_is_served_to_its_end_and_then_the_gateway_ends() {
     let mut held = Held::open("leaving", 120);
     let mut kept = connect(&held.client, held.at, HTTP).unwrap();
     assert!(!Held::ask(&mut kept).contains("connection: close"));
+    assert!(held.is_ready());
     held.stage.world().application(held.pod).unwrap().signal(Signal::SIGTERM);
     assert!(until(PATIENCE, || !held.is_ready()), "it is still ready");
     // Not everybody knows at once.

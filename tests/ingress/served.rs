@@ -60,10 +60,10 @@ fn terms(name: &str, port: u16) -> String {
         )
     };
     let rules = [
-        rule("retry", "timeouts: {backendRequest: 2s}, retry: {codes: [503], attempts: 2, backoff: 100ms}"),
+        rule("retry", "timeouts: {backendRequest: 3s}, retry: {codes: [503], attempts: 2, backoff: 100ms}"),
         rule(
             "whole",
-            "timeouts: {request: 5s, backendRequest: 2s}, retry: {codes: [503], attempts: 9, backoff: 100ms}",
+            "timeouts: {request: 8s, backendRequest: 4s}, retry: {codes: [503], attempts: 9, backoff: 100ms}",
         ),
     ];
     format!(
