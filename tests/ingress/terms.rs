@@ -2,9 +2,11 @@
 //! is spoken on either side.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::rig::Stage;
+use nix::sys::signal::Signal;
+
+use crate::rig::{PATIENCE, Stage};
 use crate::served::{SERVED, WIRES, app_log, served};
 
 /// What comes of a request under the rule that `terms` names.
@@ -95,5 +97,24 @@ fn what_was_not_sent_is_tried_elsewhere_whatever_it_is() {
             let answer = ask(&stage, ("refused.example.com", "none"), wire, &[&path, "-d", "a body"]);
             assert_eq!(answer, "200 \n", "{wire} {at}");
         }
+    }
+}
+
+#[test]
+fn a_backend_that_refuses_is_tried_again_until_it_does_not() {
+    let stage = served();
+    let origin = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/mesh/origin.py");
+    for (wire, _) in WIRES {
+        // It was not sent: a POST may be tried as often.
+        let post = |path| ask(&stage, ("refused.example.com", "none"), wire, &[path, "-d", "a body"]);
+        assert_eq!(post("/late"), "503 connect_failed\n", "{wire}: without a retry");
+        thread::scope(|scope| {
+            let answer = scope.spawn(|| post("/late/again"));
+            thread::sleep(Duration::from_secs(1));
+            let server = ["/usr/bin/python3", origin, "http", "8083"];
+            let mut server = stage.world().spawn("go-1", "late", &server).unwrap();
+            assert_eq!(answer.join().unwrap(), "200 \n", "{wire}");
+            server.stop(Signal::SIGKILL, PATIENCE).unwrap();
+        });
     }
 }
