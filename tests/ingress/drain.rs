@@ -9,32 +9,34 @@ use nix::sys::signal::Signal;
 use node_proxy::demo::command::{Process, until};
 use node_proxy::pod::netns::NetnsFd;
 
+use crate::from_mesh::wait_known;
 use crate::rig::{ALL, PATIENCE, Stage, gateway, stage};
-
-const HTTP: u16 = 8010;
-const BYTES: u16 = 9010;
 
 /// A Gateway with clients of each kind, none of whom has all of its answer.
 struct Held {
     stage: Arc<Stage>,
     pod: &'static str,
+    http: u16,
+    tcp: u16,
     client: NetnsFd,
     gateway: NetnsFd,
     at: IpAddr,
     /// The answers go on once this file is there.
     go_on: String,
     slow: TcpStream,
+    /// The same from a pod of the mesh, by the hop.
+    by_hop: TcpStream,
     bytes: TcpStream,
     version2: Process,
 }
 
 impl Held {
     #[track_caller]
-    fn open(pod: &'static str, drain_seconds: u32) -> Self {
+    fn open(pod: &'static str, [http, tcp]: [u16; 2], drain_seconds: u32) -> Self {
         let stage = stage();
         stage.add_origins();
         let listeners = format!(
-            "{{name: http, port: {HTTP}, protocol: HTTP, {ALL}}}, {{name: bytes, port: {BYTES}, protocol: TCP, {ALL}}}"
+            "{{name: http, port: {http}, protocol: HTTP, {ALL}}}, {{name: bytes, port: {tcp}, protocol: TCP, {ALL}}}"
         );
         let route = |kind: &str, listener: &str, port: u16| {
             format!(
@@ -43,8 +45,12 @@ impl Held {
                  rules: [{{backendRefs: [{{name: origin, port: {port}}}]}}]}}}}"
             )
         };
-        let objects =
-            [gateway(pod, &listeners), route("HTTPRoute", "http", 80), route("TCPRoute", "bytes", 9000)];
+        let service = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {pod}, namespace: edge}}, spec: {{selector: {{app: {pod}}}, \
+             ports: [{{name: http, port: {http}}}, {{name: tcp, port: {tcp}}}]}}}}"
+        );
+        let routes = [route("HTTPRoute", "http", 80), route("TCPRoute", "bytes", 9000)].join("\n---\n");
+        let objects = [gateway(pod, &listeners), service, routes];
         {
             let mut world = stage.world();
             world.apply_in("edge", "a Gateway that goes", &objects.join("\n---\n")).unwrap();
@@ -54,17 +60,21 @@ impl Held {
         let (client, gateway) = (stage.netns("client"), stage.netns(pod));
         let at = stage.address(pod).parse().unwrap();
         let go_on = stage.file(&format!("{pod}.go-on"));
-        let mut slow = connect(&client, at, HTTP).unwrap();
-        let get = format!("GET /until{go_on} HTTP/1.1\r\nhost: {pod}\r\n\r\n");
-        slow.write_all(get.as_bytes()).unwrap();
-        read_until(&mut slow, "first \r\n");
-        let url = format!("http://{at}:{HTTP}/until{go_on}?version=2");
+        wait_known(&stage, pod, &[http.into(), tcp.into()]);
+        let [slow, by_hop] = [&client, &stage.netns("buyer")].map(|netns| {
+            let mut slow = connect(netns, at, http).unwrap();
+            let get = format!("GET /until{go_on} HTTP/1.1\r\nhost: {pod}\r\n\r\n");
+            slow.write_all(get.as_bytes()).unwrap();
+            read_until(&mut slow, "first \r\n");
+            slow
+        });
+        let url = format!("http://{at}:{http}/until{go_on}?version=2");
         let verbose = ["stdbuf", "-o0", "nghttp", "-v", &url];
         let version2 = stage.world().spawn("client", &format!("nghttp-to-{pod}"), &verbose).unwrap();
         assert!(until(PATIENCE, || version2.log().contains("first ")), "{}", version2.log());
-        let mut bytes = connect(&client, at, BYTES).unwrap();
+        let mut bytes = connect(&client, at, tcp).unwrap();
         bytes.write_all(b"hash\nsome").unwrap();
-        Self { stage, pod, client, gateway, at, go_on, slow, bytes, version2 }
+        Self { stage, pod, http, tcp, client, gateway, at, go_on, slow, by_hop, bytes, version2 }
     }
 
     /// Asks on a connection that is kept, and returns the answer's head in lower case.
@@ -89,7 +99,7 @@ impl Held {
             connect(&self.client, self.at, port)
                 .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
         };
-        refuses(HTTP) && refuses(BYTES)
+        refuses(self.http) && refuses(self.tcp)
     }
 
     /// The process of the Gateway ends by itself, and with 0; what it has logged.
@@ -128,14 +138,14 @@ fn read_until(stream: &mut TcpStream, end: &str) -> String {
 
 #[test]
 fn what_is_under_way_is_served_to_its_end_and_then_the_gateway_ends() {
-    let mut held = Held::open("leaving", 120);
-    let mut kept = connect(&held.client, held.at, HTTP).unwrap();
+    let mut held = Held::open("leaving", [8010, 9010], 120);
+    let mut kept = connect(&held.client, held.at, held.http).unwrap();
     assert!(!Held::ask(&mut kept).contains("connection: close"));
     assert!(held.is_ready());
     held.stage.world().application(held.pod).unwrap().signal(Signal::SIGTERM);
     assert!(until(PATIENCE, || !held.is_ready()), "it is still ready");
     // Not everybody knows at once.
-    let mut late = connect(&held.client, held.at, HTTP).unwrap();
+    let mut late = connect(&held.client, held.at, held.http).unwrap();
     assert!(Held::ask(&mut late).starts_with("http/1.1 204"));
     drop(late);
     assert!(until(PATIENCE, || held.refuses_all()), "new clients are not refused");
@@ -148,8 +158,10 @@ fn what_is_under_way_is_served_to_its_end_and_then_the_gateway_ends() {
 
     assert!(held.version2.is_running(), "{}", held.version2.log());
     fs::write(&held.go_on, "").unwrap();
-    assert!(read_until(&mut held.slow, "\r\n0\r\n\r\n").contains("last"));
-    drop(held.slow.shutdown(Shutdown::Both));
+    for slow in [&mut held.slow, &mut held.by_hop] {
+        assert!(read_until(slow, "\r\n0\r\n\r\n").contains("last"));
+        slow.shutdown(Shutdown::Both).unwrap();
+    }
     assert!(until(PATIENCE, || !held.version2.is_running()), "{}", held.version2.log());
     let log = held.version2.log();
     assert!(log.contains("last") && !log.contains("not processed") && !log.contains("RST_STREAM"), "{log}");
@@ -161,8 +173,10 @@ fn what_is_under_way_is_served_to_its_end_and_then_the_gateway_ends() {
 
     let log = held.ends_well();
     assert!(log.contains("drained"), "{log}");
-    for texts in [&["path=/until", "protocol=http1", "status=200"][..], &["path=/until", "protocol=http2"]] {
-        let line = held.stage.wait_line_of(held.pod, texts);
+    let buyer = "src.identity=spiffe://cluster.local/ns/buyers/sa/buyer";
+    for own in ["protocol=http1", "protocol=http2", buyer] {
+        let texts = ["direction=ingress", "path=/until", "status=200", own];
+        let line = held.stage.wait_line_of(held.pod, &texts);
         assert!(line.contains("mtls=yes") && !line.contains(" reason="), "{line}");
     }
     let line = held.stage.wait_line_of(held.pod, &["route=TCPRoute/shop/leaving/0", "bytes_sent=14 "]);
@@ -172,11 +186,11 @@ fn what_is_under_way_is_served_to_its_end_and_then_the_gateway_ends() {
 
 #[test]
 fn what_is_left_at_the_deadline_is_cut_and_nobody_takes_a_part_for_the_whole() {
-    let mut held = Held::open("hurried", 1);
+    let mut held = Held::open("hurried", [8011, 9011], 1);
     held.stage.world().application(held.pod).unwrap().signal(Signal::SIGTERM);
     let log = held.ends_well();
-    assert!(log.contains("what is left is cut connections=3"), "{log}");
-    for stream in [&mut held.slow, &mut held.bytes] {
+    assert!(log.contains("what is left is cut connections="), "{log}");
+    for stream in [&mut held.slow, &mut held.by_hop, &mut held.bytes] {
         let error = stream.read(&mut [0; 8]).expect_err("it was cut");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
