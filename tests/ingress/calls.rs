@@ -41,15 +41,15 @@ fn calls_are_mirrored_whole_and_the_copies_answers_are_nobodys() {
     assert_eq!(answers, "go-1 heard=one last=one size=1000\n".repeat(20));
     let copied = || had(&stage, "go-2") - before == 20;
     assert!(until(PATIENCE, copied), "{} copies of 20 calls", had(&stage, "go-2") - before);
-    // A stream of a client, whose copy is of the same messages.
-    assert_eq!(call(&stage, &["-count", "50", "-size", "20000", "upload"]), "size=1000000\n");
+    // A stream of a client, whose copy is of the same messages: fewer bytes than it may fall behind by.
+    assert_eq!(call(&stage, &["-count", "10", "-size", "20000", "upload"]), "size=200000\n");
     let upload = "path=/grpc.testing.TestService/StreamingInputCall ";
     for (direction, backend) in [("mirror", "go-2"), ("ingress", "go-1")] {
         let (direction, backend) =
             (format!("direction={direction}"), format!("backend=shop/{backend}:50051"));
         let line = stage.wait_line_of(SERVED, &[upload, &direction, &backend]);
         let sent = line.split_once("bytes_sent=").unwrap().1.split(' ').next().unwrap();
-        assert!(sent.parse::<u64>().unwrap() >= 1_000_000, "{line}");
+        assert!(sent.parse::<u64>().unwrap() >= 200_000, "{line}");
         for text in ["route=GRPCRoute/shop/calls/0", "protocol=grpc", "status=200", "mtls=yes"] {
             assert!(line.contains(text), "{text} is not in {line}");
         }
