@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use node_proxy::demo::command::{until, within};
@@ -12,44 +12,32 @@ use crate::rig::{PATIENCE, Stage, stage};
 const POD: &str = "datagrams";
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/ingress/datagrams.py");
 
-static SHARED: Mutex<Weak<Datagrams>> = Mutex::new(Weak::new());
-
 /// The stage with two servers of UDP and a Gateway that leads there.
 struct Datagrams {
     stage: Arc<Stage>,
 }
 
-/// The stage, made now if no other test has it.
-fn datagrams() -> Arc<Datagrams> {
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(datagrams) = shared.upgrade() {
-        return datagrams;
-    }
-    let datagrams = Arc::new(Datagrams::make());
-    *shared = Arc::downgrade(&datagrams);
-    datagrams
+#[track_caller]
+fn datagrams() -> Datagrams {
+    let stage = stage();
+    stage.add_once(POD, |world| {
+        for (side, node) in [("left", "node-a"), ("right", "node-b")] {
+            let pod = world.pod(side).namespace("plain").service_account(side).on(node);
+            let pod = pod.labels(&[("app", "datagrams"), ("side", side)]);
+            pod.program(&["/usr/bin/python3", PROGRAM, "serve", side, "5300"]).start().unwrap();
+        }
+        let listens = |pod| world.exec(pod, &["ss", "-Hlun"]).unwrap().stdout.contains(":5300 ");
+        assert!(until(PATIENCE, || ["left", "right"].into_iter().all(listens)), "nobody listens");
+        world.apply_in("edge", "datagrams", include_str!("datagrams.yaml")).unwrap();
+        // Half of them may be sessions.
+        let few = ["--max-connections-per-pod=400"];
+        world.gateway_pod_with(POD, ("edge", "datagrams"), "node-a", &few).unwrap();
+        Vec::new()
+    });
+    Datagrams { stage }
 }
 
 impl Datagrams {
-    fn make() -> Self {
-        let stage = stage();
-        {
-            let mut world = stage.world();
-            for (side, node) in [("left", "node-a"), ("right", "node-b")] {
-                let pod = world.pod(side).namespace("plain").service_account(side).on(node);
-                let pod = pod.labels(&[("app", "datagrams"), ("side", side)]);
-                pod.program(&["/usr/bin/python3", PROGRAM, "serve", side, "5300"]).start().unwrap();
-            }
-            let listens = |pod| world.exec(pod, &["ss", "-Hlun"]).unwrap().stdout.contains(":5300 ");
-            assert!(until(PATIENCE, || ["left", "right"].into_iter().all(listens)), "nobody listens");
-            world.apply_in("edge", "datagrams", include_str!("datagrams.yaml")).unwrap();
-            // Half of them may be sessions.
-            let few = ["--max-connections-per-pod=400"];
-            world.gateway_pod_with(POD, ("edge", "datagrams"), "node-a", &few).unwrap();
-        }
-        Self { stage }
-    }
-
     /// What each socket of a client is answered, a dash where it is not.
     #[track_caller]
     fn ask(&self, port: u16, more: &[&str]) -> Vec<String> {

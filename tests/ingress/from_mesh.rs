@@ -29,13 +29,20 @@ fn wait_marked(stage: &Stage, pod: &str, ports: &[u64]) {
 #[track_caller]
 fn marked() -> std::sync::Arc<Stage> {
     let stage = stage();
-    wait_marked(&stage, GATEWAY, &[80, 443, 8443, 9000, 9001]);
+    wait_known(&stage, GATEWAY, &[80, 443, 8443, 9000, 9001]);
+    stage
+}
+
+/// Waits until a Gateway's pod is marked with exactly these ports, which no other one has, and the buyer's node knows.
+#[track_caller]
+pub(crate) fn wait_known(stage: &Stage, pod: &str, ports: &[u64]) {
+    wait_marked(stage, pod, ports);
+    let mark = format!("\"hopPorts\":{ports:?}").replace(' ', "");
     let knows = || {
         let dump: String = stage.world().admin("node-b", "/snapshot").unwrap().split_whitespace().collect();
-        dump.contains("\"hopPorts\":[80,443,8443,9000,9001]")
+        dump.contains(&mark)
     };
     assert!(until(PATIENCE, knows), "node-b does not know of the mark");
-    stage
 }
 
 /// Runs curl in the pod of the mesh.

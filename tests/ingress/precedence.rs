@@ -8,24 +8,25 @@ use serde_json::{Value, json};
 
 use crate::rig::{PATIENCE, Stage, stage};
 
-const GATEWAY: &str = "crowded";
-
-/// The stage with the Gateway on it.
-struct Crowd {
-    stage: Arc<Stage>,
-    host: String,
+/// The stage with a Gateway on it whose routes compete.
+pub(crate) struct Crowd {
+    pub(crate) stage: Arc<Stage>,
+    /// The Gateway's name, and its pod's.
+    pub(crate) gateway: &'static str,
+    pub(crate) host: String,
 }
 
 impl Crowd {
-    fn gather() -> Self {
+    #[track_caller]
+    pub(crate) fn gather(gateway: &'static str, objects: &str) -> Self {
         let stage = stage();
         let host = {
             let mut world = stage.world();
-            world.apply_in("plain", "routes that compete", include_str!("precedence.yaml")).unwrap();
-            world.gateway_pod(GATEWAY, ("edge", GATEWAY), "node-a").unwrap();
-            world.running_pod(GATEWAY).unwrap().addresses[0].to_string()
+            world.apply_in("plain", "routes that compete", objects).unwrap();
+            world.gateway_pod(gateway, ("edge", gateway), "node-a").unwrap();
+            world.running_pod(gateway).unwrap().addresses[0].to_string()
         };
-        Self { stage, host }
+        Self { stage, gateway, host }
     }
 
     /// What a backend was asked; else what curl has to say.
@@ -39,7 +40,7 @@ impl Crowd {
 
     /// The `route=` of each access line so far.
     fn routes(&self) -> Vec<String> {
-        let log = self.stage.world().gateway_access_log(GATEWAY);
+        let log = self.stage.world().gateway_access_log(self.gateway);
         let log = fs::read_to_string(log).unwrap_or_default();
         let fields = log.lines().flat_map(|line| line.split(' '));
         fields.filter_map(|field| field.strip_prefix("route=")).map(str::to_owned).collect()
@@ -47,7 +48,7 @@ impl Crowd {
 
     /// Asks, and says by which route that went; nobody else asks this Gateway anything.
     #[track_caller]
-    fn route_of(&self, arguments: &[&str]) -> String {
+    pub(crate) fn route_of(&self, arguments: &[&str]) -> String {
         let before = self.routes().len();
         self.ask(arguments);
         assert!(until(PATIENCE, || self.routes().len() > before), "no line of {arguments:?}");
@@ -117,7 +118,7 @@ fn check_one_backends_rewrite(crowd: &Crowd) {
 
 #[test]
 fn the_best_of_several_routes_holds() {
-    let crowd = Crowd::gather();
+    let crowd = Crowd::gather("crowded", include_str!("precedence.yaml"));
     check_grpc_hosts(&crowd);
     check_tls_names(&crowd);
     check_places(&crowd);

@@ -2,13 +2,15 @@
 //!
 //! Tests that run at the same time share it; the last one takes it down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use node_proxy::demo::command::{Process, until};
+use node_proxy::demo::command::{Process, until, within};
 use node_proxy::demo::world::World;
+use node_proxy::pod::netns::NetnsFd;
 use serde_json::{Value, json};
 
 pub(crate) use crate::certificate::{make_certificate, secret};
@@ -23,7 +25,9 @@ static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
 /// The world with everything on it.
 pub(crate) struct Stage {
     world: Mutex<World>,
-    _servers: Vec<Process>,
+    servers: Mutex<Vec<Process>>,
+    /// What only some tests want, and is there by now.
+    added: Mutex<BTreeSet<&'static str>>,
 }
 
 /// What curl has seen.
@@ -123,19 +127,68 @@ impl Stage {
             world.spawn("open", "version2", &["nghttpd", "--no-tls", "-d", &pages, "8082"]).unwrap(),
         ];
         world.apply_in("edge", "the stage", &objects.join("\n---\n")).unwrap();
-        for port in ["8080", "8081", "8082", "8443", "9000", "9001"] {
-            let listens =
-                || world.exec("open", &["ss", "-Hltn"]).unwrap().stdout.contains(&format!(":{port} "));
-            assert!(until(PATIENCE, listens), "nobody listens on {port}");
-        }
+        Self::wait_listening(&world, "open", &[8080, 8081, 8082, 8443, 9000, 9001]);
         world.gateway_pod(GATEWAY, ("edge", "front"), "node-a").unwrap();
-        let stage = Self { world: Mutex::new(world), _servers: servers };
+        let stage = Self { world: Mutex::new(world), servers: Mutex::new(servers), added: Mutex::default() };
         stage.wait_status("conditions of its objects", |status| status["problems"] == json!([]));
         stage
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what several tests want and the others do not, unless it is there. The processes stay as long as the stage.
+    #[track_caller]
+    pub(crate) fn add_once(&self, what: &'static str, add: impl FnOnce(&mut World) -> Vec<Process>) {
+        let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+        if added.insert(what) {
+            let started = add(&mut self.world());
+            self.servers.lock().unwrap_or_else(PoisonError::into_inner).extend(started);
+        }
+    }
+
+    /// Adds a Service `origin` of `shop`, of the mesh, whose only pod is `inside`: HTTP/1.1 at 80, bytes at 9000.
+    #[track_caller]
+    pub(crate) fn add_origins(&self) {
+        self.add_once("origins", |world| {
+            let origin = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/mesh/origin.py");
+            let service = "{apiVersion: v1, kind: Service, metadata: {name: origin}, spec: {selector: {app: inside}, \
+                           ports: [{name: http, port: 80, targetPort: 8081}, {name: tcp-bytes, port: 9000}]}}";
+            world.apply_in("shop", "origins", service).unwrap();
+            let servers = ["http", "tcp"].map(|kind| {
+                let port = if kind == "http" { "8081" } else { "9000" };
+                world.spawn("inside", kind, &["/usr/bin/python3", origin, kind, port]).unwrap()
+            });
+            Self::wait_listening(world, "inside", &[8081, 9000]);
+            servers.into()
+        });
+    }
+
+    /// Runs a program in a pod that may take long: others have the world meanwhile.
+    #[track_caller]
+    pub(crate) fn run(&self, pod: &str, command: &[&str]) -> String {
+        let netns = self.world().running_pod(pod).unwrap().netns.clone();
+        let done = within(&netns, &[&["timeout", "60"], command].concat()).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{command:?}: {said} {}", String::from_utf8_lossy(&done.stderr));
+        said
+    }
+
+    /// The network namespace of a pod.
+    #[track_caller]
+    pub(crate) fn netns(&self, pod: &str) -> NetnsFd {
+        let path = Path::new("/run/netns").join(&self.world().running_pod(pod).unwrap().netns);
+        NetnsFd::open(&path).unwrap()
+    }
+
+    /// Waits until somebody in a pod listens on each of these ports of TCP.
+    #[track_caller]
+    pub(crate) fn wait_listening(world: &World, pod: &str, ports: &[u16]) {
+        for port in ports {
+            let listens = || world.exec(pod, &["ss", "-Hltn"]).unwrap().stdout.contains(&format!(":{port} "));
+            assert!(until(PATIENCE, listens), "nobody listens on {port} of {pod}");
+        }
     }
 
     /// Waits until `/status` of the Gateway's pod says this.

@@ -117,16 +117,3 @@ fn check_load(stage: &Stage, path: &str, at_once: &str) {
     assert!(done.stdout.contains("400 succeeded, 0 failed, 0 errored, 0 timeout"), "{}", done.stdout);
     assert!(done.stdout.contains("status codes: 400 2xx"), "{}", done.stdout);
 }
-
-#[test]
-fn a_websocket_goes_through_the_gateway() {
-    let stage = stage();
-    // The client asks for another protocol by `Upgrade`, and gets back what it says.
-    let script = format!(
-        "exec 3<>/dev/tcp/{}/80; printf 'GET /version1/switch HTTP/1.1\\r\\nHost: plain.example.com\\r\\n\
-         Connection: upgrade\\r\\nUpgrade: echo\\r\\n\\r\\nand more' >&3; timeout 3 cat <&3",
-        stage.gateway()
-    );
-    let said = stage.world().exec("client", &["bash", "-c", &script]).unwrap().stdout;
-    assert!(said.starts_with("HTTP/1.1 101 ") && said.ends_with("hello and more"), "{said}");
-}

@@ -8,6 +8,7 @@ One line is logged for each connection and each request.
 
 import hashlib
 import json
+import os
 import socket
 import struct
 import sys
@@ -104,6 +105,12 @@ def serve_request(connection, path, body_hash, body_length, head, trailers):
         case "slow":
             connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"first "))
             time.sleep(1)
+            connection.sendall(chunk(b"last") + b"0\r\n\r\n")
+        case "until":
+            # The second part comes when there is a file of this name.
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"first "))
+            while not os.path.exists("/" + argument):
+                time.sleep(0.02)
             connection.sendall(chunk(b"last") + b"0\r\n\r\n")
         case "hints":
             for interim in (b"103 Early Hints\r\nLink: </a.css>; rel=preload", b"102 Processing"):

@@ -111,6 +111,22 @@ fn a_try_that_fails_is_followed_by_others_and_the_backend_counts_them() {
     }
 }
 
+#[test]
+fn the_requests_timeout_ends_the_tries() {
+    let stage = stage();
+    for (wire, word) in WIRES {
+        let path = format!("/fail/hang/99/whole-{word}");
+        let begun = Instant::now();
+        // Of 8 s the first try has 4 s, and the second, after the pause, what is left.
+        let answer = ask(&stage, "whole", wire, &[&format!("http://termed{path}")]);
+        assert_eq!(answer, "504 request_timeout", "{wire}");
+        let took = begun.elapsed().as_secs_f64();
+        assert!((8.0..16.0).contains(&took), "{wire}: {took} s");
+        assert_eq!(seen(&stage, &path), 2, "{wire}");
+        stage.wait_lines("node-a", &[&format!("path={path} "), "status=504", "reason=request_timeout"], 1);
+    }
+}
+
 //= RFC 9110 section 9.2.2
 //# A proxy MUST NOT automatically retry non-idempotent requests.
 #[test]

@@ -1,12 +1,16 @@
 """WebSocket by Debian's `websockets`, for the tests of the mesh.
 
 websocket.py serve PORT       echoes; closes with 4001 when told `bye`; says something by itself at /greet
-websocket.py talk URL PAUSE   a whole conversation with a silence of PAUSE seconds in it; prints what became of it as JSON
+websocket.py talk URL PAUSE [HOST TRUSTED]
+                              a whole conversation with a silence of PAUSE seconds in it; prints what became of it as JSON;
+                              with HOST at that address, and in TLS by the certificates in the file TRUSTED
 """
 
 import asyncio
 import json
+import ssl
 import sys
+import urllib.parse
 
 import websockets
 
@@ -28,10 +32,19 @@ async def serve(port):
         await asyncio.Future()
 
 
-async def talk(url, pause):
+async def talk(url, pause, host=None, trusted=None):
     found = {}
+    options = {"ping_interval": None, "max_size": None, "compression": None}
+    if host:
+        options["host"] = host
+    if url.startswith("wss:"):
+        context = ssl.create_default_context(cafile=trusted)
+        # A server's own certificate is enough, as it is for curl.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        options["ssl"] = context
+        options["server_hostname"] = urllib.parse.urlsplit(url).hostname
     try:
-        async with websockets.connect(url, ping_interval=None, max_size=None, compression=None) as socket:
+        async with websockets.connect(url, **options) as socket:
             found["greeting"] = await socket.recv()
             await socket.send("text")
             found["text"] = await socket.recv()
@@ -57,7 +70,7 @@ async def main():
     if sys.argv[1] == "serve":
         await serve(int(sys.argv[2]))
     else:
-        await talk(sys.argv[2], float(sys.argv[3]))
+        await talk(sys.argv[2], float(sys.argv[3]), *sys.argv[4:])
 
 
 asyncio.run(main())

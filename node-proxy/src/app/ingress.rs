@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::life::told_to_stop;
 use super::{Telling, cert_store, run_to_end, snapshot_dump, source_ended, start_telling};
-use crate::accept::{Drainer, JoinedPod, Mesh, Workers};
+use crate::accept::{Drain, Drainer, JoinedPod, Mesh, Workers};
 use crate::admin::{Admin, Certificates, Doors, Dump, MayCome, Ready};
 use crate::attach::Attachments;
 use crate::attach::gateway::{Gateways, JudgedGateway};
@@ -93,7 +93,8 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
         view.ready().await.context("the objects were never read")?;
         let mut loading = Some(loading);
         let ports = Ports::new(Arc::new(Occupancy::new(mesh.telemetry.metrics(), &limits)));
-        follow_ports(&view, ports, (&own, &workers), || drop(loading.take())).await;
+        let data_path = (&own, &workers, &mesh.drain);
+        follow_ports(&view, ports, data_path, || drop(loading.take())).await;
         anyhow::Ok(())
     };
     // What there is is followed to the end.
@@ -153,14 +154,19 @@ async fn end_when_told(
     while workers.connections() > 0 && Instant::now() < end {
         sleep(FAREWELL_STEP).await;
     }
+    match workers.connections() {
+        0 => tracing::info!("drained"),
+        connections => tracing::warn!(connections, "the drain has taken too long: what is left is cut"),
+    }
     Ok(())
 }
 
-/// Keeps the listening sockets as the snapshot has them. `opened` is called whenever all of them are open.
+/// Keeps the listening sockets as the snapshot has them, until the drain begins. `opened` is called whenever all of them are
+/// open.
 async fn follow_ports(
     view: &ClusterView,
     mut ports: Ports,
-    (pod, workers): (&Arc<JoinedPod>, &Workers),
+    (pod, workers, drain): (&Arc<JoinedPod>, &Workers, &Drain),
     mut opened: impl FnMut(),
 ) {
     let mut generations = view.generations();
@@ -179,6 +185,11 @@ async fn follow_ports(
         tokio::select! {
             changed = generations.changed() => if changed.is_err() { return },
             () = again => {}
+            () = drain.begun() => {
+                ports.accept_no_more();
+                // What is there of UDP goes with its ports.
+                return std::future::pending().await;
+            }
         }
     }
 }

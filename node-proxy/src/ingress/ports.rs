@@ -74,6 +74,15 @@ impl Ports {
         }
         refused
     }
+
+    /// Closes the ports of TCP, so that clients are refused and go elsewhere; those of UDP stay, for the sessions that there are.
+    pub fn accept_no_more(&mut self) {
+        for open in self.open.values_mut() {
+            if let Open::Listeners(listeners) = open {
+                listeners.drain(..).for_each(|listener| close(&listener));
+            }
+        }
+    }
 }
 
 fn listen(port: u16, (pod, workers): (&Arc<JoinedPod>, &Workers)) -> io::Result<Open> {
