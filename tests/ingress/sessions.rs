@@ -44,16 +44,20 @@ fn check_sessions(stage: &Stage, (wire, url): (&[&str], &str), said: impl Fn(&st
 fn a_cookie_keeps_a_client_with_its_endpoint_at_every_pod_of_the_gateway() {
     let stage = served();
     let trusted = stage.file("secure.pem");
-    let pair = |cookie: &str| {
-        let (pair, attributes) = cookie.split_once("; ").unwrap();
-        assert!(pair.starts_with("sticky=") && attributes.contains("HttpOnly"), "{cookie}");
-        format!("cookie: other=1; {pair}")
+    let pair = |wanted: &'static str| {
+        move |cookie: &str| {
+            let (pair, attributes) = cookie.split_once("; ").unwrap();
+            assert!(pair.starts_with("sticky=") && attributes == wanted, "{cookie}");
+            format!("cookie: other=1; {pair}")
+        }
     };
+    let plain = "Path=/; HttpOnly; SameSite=Lax";
     for (wire, _) in WIRES {
-        check_sessions(&stage, (&[wire], "http://sessions.example.com/cookie"), pair);
+        check_sessions(&stage, (&[wire], "http://sessions.example.com/cookie"), pair(plain));
     }
     let wire = ["--http2", "--cacert", &trusted];
-    check_sessions(&stage, (&wire, "https://secure.example.com/cookie"), pair);
+    let secure = "Path=/; HttpOnly; SameSite=Lax; Secure";
+    check_sessions(&stage, (&wire, "https://secure.example.com/cookie"), pair(secure));
 }
 
 #[test]

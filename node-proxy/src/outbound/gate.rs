@@ -51,6 +51,11 @@ impl Gate {
         (self.client != opener).then(|| self.client.into())
     }
 
+    /// Whether its client speaks TLS to this proxy.
+    pub(super) const fn ends_tls(&self) -> bool {
+        self.through.is_some()
+    }
+
     /// The same for a client whose TLS goes on to the backend.
     #[must_use]
     pub fn passing_tls(mut self) -> Self {

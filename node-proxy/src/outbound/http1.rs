@@ -205,7 +205,7 @@ impl Connection {
                 port: &port,
                 message: &mut message,
                 filters,
-                session: begin_session(&record, &port, (stays_with, chosen.load.as_ref())),
+                session: begin_session(&self.session, &record, &port, (stays_with, chosen.load.as_ref())),
                 limit,
                 attempts: &mut attempts,
             };

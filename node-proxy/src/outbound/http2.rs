@@ -195,7 +195,7 @@ async fn forward(
                     continue;
                 }
                 kept.iter().for_each(KeptRequest::let_go);
-                let session_field = begin_session(&record, &port, (stays_with, Some(&busy.0)));
+                let session_field = begin_session(session, &record, &port, (stays_with, Some(&busy.0)));
                 edit_answer(&mut response, answer_edit.as_ref(), session_field);
                 if let Some(client) = tunnel.take_if(|_| response.status().is_success()) {
                     record.status = Some(response.status());

@@ -38,7 +38,7 @@ use crate::http1::ReadBuffer;
 use crate::http2::INVALID_PREFACE;
 use crate::pod::Direction;
 use crate::pod::redirect::{INBOUND_PORT, OUTBOUND_PORT};
-use crate::route::session::SessionToken;
+use crate::route::session::{Client, SessionToken};
 use crate::snapshot::service::{Endpoint, Frontend, PortProtocol, ServicePort};
 use crate::telemetry::{ConnectionRecord, Journey, Peer, ProtocolLabel, Recording, RequestRecord};
 use dial::{Chosen, Wish};
@@ -329,14 +329,17 @@ async fn answer_or_reset(session: Session, mut stream: ClientStream, record: Rec
 /// The field of an answer that begins a session with the endpoint that is busy with the request, unless the client's own
 /// is with it already.
 fn begin_session(
+    session: &Session,
     record: &RequestRecord,
     port: &ServicePort,
     (stays_with, busy): (Option<u64>, Option<&InFlight>),
 ) -> Option<(Box<str>, Box<str>)> {
     let persistence = record.rule.as_ref()?.terms.session.as_ref()?;
     let endpoint = busy?.endpoint_id();
-    let session = || SessionToken { backend: persistence.backend_id(&port.key), endpoint };
-    (stays_with != Some(endpoint)).then(|| persistence.begin(session(), SystemTime::now()))
+    let is_in_tls = session.gate.as_ref().is_some_and(|gate| gate.ends_tls());
+    let client = if is_in_tls { Client::InTls } else { Client::Plain };
+    let token = || SessionToken { backend: persistence.backend_id(&port.key), endpoint };
+    (stays_with != Some(endpoint)).then(|| persistence.begin(token(), client, SystemTime::now()))
 }
 
 /// The label of an HTTP request in logs.

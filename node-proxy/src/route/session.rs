@@ -34,6 +34,15 @@ pub struct SessionPersistence {
     scope: u64,
 }
 
+/// How a client speaks to the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// In plain text, as an application to the proxy of its node: a cookie that is `Secure` would never come back.
+    Plain,
+    /// In TLS: its cookie goes nowhere without.
+    InTls,
+}
+
 /// Whom a client stays with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionToken {
@@ -94,13 +103,15 @@ impl SessionPersistence {
 
     /// The field of an answer with which a session begins: its name and value.
     #[must_use]
-    pub fn begin(&self, session: SessionToken, now: SystemTime) -> (Box<str>, Box<str>) {
+    pub fn begin(&self, session: SessionToken, client: Client, now: SystemTime) -> (Box<str>, Box<str>) {
         let token = format!("{:x}.{:016x}.{:016x}", seconds(now), session.backend, session.endpoint);
         match self.carrier {
             Carrier::Header => (self.name.clone(), token.into()),
             Carrier::Cookie { is_permanent } => {
-                // Not `Secure`: between an application and its proxy there is no TLS.
                 let mut cookie = format!("{}={token}; Path=/; HttpOnly; SameSite=Lax", self.name);
+                if client == Client::InTls {
+                    cookie.push_str("; Secure");
+                }
                 if let Some(longest) = self.absolute_timeout.filter(|_| is_permanent) {
                     let _ = write!(cookie, "; Max-Age={}", longest.as_secs());
                 }
@@ -164,7 +175,7 @@ mod tests {
     #[test]
     fn a_token_comes_back_as_the_session_that_it_was_made_for() {
         let cookie = of_rule("0", COOKIE, Some("Sticky"), None);
-        let (name, value) = cookie.begin(STAY, NOW);
+        let (name, value) = cookie.begin(STAY, Client::Plain, NOW);
         assert_eq!(&*name, "set-cookie");
         assert_eq!(&*value, "Sticky=0.0000000000000001.ffffffffffffffff; Path=/; HttpOnly; SameSite=Lax");
         for sent in
@@ -178,7 +189,7 @@ mod tests {
             assert_eq!(cookie.find(&Fields("cookie", sent.to_owned()), NOW), None, "{sent}");
         }
         let field = of_rule("0", Carrier::Header, Some("X-Session"), None);
-        let (name, value) = field.begin(STAY, NOW);
+        let (name, value) = field.begin(STAY, Client::InTls, NOW);
         assert_eq!(&*name, "x-session");
         assert_eq!(field.find(&Fields("x-session", value.into()), NOW), Some(STAY));
     }
@@ -189,7 +200,8 @@ mod tests {
     fn a_session_ends_at_its_absolute_timeout_and_a_permanent_cookie_says_when() {
         for carrier in [COOKIE, Carrier::Cookie { is_permanent: true }] {
             let session = of_rule("0", carrier, Some("s"), Some(300));
-            let (_, value) = session.begin(STAY, NOW);
+            let (_, value) = session.begin(STAY, Client::InTls, NOW);
+            assert!(value.contains("; SameSite=Lax; Secure"), "{value}");
             assert_eq!(value.ends_with("; Max-Age=300"), carrier != COOKIE, "{value}");
             let sent = || Fields("cookie", value.split(';').next().unwrap_or_default().to_owned());
             assert_eq!(session.find(&sent(), NOW + Duration::from_secs(299)), Some(STAY));
