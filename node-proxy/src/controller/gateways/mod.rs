@@ -241,8 +241,8 @@ impl GatewayStatuses {
         }
         for (key, policy) in &self.judged.policies.judged {
             let subject = Subject::BackendTlsPolicy(key.clone());
-            for (gateway, conditions) in policy.ancestors.iter().filter(|_| is_wanted(&subject)) {
-                add(&format!("{subject} at Gateway {gateway}"), conditions);
+            for (gateway, conditions) in policy.outcomes().filter(|_| is_wanted(&subject)) {
+                add(&format!("{subject} at Gateway {gateway}"), &conditions);
             }
         }
         lines
