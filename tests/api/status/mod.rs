@@ -162,7 +162,7 @@ impl Cluster {
 
     /// Writes a status as another controller would, whatever it was.
     async fn write_status(&self, kind: &str, name: &str, status: &Value) -> Value {
-        let namespace = if kind == "XMesh" { "" } else { "shop" };
+        let namespace = if matches!(kind, "GatewayClass" | "XMesh") { "" } else { "shop" };
         let patch = json!({ "status": status });
         let params = PatchParams::default();
         let written =
