@@ -1,5 +1,6 @@
 //! The controller, with exactly the rights that it is installed with: what it writes into statuses, and what it leaves alone.
 
+mod attached;
 mod churn;
 mod crds;
 mod feed;
