@@ -260,8 +260,8 @@ fn status_dump(view: &ClusterView, gateways: Arc<RwLock<Gateways>>) -> Dump {
             }
         }
         for (policy, judged) in &gateways.policies.judged {
-            for (gateway, said) in &judged.ancestors {
-                conditions.insert(format!("BackendTLSPolicy {policy} at Gateway {gateway}"), render(said));
+            for (gateway, said) in judged.outcomes() {
+                conditions.insert(format!("BackendTLSPolicy {policy} at Gateway {gateway}"), render(&said));
             }
         }
         for (route, judged) in &gateways.routes {

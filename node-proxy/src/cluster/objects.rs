@@ -48,6 +48,8 @@ impl fmt::Display for ObjectKey {
 pub const MARK_ANNOTATION: &str = "gammarus.io/enrolled";
 /// The key of a ConfigMap in which the parameters of Gateways are: a file as one has it in a folder beside the Gateway's own.
 pub(crate) const PARAMETERS_KEY: &str = "gateway.yaml";
+/// `status.ancestors` of a policy takes no more.
+pub(crate) const MOST_ANCESTORS: usize = 16;
 
 /// The mark of an enrolled pod (design D7): other nodes use mTLS towards it exactly while this is there.
 ///

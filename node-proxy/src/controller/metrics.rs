@@ -70,7 +70,7 @@ impl ControllerMetrics {
             delay: metrics.add(Histogram::with_opts(delay.buckets(DELAY_BUCKETS.to_vec()))?)?,
             left_out: metrics.add(IntGauge::new(
                 "gammarus_status_left_out",
-                "Entries that a status has no room for, because others have filled it.",
+                "Entries that a status has no room for: it has as many as it may have, of all controllers together.",
             )?)?,
             crds: metrics.add(IntGaugeVec::new(crds, &["crd", "state"])?)?,
         })

@@ -228,7 +228,7 @@ impl StatusWriter {
         };
         if before.unwrap_or(0) != count {
             if count > 0 {
-                tracing::warn!(%subject, count, "the status has no room for all entries: other controllers have filled it");
+                tracing::warn!(%subject, count, "the status has no room for all entries: those of all controllers together are as many as it may have");
             }
             self.parts.metrics.set_left_out(left_out.values().sum());
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use kube::api::{DeleteParams, Patch, PatchParams};
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -213,7 +214,7 @@ async fn a_gateways_proxy_is_fed_by_who_it_is_and_serves_on_without_a_controller
     proxy.when("is ready", || door::ask(admin, "/readyz").ends_with("ready\n"));
     assert!(controller.log().contains("feeding the proxy of a Gateway"), "{}", controller.log());
 
-    // An edit, and a Secret, which is its own, and one of another's.
+    // An edit.
     let begun = Instant::now();
     cluster.apply(&web(port, "two.example")).await;
     proxy.when("serves the edit", || leads_to(port, "two.example"));
@@ -232,6 +233,13 @@ async fn a_gateways_proxy_is_fed_by_who_it_is_and_serves_on_without_a_controller
     cluster.apply(&authorities.to_string()).await;
     proxy.when("is told of the authorities", || said("ResolvedRefs=True ResolvedRefs") && !said("NoValid"));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+
+    // Others leave it no room in its status, and have gone again: it is there as before.
+    let others = |count: u32| json!({ "ancestors": (0..count).map(ancestor_of_another).collect::<Vec<_>>() });
+    cluster.write_status("BackendTLSPolicy", "web", &others(16)).await;
+    proxy.when("refuses", || said("Accepted=False Invalid: status.ancestors has no room for this Gateway"));
+    cluster.write_status("BackendTLSPolicy", "web", &others(15)).await;
+    proxy.when("does not refuse any more", || said("Accepted=True Accepted"));
 
     // Somebody else of the same namespace is told nothing.
     let (thief, _) = place.proxy("thief");
@@ -259,6 +267,84 @@ async fn a_gateways_proxy_is_fed_by_who_it_is_and_serves_on_without_a_controller
     cluster.delete("Gateway", "web").await;
     proxy.when("has no Gateway any more", || door::ask(port, "/").is_empty());
     drop((controller, place.ca));
+}
+
+/// An entry of another controller in the status of a policy.
+fn ancestor_of_another(number: u32) -> Value {
+    json!({"controllerName": "example.com/other", "ancestorRef": {"name": format!("other-{number}")}, "conditions": [
+        {"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]})
+}
+
+/// A Secret with a certificate for this name, and the certificate.
+fn secret((namespace, name): (&str, &str), host: &str) -> (String, CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+    let data = json!({"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()});
+    let metadata = json!({"name": name, "namespace": namespace});
+    let secret =
+        json!({"kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls", "stringData": data});
+    (secret.to_string(), made.cert.der().clone())
+}
+
+#[tokio::test]
+async fn a_certificate_that_comes_late_is_shown_soon_and_nobody_elses_is_told() {
+    let cluster = Cluster::start().await;
+    let place = Place::new();
+    let flags = place.controller_flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    cluster.apply("{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}").await;
+    let (port, tls) = (free_port(), free_port());
+    let https = |name: &str, port: u16, certificate: &str| {
+        format!("{{name: {name}, port: {port}, protocol: HTTPS, tls: {{certificateRefs: [{certificate}]}}}}")
+    };
+    let own = web(port, "one.example").replace(
+        "protocol: HTTP}",
+        &format!(
+            "protocol: HTTP}}, {}, {}",
+            https("https", tls, "{name: late}"),
+            https("foreign", free_port(), "{name: cert, namespace: checkout}")
+        ),
+    );
+    cluster.apply(&own).await;
+    cluster
+        .apply(&format!("{{kind: Gateway, metadata: {{name: other}}, spec: {{gatewayClassName: gammarus, listeners: [{}]}}}}", https("https", 8443, "{name: others}")))
+        .await;
+    let _controller = cluster.controller_with(&flags).await;
+    let (proxy, _) = place.proxy("web-gammarus");
+    proxy.when("serves", || leads_to(port, "one.example"));
+
+    // One of another namespace that is named and not granted, one of another Gateway, one of nobody.
+    let strangers = [("checkout", "cert"), ("shop", "others"), ("shop", "unused")];
+    for stranger in strangers {
+        cluster.apply(&secret(stranger, "shop.example").0).await;
+    }
+    let (late, certificate) = secret(("shop", "late"), "shop.example");
+    assert!(!door::shows(tls, "shop.example", &certificate));
+    let begun = Instant::now();
+    cluster.apply(&late).await;
+    proxy.when("shows the certificate", || door::shows(tls, "shop.example", &certificate));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+
+    // What it was told lies in its folder: of Secrets that one.
+    let kept = place.dir.path().join("web-gammarus/cluster.jsonl");
+    let kept = || fs::read_to_string(&kept).unwrap_or_default();
+    let text = async |(namespace, name): (&str, &str)| {
+        let found = cluster.get("Secret", namespace, name).await;
+        found["data"]["tls.key"].as_str().unwrap().to_owned()
+    };
+    let own = text(("shop", "late")).await;
+    proxy.when("keeps its own", || kept().contains(&own));
+    for stranger in strangers {
+        assert!(!kept().contains(&text(stranger).await), "{stranger:?}: {}", kept());
+    }
+    // Exchanged, it is another one from the next handshake on; gone, nothing is shown.
+    let (exchanged, certificate) = secret(("shop", "late"), "shop.example");
+    let begun = Instant::now();
+    cluster.apply(&exchanged).await;
+    proxy.when("shows the next certificate", || door::shows(tls, "shop.example", &certificate));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    cluster.delete("Secret", "late").await;
+    proxy.when("shows none", || !door::shows(tls, "shop.example", &certificate));
+    assert!(leads_to(port, "one.example"), "its neighbour is served on");
 }
 
 fn node(name: &str, zone: &str, range: &str) -> String {

@@ -195,6 +195,49 @@ async fn a_gateway_says_what_became_of_its_listeners_and_follows_what_they_name(
 }
 
 #[tokio::test]
+async fn routes_of_other_namespaces_hold_only_where_a_listener_takes_them() {
+    let cluster = Cluster::start().await;
+    cluster.apply(CLASSES).await;
+    cluster.apply("{kind: Service, metadata: {name: web, namespace: checkout}, spec: {ports: [{name: http, port: 80}]}}").await;
+    let _controller = cluster.leader().await;
+    let listeners = |allowed: &str| {
+        gateway(
+            "",
+            &format!(
+                "{{name: http, port: 80, protocol: HTTP}}, {{name: more, port: 81, protocol: HTTP{allowed}}}"
+            ),
+        )
+    };
+    cluster.apply(&listeners("")).await;
+    for namespace in ["shop", "checkout"] {
+        cluster.apply(&format!("{{kind: HTTPRoute, metadata: {{name: r, namespace: {namespace}}}, spec: {{parentRefs: [{{name: web, namespace: shop}}],
+          rules: [{{backendRefs: [{{name: web, port: 80}}]}}]}}}}")).await;
+    }
+    let says = async |namespace: &str, what: &str| {
+        cluster.when(("HTTPRoute", namespace, "r"), what, |route| on_gateway(route, "web") == what).await
+    };
+    let attached = async |counts: [u32; 2]| {
+        let is_so = |gateway: &Value| {
+            ["http", "more"].map(|name| listener(gateway, name)["attachedRoutes"].clone())
+                == counts.map(|count| json!(count))
+        };
+        cluster.gateway("counting", is_so).await;
+    };
+    // A listener that says nothing takes those of its Gateway's own namespace.
+    says("shop", GOOD).await;
+    let refused =
+        says("checkout", "Accepted=False NotAllowedByListeners; ResolvedRefs=True ResolvedRefs").await;
+    assert_eq!(refused["status"]["parents"][0]["controllerName"], GATEWAY);
+    attached([1, 1]).await;
+    cluster.apply(&listeners(", allowedRoutes: {namespaces: {from: All}}")).await;
+    says("checkout", GOOD).await;
+    attached([1, 2]).await;
+    cluster.apply(&listeners(", allowedRoutes: {namespaces: {from: All}, kinds: [{kind: GRPCRoute}]}")).await;
+    says("checkout", "Accepted=False NotAllowedByListeners; ResolvedRefs=True ResolvedRefs").await;
+    attached([1, 0]).await;
+}
+
+#[tokio::test]
 async fn udp_routes_are_judged_as_the_conformance_suite_asks() {
     let cluster = Cluster::start().await;
     cluster.apply(CLASSES).await;
@@ -276,11 +319,11 @@ async fn an_address_and_the_listener_sets_come_into_the_status() {
 
     // Whoever provides for it makes a Service that it owns, and somebody gives that an address.
     let owner = json!([{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "web", "uid": found["metadata"]["uid"]}]);
-    let service = json!({"kind": "Service", "metadata": {"name": "balancer", "ownerReferences": owner},
+    let service = json!({"kind": "Service", "metadata": {"name": "web-gammarus", "ownerReferences": owner},
         "spec": {"type": "LoadBalancer", "ports": [{"name": "http", "port": 80}]}});
     cluster.apply(&service.to_string()).await;
     let balancer = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}, {"hostname": "a.example"}]}});
-    cluster.write_status("Service", "balancer", &balancer).await;
+    cluster.write_status("Service", "web-gammarus", &balancer).await;
     let programmed = "Accepted=True Accepted; Programmed=True Programmed";
     let found = cluster.gateway(programmed, |gateway| said(&gateway["status"]) == programmed).await;
     let addresses =
@@ -288,7 +331,7 @@ async fn an_address_and_the_listener_sets_come_into_the_status() {
     assert_eq!(found["status"]["addresses"], addresses);
     assert!(said(listener(&found, "http")).contains("Programmed=True Programmed"), "{found}");
     cluster.when(("ListenerSet", "shop", "more"), programmed, |set| said(&set["status"]) == programmed).await;
-    cluster.delete("Service", "balancer").await;
+    cluster.delete("Service", "web-gammarus").await;
     let found =
         cluster.gateway("without an address", |gateway| gateway["status"]["addresses"] == json!([])).await;
     assert!(said(&found["status"]).contains("Programmed=False AddressNotAssigned"), "{found}");

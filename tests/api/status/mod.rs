@@ -1,5 +1,6 @@
 //! The controller, with exactly the rights that it is installed with: what it writes into statuses, and what it leaves alone.
 
+mod attached;
 mod churn;
 mod crds;
 mod feed;
@@ -162,7 +163,7 @@ impl Cluster {
 
     /// Writes a status as another controller would, whatever it was.
     async fn write_status(&self, kind: &str, name: &str, status: &Value) -> Value {
-        let namespace = if kind == "XMesh" { "" } else { "shop" };
+        let namespace = if matches!(kind, "GatewayClass" | "XMesh") { "" } else { "shop" };
         let patch = json!({ "status": status });
         let params = PatchParams::default();
         let written =

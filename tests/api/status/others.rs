@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use kube::api::{Patch, PatchParams, WatchEvent, WatchParams};
 use serde_json::{Value, json};
 
-use super::{Cluster, OURS, own_entries, said_of};
+use super::{Cluster, OURS, conditions, describe, own_entries, said_of};
 
 const GOOD: &str = "Accepted=True Accepted; ResolvedRefs=True ResolvedRefs";
 const WEB: &str = "kind: Service\nmetadata: {name: web}\nspec: {ports: [{name: http, port: 80}]}\n";
@@ -82,6 +82,110 @@ async fn what_others_say_is_kept_with_its_order_and_what_is_no_longer_ours_goes(
 
     room_is_never_made_at_the_cost_of_others(&cluster).await;
     a_message_has_an_end(&cluster).await;
+}
+
+/// The conditions of a status or of an entry by others' types, and ours as `TYPE=STATUS REASON`.
+fn told(of: &Value) -> (Vec<Value>, Vec<String>) {
+    let is_foreign = |own: &Value| own["type"].as_str().unwrap().contains('/');
+    let (foreign, own): (Vec<Value>, Vec<Value>) = conditions(of).iter().cloned().partition(is_foreign);
+    (foreign, own.iter().map(describe).collect())
+}
+
+/// Puts a condition of another type before and behind all others.
+fn put_in(of: &mut Value) -> [Value; 2] {
+    let ours = of["conditions"].as_array_mut().unwrap();
+    let [first, last] = ["other.io/first", "other.io/last"].map(|kind| condition(kind, "kept"));
+    ours.insert(0, first.clone());
+    ours.push(last.clone());
+    [first, last]
+}
+
+/// Whether a class, a Gateway or a ListenerSet is accepted, or a route somewhere, by both of our controllers.
+fn is_accepted(object: &Value) -> bool {
+    let entries = entries(object);
+    let all: Vec<&Value> = entries.iter().chain([&object["status"]]).flat_map(conditions).collect();
+    entries.len() != 1 && all.iter().any(|own| own["type"] == "Accepted" && own["status"] == "True")
+}
+
+/// The class `gammarus` with more in its `spec`.
+fn class(more: &str) -> String {
+    format!(
+        "{{kind: GatewayClass, metadata: {{name: gammarus}}, spec: {{controllerName: gammarus.io/gateway-controller{more}}}}}"
+    )
+}
+
+/// The Gateway `gateway`, which asks for this address.
+fn gateway(address: &str) -> String {
+    format!(
+        "{{kind: Gateway, metadata: {{name: gateway}}, spec: {{gatewayClassName: gammarus, addresses: [{address}],
+           allowedListeners: {{namespaces: {{from: Same}}}}, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}}}"
+    )
+}
+
+const SET: &str = "{kind: ListenerSet, metadata: {name: set}, spec: {parentRef: {name: gateway},
+  listeners: [{name: more, port: 81, protocol: HTTP}]}}";
+/// By kind, namespace and name.
+const OBJECTS: [(&str, &str, &str); 4] = [
+    ("GatewayClass", "", "gammarus"),
+    ("Gateway", "shop", "gateway"),
+    ("ListenerSet", "shop", "set"),
+    ("HTTPRoute", "shop", "both"),
+];
+
+/// Puts conditions of others into all statuses of these objects, once they are accepted.
+async fn put_in_all(cluster: &Cluster) -> Vec<Value> {
+    let mut put = Vec::new();
+    for object in OBJECTS {
+        let mut status = cluster.when(object, "accepted", is_accepted).await["status"].clone();
+        if let Some(parents) = status["parents"].as_array_mut() {
+            put = parents.iter_mut().map(put_in).next_back().unwrap().to_vec();
+        } else {
+            put = put_in(&mut status).to_vec();
+        }
+        for listener in status["listeners"].as_array_mut().into_iter().flatten() {
+            put_in(listener);
+        }
+        cluster.write_status(object.0, object.2, &status).await;
+    }
+    put
+}
+
+#[tokio::test]
+async fn conditions_of_others_stay_in_all_that_gateways_are_made_of() {
+    let cluster = Cluster::start().await;
+    cluster.apply(&[&class(""), &gateway(""), SET, WEB, &route("both", &["web"])].join("\n---\n")).await;
+    let controller = cluster.leader().await;
+    let put = put_in_all(&cluster).await;
+    // Each says something else now: the class last, since a Gateway of none that is accepted stays as it was made.
+    let refused = |object: &Value| !is_accepted(object);
+    let all_kept = |of: &Value| told(of).0 == put;
+    for (kind, namespace, name) in [OBJECTS[1], OBJECTS[2], OBJECTS[0]] {
+        if kind == "Gateway" {
+            cluster.apply(&gateway("{type: Hostname, value: a.example}")).await;
+        } else if kind == "GatewayClass" {
+            let none = ", parametersRef: {group: '', kind: ConfigMap, name: none, namespace: shop}";
+            cluster.apply(&class(none)).await;
+        }
+        let found = cluster.when((kind, namespace, name), "refused", refused).await;
+        let listeners = found["status"]["listeners"].as_array().cloned().unwrap_or_default();
+        assert!(
+            [&found["status"]].into_iter().chain(&listeners).all(all_kept),
+            "{kind}: {:#}",
+            found["status"]
+        );
+        assert!(
+            told(&found["status"]).1.iter().any(|own| own.starts_with("Accepted=False ")),
+            "{kind}: {:#}",
+            found["status"]
+        );
+    }
+    cluster.apply(&route("both", &["missing"])).await;
+    let is_other = |route: &Value| said_of(route, "missing").contains("Accepted=False");
+    let found = cluster.when(("HTTPRoute", "shop", "both"), "without its Service", is_other).await;
+    let on_gateway =
+        entries(&found).into_iter().find(|entry| entry["controllerName"] == "gammarus.io/gateway-controller");
+    assert!(on_gateway.as_ref().is_some_and(all_kept), "{:#}", found["status"]);
+    assert_eq!(controller.metric("gammarus_status_writes_total{result=\"refused\"}"), 0.0);
 }
 
 async fn room_is_never_made_at_the_cost_of_others(cluster: &Cluster) {

@@ -243,7 +243,7 @@ async fn an_address_that_is_asked_for_is_had_or_named() {
     cluster.part("Deployment", "made", |_| true).await;
     cluster.write_status("Deployment", NAME, &ready).await;
     let before = cluster.part("Service", "made", |_| true).await;
-    says("False AddressNotAssigned: no Service that this Gateway owns has been given an address yet").await;
+    says("False AddressNotAssigned: Service shop/web-gammarus has not been given an address yet").await;
     give("192.0.2.9").await;
     says("True Programmed: ").await;
 

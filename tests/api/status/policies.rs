@@ -254,3 +254,48 @@ async fn what_a_former_controller_said_is_taken_away_where_there_is_no_class_of_
     let _next = cluster.leader().await;
     cluster.policy("p", NOTHING).await;
 }
+
+#[tokio::test]
+async fn a_gateway_that_a_policys_status_has_no_room_for_says_so_until_there_is() {
+    let (cluster, controller, found) = accepted().await;
+    let other = |number: u32| {
+        let reference = json!({"name": format!("other-{number}")});
+        json!({"controllerName": "example.com/other", "ancestorRef": reference, "conditions": own(&found)[0]["conditions"]})
+    };
+    // Fifteen of others and one of ours leave none for a second Gateway, which sends there, too.
+    let full: Vec<Value> = (0..15).map(other).chain([own(&found)[0].clone()]).collect();
+    let written = cluster.write_status("BackendTLSPolicy", "p", &json!({ "ancestors": full })).await;
+    let full = ancestors(&written);
+    let late = "
+{kind: Gateway, metadata: {name: late}, spec: {gatewayClassName: gammarus, listeners: [{name: http, port: 80, protocol: HTTP}]}}
+---
+{kind: HTTPRoute, metadata: {name: late}, spec: {parentRefs: [{name: late}], rules: [{backendRefs: [{name: web, port: 443}]}]}}
+";
+    cluster.apply(late).await;
+    let accepted = |gateway: &Value| {
+        let said = conditions(&gateway["status"]).iter().find(|own| own["type"] == "Accepted");
+        let text = |field: &str| said.map_or("", |said| said[field].as_str().unwrap());
+        format!("{} {}: {}", text("status"), text("reason"), text("message"))
+    };
+    let says_so = |gateway: &Value| {
+        accepted(gateway).starts_with(
+            "True Accepted: BackendTLSPolicy shop/p: status.ancestors has no room for this Gateway",
+        )
+    };
+    cluster.when(("Gateway", "shop", "late"), "told of it", says_so).await;
+    assert_eq!(accepted(&cluster.get("Gateway", "shop", "front").await), "True Accepted: ", "it is named");
+    let now = cluster.get("BackendTLSPolicy", "shop", "p").await;
+    assert_eq!(ancestors(&now), full, "and nobody is driven out");
+    controller.when("counts it", || controller.metric("gammarus_status_left_out") == 1.0).await;
+    let status = controller.get("/status").unwrap();
+    assert!(status.contains("Accepted=False Invalid: status.ancestors has no room"), "{status}");
+    assert!(controller.log().contains("the status has no room for all entries"), "{}", controller.log());
+
+    cluster.write_status("BackendTLSPolicy", "p", &json!({ "ancestors": full[1..] })).await;
+    let is_named = |policy: &Value| said_at(policy, "late").as_deref() == Some(GOOD);
+    cluster.when(("BackendTLSPolicy", "shop", "p"), "of the second Gateway, too", is_named).await;
+    cluster
+        .when(("Gateway", "shop", "late"), "as before", |gateway| accepted(gateway) == "True Accepted: ")
+        .await;
+    assert_eq!(controller.metric("gammarus_status_left_out"), 0.0);
+}

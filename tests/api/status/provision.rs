@@ -210,6 +210,29 @@ async fn what_somebody_changes_or_deletes_is_put_right_but_for_the_scale() {
     let deployment = cluster.part("Deployment", "open on both ports", is_open).await;
     assert_eq!(deployment["spec"]["replicas"], 5);
 
+    // The port of a Service, beside one that somebody has added, and the words of a ConfigMap are as they were, too.
+    let port = json!({"name": "tcp-80", "port": 8081, "targetPort": 8081, "protocol": "TCP"});
+    let theirs = json!({"name": "theirs", "port": 9, "targetPort": 9, "protocol": "TCP"});
+    cluster.edit("Service", json!({"spec": {"ports": [port, theirs]}})).await;
+    let has = |wanted: &[&str]| {
+        let mut wanted: Vec<String> = wanted.iter().map(|port| (*port).to_owned()).collect();
+        wanted.sort();
+        move |service: &Value| {
+            let mut own = ports(service);
+            own.sort();
+            own == wanted
+        }
+    };
+    cluster
+        .part("Service", "on its own ports", has(&["tcp-80 80/TCP", "tcp-8080 8080/TCP", "theirs 9/TCP"]))
+        .await;
+    // And what is put back goes with its listener as before.
+    cluster.apply(&gateway("{name: more, port: 8080, protocol: HTTP}")).await;
+    cluster.part("Service", "without port 80", has(&["tcp-8080 8080/TCP", "theirs 9/TCP"])).await;
+    cluster.edit("ConfigMap", json!({"data": {"ca.crt": "another", "more": "theirs"}})).await;
+    let is_right = |own: &Value| own["data"] == json!({"ca.crt": "one", "more": "theirs"});
+    cluster.part("ConfigMap", "put right", is_right).await;
+
     // Without our label it is seen no more, and still ours.
     cluster
         .edit("ServiceAccount", json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}}))
@@ -217,6 +240,90 @@ async fn what_somebody_changes_or_deletes_is_put_right_but_for_the_scale() {
     let is_labelled =
         |account: &Value| account["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "gammarus";
     cluster.part("ServiceAccount", "labelled again", is_labelled).await;
+}
+
+#[tokio::test]
+async fn labels_and_annotations_of_a_gateway_that_is_there_follow_it() {
+    let (cluster, _controller) = Cluster::start_providing().await;
+    let whole = gateway(HTTP);
+    let (start, _) = whole.split_once("infrastructure: ").unwrap();
+    let labels_of = |metadata: &Value, names: [&str; 2]| names.map(|name| metadata["labels"][name].clone());
+    let has = |object: &Value, wanted: &[Value; 2], note: &Value| {
+        let is_so = |metadata: &Value| {
+            labels_of(metadata, ["team", "zone"]) == *wanted && metadata["annotations"]["note"] == *note
+        };
+        let is_ours = |metadata: &Value| {
+            labels_of(metadata, ["gammarus.io/gateway", "gateway.networking.k8s.io/gateway-name"])
+                == [json!(NAME), json!("web")]
+        };
+        let template = &object["spec"]["template"]["metadata"];
+        [&object["metadata"], template]
+            .into_iter()
+            .filter(|own| !own.is_null())
+            .all(|own| is_so(own) && is_ours(own))
+    };
+    for (what, wanted, note) in [
+        ("{labels: {team: edge}, annotations: {note: 'yes'}}", [json!("edge"), Value::Null], json!("yes")),
+        (
+            "{labels: {team: core, zone: a}, annotations: {note: 'no'}}",
+            [json!("core"), json!("a")],
+            json!("no"),
+        ),
+        ("{labels: {zone: a}}", [Value::Null, json!("a")], Value::Null),
+        ("null", [Value::Null, Value::Null], Value::Null),
+    ] {
+        let infrastructure = if what == "null" { String::new() } else { format!("infrastructure: {what}") };
+        cluster.apply(&format!("{start}{infrastructure}}}}}")).await;
+        for kind in PARTS {
+            cluster.part(kind, what, |object| has(object, &wanted, &note)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_changes_its_class_has_the_objects_and_the_address_of_the_new_one() {
+    let (cluster, _controller) = Cluster::start_providing().await;
+    cluster
+        .apply(&format!("{}\n---\n{}", CLASS.replace("name: gammarus}", "name: second}"), gateway(HTTP)))
+        .await;
+    let serve = async |name: &str, address: &str| {
+        cluster.when(("Service", "shop", name), "made", |_| true).await;
+        cluster.when(("Deployment", "shop", name), "made", |_| true).await;
+        let ready = json!({"replicas": 1, "readyReplicas": 1, "availableReplicas": 1});
+        cluster.write_status("Deployment", name, &ready).await;
+        cluster.write_status("Service", name, &json!({"loadBalancer": {"ingress": [{"ip": address}]}})).await;
+    };
+    let says = async |what: &str, addresses: &[&str]| {
+        let addresses: Vec<Value> =
+            addresses.iter().map(|own| json!({"type": "IPAddress", "value": own})).collect();
+        let is_so = |gateway: &Value| {
+            programmed(gateway) == what && gateway["status"]["addresses"] == json!(addresses)
+        };
+        cluster.when(("Gateway", "shop", "web"), what, is_so).await
+    };
+    serve(NAME, "192.0.2.7").await;
+    let before = says("True Programmed: ", &["192.0.2.7"]).await;
+
+    cluster.apply(&gateway(HTTP).replace("gatewayClassName: gammarus", "gatewayClassName: second")).await;
+    let after =
+        says("False AddressNotAssigned: Service shop/web-second has not been given an address yet", &[])
+            .await;
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    for kind in PARTS {
+        let object = cluster.when((kind, "shop", "web-second"), "made", |_| true).await;
+        let metadata = &object["metadata"];
+        assert_eq!(metadata["labels"]["gateway.networking.k8s.io/gateway-class-name"], "second", "{kind}");
+        assert_eq!(metadata["labels"]["gammarus.io/gateway"], "web-second", "{kind}");
+        assert_eq!(metadata["ownerReferences"][0]["uid"], after["metadata"]["uid"], "{kind}");
+    }
+    let service = cluster.get("Service", "shop", "web-second").await;
+    assert_eq!(service["spec"]["selector"], json!({"gammarus.io/gateway": "web-second"}));
+    serve("web-second", "192.0.2.8").await;
+    says("True Programmed: ", &["192.0.2.8"]).await;
+    // What it had stays until somebody deletes it.
+    for kind in PARTS {
+        cluster.part(kind, "there still", |_| true).await;
+    }
 }
 
 #[tokio::test]

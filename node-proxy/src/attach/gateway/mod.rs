@@ -109,7 +109,7 @@ pub struct JudgedGateway {
     unresolved: Option<(ConditionReason, String)>,
     /// How its pods and its Service are to be; or why it is not accepted, whatever its listeners are.
     parameters: Result<Arc<Parameters>, (ConditionReason, String)>,
-    /// What it asks for and is not done.
+    /// What it, or a policy for what it sends to, asks for and is not done.
     remarks: Vec<String>,
     /// Where it lets clients without a valid certificate in.
     insecure: Option<String>,
@@ -171,10 +171,11 @@ impl Gateways {
             let class = classes.get(&*gateway.spec.gateway_class_name)?;
             Some((key.clone(), judge_gateway(objects, class, (key, gateway))))
         };
-        let gateways: BTreeMap<_, _> = objects.gateways.iter().filter_map(judge).collect();
+        let mut gateways: BTreeMap<_, _> = objects.gateways.iter().filter_map(judge).collect();
         let routes = route::judge_routes(objects, &gateways);
         let named = named::find_named(objects, &classes);
         let policies = Policies::new(objects, &gateways, &routes);
+        policies.signal(&mut gateways);
         Self { classes, gateways, routes, named, policies }
     }
 

@@ -5,7 +5,8 @@
 //!
 //! Something is said of a policy for each Gateway that sends to a Service that it is for, and for no other one
 //! (PolicyAncestorStatus). That is so by the routes that hold there and by what they may refer to: else anybody could
-//! put as many Gateways of his into the status of somebody else's policy as there is room for.
+//! put as many Gateways of his into the status of somebody else's policy as there is room for. Where there is none left for a
+//! Gateway, the policy is none that could be obeyed there (PolicyStatus.ancestors), and the Gateway says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,14 +16,15 @@ use rustls::RootCertStore;
 
 use super::authority::find_authorities;
 use super::listener::{Listener, ListenerProtocol, ListenerTls};
-use super::{GatewayRoute, JudgedGateway, ListenerId};
+use super::{GATEWAY_CONTROLLER_NAME, GROUP, GatewayRoute, JudgedGateway, ListenerId};
 use crate::attach::condition::{Condition, ConditionReason, ConditionStatus, ConditionType};
 use crate::attach::find_transport;
 use crate::cluster::api::backend_tls_policy::{
-    BackendTlsPolicyValidation, BackendTlsPolicyValidationSubjectAltNamesType as AltNameType,
+    BackendTlsPolicyStatusAncestors, BackendTlsPolicyValidation,
+    BackendTlsPolicyValidationSubjectAltNamesType as AltNameType,
 };
 use crate::cluster::api::{BackendTlsPolicy, BackendTlsPolicySpec};
-use crate::cluster::objects::{ObjectKey, Objects};
+use crate::cluster::objects::{MOST_ANCESTORS, ObjectKey, Objects};
 use crate::route::{Age, RouteRef};
 use crate::snapshot::service::ServicePortKey;
 use crate::snapshot::transport::Transport;
@@ -66,6 +68,26 @@ pub struct JudgedPolicy {
     pub generation: Option<i64>,
     /// The Gateways that send to what it is for, each with what is said of it there: `Accepted` and `ResolvedRefs`.
     pub ancestors: BTreeMap<ObjectKey, Vec<Condition>>,
+    /// Those of them for which its status has no room: what it is for is not spoken to there.
+    pub unnamed: BTreeSet<ObjectKey>,
+}
+
+impl JudgedPolicy {
+    /// What becomes of it at each Gateway, said in its status or not.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&ObjectKey, Vec<Condition>)> {
+        let refused = |own: &Condition| Condition {
+            status: ConditionStatus::False,
+            reason: ConditionReason::Invalid,
+            message: "status.ancestors has no room for this Gateway".to_owned(),
+            ..own.clone()
+        };
+        self.ancestors.iter().map(move |(gateway, said)| {
+            let is_refused =
+                |own: &Condition| own.kind == ConditionType::Accepted && self.unnamed.contains(gateway);
+            let said = said.iter().map(|own| if is_refused(own) { refused(own) } else { own.clone() });
+            (gateway, said.collect())
+        })
+    }
 }
 
 /// Why something is not as it should be.
@@ -78,8 +100,8 @@ type Senders<'g> = BTreeMap<&'g ObjectKey, BTreeSet<&'g ObjectKey>>;
 pub struct Policies {
     /// The policies.
     pub judged: BTreeMap<ObjectKey, JudgedPolicy>,
-    /// Ports that are spoken to in TLS.
-    pub ports: BTreeMap<ServicePortKey, PortPolicy>,
+    /// Ports that are spoken to in TLS, each with the policy that decides on it.
+    pub ports: BTreeMap<ServicePortKey, (ObjectKey, PortPolicy)>,
 }
 
 /// What a policy asks for: a Service, and perhaps one port of it.
@@ -135,13 +157,36 @@ impl Policies {
             for one in &pending {
                 let own = one.held().filter(|target| target.section.is_some() == by_section);
                 for port in own.flat_map(|target| find_ports(objects, target)) {
-                    policies.ports.insert(port, one.validation.as_ref().ok().map(Arc::clone));
+                    let validation = one.validation.as_ref().ok().map(Arc::clone);
+                    policies.ports.insert(port, (one.key.clone(), validation));
                 }
             }
         }
         let senders = find_senders(gateways, routes);
         policies.judged = pending.iter().map(|one| (one.key.clone(), one.conclude(&senders))).collect();
         policies
+    }
+
+    /// Has the Gateways that policies have no room for say so.
+    pub(super) fn signal(&self, gateways: &mut BTreeMap<ObjectKey, JudgedGateway>) {
+        for (policy, judged) in &self.judged {
+            for key in &judged.unnamed {
+                let Some(gateway) = gateways.get_mut(key) else { continue };
+                gateway.remarks.push(format!(
+                    "BackendTLSPolicy {policy}: status.ancestors has no room for this Gateway, which does not \
+                     speak to what the policy is for"
+                ));
+            }
+        }
+    }
+
+    /// How the ports that policies are for are spoken to by a Gateway.
+    pub fn ports_at(&self, gateway: &ObjectKey) -> impl Iterator<Item = (&ServicePortKey, PortPolicy)> {
+        let is_refused =
+            |policy| self.judged.get(policy).is_some_and(|judged| judged.unnamed.contains(gateway));
+        self.ports.iter().map(move |(port, (policy, validation))| {
+            (port, validation.clone().filter(|_| !is_refused(policy)))
+        })
     }
 }
 
@@ -203,11 +248,31 @@ impl<'o> Pending<'o> {
                 by_gateway.entry(gateway).or_default().push(placed);
             }
         }
+        let unnamed = by_gateway.keys().filter(|gateway| !self.has_room_for(gateway));
+        let unnamed = unnamed.map(|gateway| (*gateway).clone()).collect();
         let say = |(gateway, own): (&ObjectKey, Vec<&Placed>)| (gateway.clone(), self.say(&own));
         JudgedPolicy {
             generation: self.policy.metadata.generation,
             ancestors: by_gateway.into_iter().map(say).collect(),
+            unnamed,
         }
+    }
+
+    /// Whether its status names a Gateway, or could. "If this slice is full, implementations MUST NOT add further entries.
+    /// Instead they MUST consider the policy unimplementable and signal that on any related resources such as the ancestor that would be
+    /// referenced here" (PolicyStatus.ancestors).
+    fn has_room_for(&self, gateway: &ObjectKey) -> bool {
+        let entries = self.policy.status.as_ref().map(|status| status.ancestors.as_slice());
+        let entries = entries.unwrap_or_default();
+        let is_it = |entry: &BackendTlsPolicyStatusAncestors| {
+            let own = &entry.ancestor_ref;
+            entry.controller_name == GATEWAY_CONTROLLER_NAME
+                && own.kind.as_deref().unwrap_or("Gateway") == "Gateway"
+                && own.group.as_deref().unwrap_or(GROUP) == GROUP
+                && own.namespace.as_deref().unwrap_or(&self.key.namespace) == &*gateway.namespace
+                && *own.name == *gateway.name
+        };
+        entries.len() < MOST_ANCESTORS || entries.iter().any(is_it)
     }
 
     /// What is said of it at a Gateway that sends to these targets.

@@ -10,12 +10,14 @@ use std::time::SystemTime;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::super::core_kinds::{Admit, Pod};
-use super::super::objects::{Kind, MARK_ANNOTATION, Mark, Object, ObjectId, ObjectKey, PARAMETERS_KEY};
+use super::super::objects::{
+    Kind, MARK_ANNOTATION, MOST_ANCESTORS, Mark, Object, ObjectId, ObjectKey, PARAMETERS_KEY,
+};
 use super::super::report::{Report, Severity};
 use super::super::schema::FieldError;
 use super::super::typed;
@@ -160,8 +162,8 @@ fn trim(kind: Kind, value: &mut Value) -> Option<Value> {
         Kind::Service => keep_of_status(fields, "loadBalancer"),
         Kind::ConfigMap => keep_data(fields, &["ca.crt", PARAMETERS_KEY]),
         Kind::Secret => keep_data(fields, &["tls.crt", "tls.key"]),
-        Kind::BackendTlsPolicy
-        | Kind::Gateway
+        Kind::BackendTlsPolicy => keep_ancestors_that_are_full(fields),
+        Kind::Gateway
         | Kind::GatewayClass
         | Kind::GrpcRoute
         | Kind::HttpRoute
@@ -192,6 +194,16 @@ fn keep_of_status(fields: &mut Map<String, Value>, name: &str) {
     }
 }
 
+/// Of a policy's status it counts whom it names once it has no room for others, and nothing of what it says of them.
+fn keep_ancestors_that_are_full(fields: &mut Map<String, Value>) {
+    let status = fields.remove("status");
+    let entries = status.as_ref().and_then(|status| status["ancestors"].as_array());
+    let Some(entries) = entries.filter(|entries| entries.len() >= MOST_ANCESTORS) else { return };
+    let name = |entry: &Value| json!({ "controllerName": entry["controllerName"], "ancestorRef": entry["ancestorRef"], "conditions": [] });
+    let names: Value = entries.iter().map(name).collect();
+    fields.insert("status".to_owned(), json!({ "ancestors": names }));
+}
+
 /// Of Secrets and ConfigMaps nothing is read but certificates and parameters, and others may be as large as objects get.
 fn keep_data(fields: &mut Map<String, Value>, names: &[&str]) {
     fields.remove("binaryData");
@@ -211,7 +223,6 @@ fn written(value: &Value) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
 
     use super::*;
 
@@ -350,6 +361,28 @@ mod tests {
             assert!(said.len() == 1 && said[0].starts_with(&unknown), "{said:?}");
             assert_eq!(one, read("2", "ofTomorrow").0);
         }
+    }
+
+    #[test]
+    fn of_a_policys_status_the_names_are_kept_where_there_is_room_for_no_more() {
+        let read = |count: usize, message: &str| {
+            let entry = |number: usize| {
+                json!({"controllerName": "example.com/other", "ancestorRef": {"name": number.to_string()},
+                       "conditions": [{"type": "Accepted", "message": message}]})
+            };
+            let policy = json!({
+                "metadata": {"name": "p", "namespace": "shop"},
+                "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "web"}], "validation": {"hostname": "a.example"}},
+                "status": {"ancestors": (0..count).map(entry).collect::<Vec<_>>()},
+            });
+            good(&read_item(Kind::BackendTlsPolicy, policy).unwrap(), Kind::BackendTlsPolicy)
+        };
+        assert_eq!(read(0, "a"), read(15, "b"), "a change of a status is none while there is room");
+        assert_eq!(read(16, "a"), read(16, "b"), "nor is one of what is said");
+        let Object::BackendTlsPolicy(policy) = read(16, "a") else { panic!("no policy") };
+        let entries = &policy.status.as_ref().unwrap().ancestors;
+        assert_eq!((entries.len(), &*entries[15].ancestor_ref.name), (16, "15"));
+        assert_eq!(&*entries[15].controller_name, "example.com/other");
     }
 
     #[test]

@@ -27,7 +27,7 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_l
 /// How ports of Services are spoken to behind a Gateway.
 #[must_use]
 pub fn compile_backend_tls(gateways: &Gateways, gateway: &JudgedGateway) -> BackendTlsPorts {
-    compile_backends(&gateways.policies.ports, gateway.client_certificate.as_ref())
+    compile_backends(gateways.policies.ports_at(&gateway.key), gateway.client_certificate.as_ref())
 }
 
 /// Makes the ports of a Gateway, time after time: what ends TLS stays the same object as long as it says the same, and with

@@ -1,6 +1,5 @@
 //! What a Gateway begins TLS with towards a backend → the configurations of its handshakes.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, LazyLock};
 
@@ -23,8 +22,8 @@ static SYSTEM: LazyLock<Arc<RootCertStore>> =
     LazyLock::new(|| Arc::new(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()));
 
 /// How the ports are spoken to for which there are policies; `client` is what the Gateway shows there.
-pub(super) fn compile_backends(
-    policies: &BTreeMap<ServicePortKey, PortPolicy>,
+pub(super) fn compile_backends<'p>(
+    policies: impl Iterator<Item = (&'p ServicePortKey, PortPolicy)>,
     client: Option<&Arc<CertifiedKey>>,
 ) -> BackendTlsPorts {
     let compile = |policy: &PortPolicy| {
@@ -32,7 +31,7 @@ pub(super) fn compile_backends(
         let handshake = policy.as_ref().and_then(|validation| build(validation, client).ok());
         Arc::new(BackendTls { id, handshake })
     };
-    policies.iter().map(|(port, policy)| (port.clone(), compile(policy))).collect()
+    policies.map(|(port, policy)| (port.clone(), compile(&policy))).collect()
 }
 
 /// A number that differs where anything of the handshake does: no connection is used again for another.

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::live::Address;
 use super::plan::{JudgedParent, Judgement, Role};
-use super::provision::Demand;
 use super::provision::demand::Demands;
+use super::provision::{Demand, name_of};
 use super::subject::Subject;
 use crate::attach::gateway::{
     GROUP, Gateways, JudgedClass, JudgedGateway, JudgedListenerSet, Listener, ListenerId, ListenerOwner,
@@ -241,8 +241,8 @@ impl GatewayStatuses {
         }
         for (key, policy) in &self.judged.policies.judged {
             let subject = Subject::BackendTlsPolicy(key.clone());
-            for (gateway, conditions) in policy.ancestors.iter().filter(|_| is_wanted(&subject)) {
-                add(&format!("{subject} at Gateway {gateway}"), conditions);
+            for (gateway, conditions) in policy.outcomes().filter(|_| is_wanted(&subject)) {
+                add(&format!("{subject} at Gateway {gateway}"), &conditions);
             }
         }
         lines
@@ -292,7 +292,7 @@ type Counts<'g> = BTreeMap<&'g ListenerId, usize>;
 
 impl Reach {
     fn find(objects: &Objects, gateway: &JudgedGateway) -> Self {
-        let addresses = find_addresses(objects, &gateway.key);
+        let addresses = find_addresses(objects, gateway);
         let asked = objects.gateways.get(&gateway.key).and_then(|own| own.spec.addresses.as_deref());
         let values = asked.unwrap_or_default().iter().filter_map(|asked| asked.value.as_deref());
         let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
@@ -311,8 +311,8 @@ impl Reach {
             let message = format!("spec.addresses: it was not given {}{asked}", missing.join(", "));
             Err((ConditionReason::AddressNotUsable, message))
         } else if addresses.is_empty() {
-            let message = "no Service that this Gateway owns has been given an address yet";
-            Err((ConditionReason::AddressNotAssigned, message.to_owned()))
+            let message = format!("Service {} has not been given an address yet", service_of(gateway));
+            Err((ConditionReason::AddressNotAssigned, message))
         } else {
             Ok(())
         };
@@ -410,24 +410,25 @@ fn is_same_address(one: &str, other: &str) -> bool {
     one == other || one.parse::<IpAddr>().is_ok_and(|one| other.parse() == Ok(one))
 }
 
-/// The addresses of a Gateway: those of the Services that it owns, which their balancers have given them or, of another type, the
-/// cluster. This is where what was provided for a Gateway comes into its status.
-fn find_addresses(objects: &Objects, key: &ObjectKey) -> Vec<Address> {
-    let Some(uid) = objects.gateways.get(key).and_then(|gateway| gateway.metadata.uid.as_deref()) else {
-        return Vec::new();
-    };
-    let first = ObjectKey { namespace: Arc::clone(&key.namespace), ..ObjectKey::default() };
-    let near = objects.services.range(first..).take_while(|(other, _)| other.namespace == key.namespace);
-    let owned = near.map(|(_, service)| service).filter(|service| {
-        let owners = service.metadata.owner_references.iter().flatten();
-        let mut own = owners.filter(|owner| owner.kind == "Gateway" && owner.uid == uid);
-        own.next().is_some()
+/// The addresses of a Gateway: those of its Service, which a balancer has given it or, where it is of another type, the cluster.
+/// This is where what was provided for a Gateway comes into its status.
+fn find_addresses(objects: &Objects, gateway: &JudgedGateway) -> Vec<Address> {
+    let own = objects.gateways.get(&gateway.key).and_then(|own| own.metadata.uid.as_deref());
+    // One that is left of another class of this Gateway leads to pods that nobody feeds any more.
+    let service = objects.services.get(&service_of(gateway)).filter(|service| {
+        let mut owners = service.metadata.owner_references.iter().flatten();
+        owners.any(|owner| owner.kind == "Gateway" && Some(&*owner.uid) == own)
     });
-    let mut addresses: Vec<Address> = owned.flat_map(|service| addresses_of(service)).collect();
+    let mut addresses: Vec<Address> = service.map(|service| addresses_of(service)).unwrap_or_default();
     addresses.sort();
     addresses.dedup();
     addresses.truncate(MOST_ADDRESSES);
     addresses
+}
+
+/// By which name a Gateway has a Service.
+fn service_of(gateway: &JudgedGateway) -> ObjectKey {
+    ObjectKey::new(&gateway.key.namespace, &name_of(&gateway.key, &gateway.class))
 }
 
 fn addresses_of(service: &Service) -> Vec<Address> {

@@ -25,11 +25,11 @@ const OBJECTS: &str = "
   rules: [{backendRefs: [{name: web, port: 80}]}]}}
 ";
 
-/// A Service of type LoadBalancer with this address.
+/// The Gateway's Service, of type LoadBalancer, with this address.
 fn balancer(owner: &str, address: &str) -> String {
     format!(
         "---
-{{kind: Service, metadata: {{name: balancer, ownerReferences: [{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway,
+{{kind: Service, metadata: {{name: web-gammarus, ownerReferences: [{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway,
   name: web, uid: {owner}}}]}}, spec: {{type: LoadBalancer, clusterIP: 10.96.0.9, ports: [{{port: 80}}]}},
   status: {{loadBalancer: {{ingress: [{{{address}}}]}}}}}}"
     )
@@ -142,7 +142,7 @@ fn an_address_that_is_asked_for_is_there_or_named() {
     let none = || Vec::<String>::new();
     let one = || vec!["192.0.2.1".to_owned()];
     for (asked, service, expected) in [
-        ("", "", (none(), "Programmed=False AddressNotAssigned: no Service that this Gateway owns has been given an address yet".to_owned())),
+        ("", "", (none(), "Programmed=False AddressNotAssigned: Service shop/web-gammarus has not been given an address yet".to_owned())),
         ("", &*given, (one(), yes.clone())),
         ("{value: 192.0.2.1}", "", (none(), not_usable("192.0.2.1"))),
         ("{value: 192.0.2.1}", &given, (one(), yes.clone())),
@@ -162,6 +162,19 @@ fn an_address_that_is_asked_for_is_there_or_named() {
     ] {
         assert_eq!(with_addresses(asked, service), expected, "{asked}");
     }
+}
+
+#[test]
+fn what_is_left_of_another_class_is_no_address_of_the_gateway() {
+    let before = balancer("g1", "ip: 192.0.2.1").replace("web-gammarus", "web-former");
+    let not_assigned =
+        "Programmed=False AddressNotAssigned: Service shop/web-gammarus has not been given an address yet";
+    assert_eq!(with_addresses("", &before), (Vec::new(), not_assigned.to_owned()));
+    let both = format!("{before}\n{}", balancer("g1", "ip: 192.0.2.2"));
+    assert_eq!(
+        with_addresses("", &both),
+        (vec!["192.0.2.2".to_owned()], "Programmed=True Programmed".to_owned())
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::features::SUPPORTED_FEATURES;
 use super::live::{Live, LiveCondition, LiveEntry, Said};
 use crate::attach::gateway::GATEWAY_CONTROLLER_NAME;
 use crate::attach::{CONTROLLER_NAME, Condition, ParentRef};
+use crate::cluster::objects::MOST_ANCESTORS;
 pub use gateways::{plan_class, plan_listeners};
 
 /// `conditions` take no more.
@@ -45,7 +46,7 @@ const PARENTS: EntryList = EntryList {
 const ANCESTORS: EntryList = EntryList {
     name: "ancestors",
     reference: "ancestorRef",
-    most: 16,
+    most: MOST_ANCESTORS,
     conditions: &["Accepted", "ResolvedRefs"],
 };
 /// Those of an XMesh. The CRD makes `Programmed` up as `Unknown`, and says nothing of what it would mean.

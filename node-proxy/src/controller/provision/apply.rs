@@ -2,14 +2,17 @@
 //!
 //! An object is applied whole, by server-side apply: what is no longer wanted of it goes, and what others have put into it stays.
 //! One that this Gateway does not own is never touched: it is looked at before anything is made in its place, what is made first is
-//! made without force, and what is applied later names the uid that was seen. What somebody chose and does not any more
+//! made without force, and what is applied later names the uid that was seen. Only what somebody has put in the place of what is
+//! ours is taken away ([`Wanted::in_the_way`]). What somebody chose and does not any more
 //! ([`Part::CHOSEN`]) is deleted, by its uid.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
@@ -100,13 +103,14 @@ impl Provisioner {
         if seen.owns_replicas && wanted.first_replicas.is_some() {
             return self.finish(wanted, seen).await;
         }
-        if wanted.is_in(&seen.object) {
+        if wanted.is_in(&seen.object) && wanted.in_the_way(&seen.object).is_empty() {
             return Ok(seen);
         }
         self.hold_back(&demand.gateway, wanted)?;
-        let mut object = wanted.object.clone();
+        let mut object = wanted.beside(&seen.object);
         object["metadata"]["uid"] = json!(seen.uid);
         let seen = self.apply(wanted, &object, Forced::Yes).await?;
+        let seen = self.clear(wanted, seen).await?;
         tracing::info!(gateway = %demand.gateway, "{} is applied", describe(wanted));
         Ok(seen)
     }
@@ -164,14 +168,46 @@ impl Provisioner {
         Ok(self.parts.known.put(wanted.part, wanted.key.clone(), Seen::new(object)))
     }
 
+    /// Takes away what is in the way, whoever it is of: an apply leaves what others have put there.
+    async fn clear(&self, wanted: &Wanted, seen: Arc<Seen>) -> Result<Arc<Seen>, Trouble> {
+        let places = wanted.in_the_way(&seen.object);
+        if places.is_empty() {
+            return Ok(seen);
+        }
+        let version = json!({ "op": "replace", "path": "/metadata/resourceVersion", "value": seen.version });
+        // From the last one on, so that the places of the others stay what they are.
+        let gone = places
+            .iter()
+            .rev()
+            .map(|place| json!({ "op": "remove", "path": format!("/spec/ports/{place}") }));
+        let patch: Value = std::iter::once(version).chain(gone).collect();
+        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let written = match patch {
+            Ok(patch) => self.send(wanted, &Patch::Json::<()>(patch), &params).await,
+            Err(error) => Err(error),
+        };
+        let object = written.map_err(|error| refused(&describe(wanted), &error))?;
+        Ok(self.parts.known.put(wanted.part, wanted.key.clone(), Seen::new(object)))
+    }
+
     async fn patch(
         &self,
         wanted: &Wanted,
         object: &Value,
         params: &PatchParams,
     ) -> kube::Result<DynamicObject> {
+        self.send(wanted, &Patch::Apply(object), params).await
+    }
+
+    async fn send<P: Serialize + fmt::Debug>(
+        &self,
+        wanted: &Wanted,
+        patch: &Patch<P>,
+        params: &PatchParams,
+    ) -> kube::Result<DynamicObject> {
         let api = self.api(wanted.part, &wanted.key);
-        let answer = timeout(REQUEST_LIMIT, api.patch(&wanted.key.name, params, &Patch::Apply(object))).await;
+        let answer = timeout(REQUEST_LIMIT, api.patch(&wanted.key.name, params, patch)).await;
         answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
     }
 

@@ -25,6 +25,8 @@ use crate::snapshot::transport::{Port, Transport};
 pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "gammarus");
 /// A hash of the object as it was applied last: what has been applied and is not wanted any more is found by it.
 const APPLIED: &str = "gammarus.io/applied";
+/// How the name begins of a port of a Service that is about to go.
+const FORMER: &str = "gammarus-former-";
 /// With how many replicas a Deployment begins where nobody says: one would be away whenever its node is drained.
 const REPLICAS: i32 = 2;
 /// Where every proxy has its metrics and its health, and where its admin server is, unless a listener is there.
@@ -151,6 +153,47 @@ impl Wanted {
     pub fn is_in(&self, live: &Value) -> bool {
         holds(live, &self.object)
     }
+
+    /// The places in `spec.ports` of a Service of ports that are not ours under a name of ours. Somebody has changed a port's number, by
+    /// which the API server tells ports apart: applied, ours would come beside it, and two of one name are refused.
+    #[must_use]
+    pub fn in_the_way(&self, live: &Value) -> Vec<usize> {
+        if self.part != Part::Service {
+            return Vec::new();
+        }
+        let (live, own) = (ports_of(live), ports_of(&self.object));
+        let is_ours = |port: &Value| own.iter().any(|own| port_key(own) == port_key(port));
+        let is_in_the_way = |port: &Value| {
+            let name = port["name"].as_str().unwrap_or_default();
+            !is_ours(port) && (name.starts_with(FORMER) || own.iter().any(|own| own["name"] == name))
+        };
+        live.iter().enumerate().filter(|(_, port)| is_in_the_way(port)).map(|(place, _)| place).collect()
+    }
+
+    /// The object to apply where some ports are in the way: these under names of their own, so that all are taken. They may go then.
+    #[must_use]
+    pub fn beside(&self, live: &Value) -> Value {
+        let mut object = self.object.clone();
+        let others = self.in_the_way(live).into_iter().map(|place| {
+            let port = &ports_of(live)[place];
+            let (number, protocol) = port_key(port);
+            let name = format!("{FORMER}{}-{number}", protocol.as_str().unwrap_or_default().to_lowercase());
+            json!({ "name": name, "port": number, "protocol": protocol })
+        });
+        if let Some(ports) = object.pointer_mut("/spec/ports").and_then(Value::as_array_mut) {
+            ports.extend(others);
+        }
+        object
+    }
+}
+
+fn ports_of(service: &Value) -> &[Value] {
+    service.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// What the API server tells ports of a Service apart by.
+fn port_key(port: &Value) -> (&Value, &Value) {
+    (&port["port"], &port["protocol"])
 }
 
 /// Whether `live` has all that `wanted` has. Lists of objects have keys at the API server and may be longer, by what others

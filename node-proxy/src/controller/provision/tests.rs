@@ -334,6 +334,27 @@ fn an_object_is_right_as_long_as_all_of_ours_is_in_it() {
     assert!(plain.is_in(&live));
 }
 
+#[test]
+fn a_port_that_was_moved_is_in_the_way_and_gets_another_name_until_it_has_gone() {
+    let service = part(&web(), Part::Service);
+    let port =
+        |name: &str, number: u16| json!({"name": name, "port": number, "protocol": "TCP", "nodePort": 30000});
+    let live = |ports: &[Value]| json!({"spec": {"ports": ports}});
+    let (own, theirs) = (port("tcp-80", 80), port("theirs", 9));
+    assert_eq!(service.in_the_way(&live(&[own.clone(), theirs.clone()])), [0; 0]);
+    // One that is ours by its number is put right by the apply itself, whatever it is called.
+    assert_eq!(service.in_the_way(&live(&[port("tcp-9000", 80)])), [0; 0]);
+    let moved = live(&[theirs, port("tcp-80", 8081), own]);
+    assert_eq!(service.in_the_way(&moved), [1]);
+    let applied = service.beside(&moved);
+    let ports = applied["spec"]["ports"].as_array().unwrap();
+    let former = json!({"name": "gammarus-former-tcp-8081", "port": 8081, "protocol": "TCP"});
+    assert_eq!((ports.len(), ports.last()), (4, Some(&former)));
+    assert_eq!(service.in_the_way(&applied), [3], "until it has gone");
+    let account = part(&web(), Part::ServiceAccount);
+    assert_eq!((account.in_the_way(&moved), account.beside(&moved)), (Vec::new(), account.object));
+}
+
 /// A Gateway with an address and with a ListenerSet: the state that keeps it from being served is all that differs.
 struct Said {
     statuses: GatewayStatuses,
@@ -343,7 +364,7 @@ struct Said {
 impl Said {
     fn new(is_on: bool) -> Self {
         let service = "---
-{kind: Service, metadata: {name: balancer, ownerReferences: [{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway,
+{kind: Service, metadata: {name: web-gammarus, ownerReferences: [{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway,
   name: web, uid: g1}]}, spec: {type: LoadBalancer, clusterIP: 10.96.0.9, ports: [{port: 80}]},
   status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2}]}}}";
         let objects = fixture::objects(&format!("{OBJECTS}{service}"));

@@ -25,7 +25,7 @@ pub(super) struct Seen {
     /// `metadata.uid`.
     pub(super) uid: String,
     /// `metadata.resourceVersion`.
-    version: String,
+    pub(super) version: String,
     /// The Gateway that has made it, by its name and uid.
     pub(super) owner: Option<(String, String)>,
     /// It has a `metadata.deletionTimestamp`.

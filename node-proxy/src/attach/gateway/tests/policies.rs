@@ -25,10 +25,11 @@ const WEB: &str = "{group: '', kind: Service, name: web}";
 const ONE: &str = "{group: '', kind: Service, name: web, sectionName: one}";
 const GIVEN: &str = "caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]";
 
-/// Which hostname is asked for at each port of the Service, `refused` where nobody is spoken to.
+/// Which hostname the Gateway `web` asks for at each port of the Service, `refused` where nobody is spoken to.
 fn hostnames(gateways: &Gateways) -> Vec<String> {
+    let ports: BTreeMap<_, _> = gateways.policies.ports_at(&ObjectKey::new("shop", "web")).collect();
     let port = |port| ServicePortKey::tcp(ObjectKey::new("shop", "web"), port);
-    let found = [443, 8443].map(|number| gateways.policies.ports.get(&port(number)));
+    let found = [443, 8443].map(|number| ports.get(&port(number)));
     let say = |policy: Option<&policy::PortPolicy>| match policy {
         Some(Some(validation)) => validation.hostname.to_string(),
         Some(None) => "refused".to_owned(),
@@ -220,13 +221,49 @@ fn each_ancestor_is_told_of_the_targets_that_it_sends_to() {
 }
 
 #[test]
+fn where_its_status_has_no_room_for_a_gateway_that_gateway_refuses_and_says_so() {
+    let entry = |controller: &str, name: &str| {
+        format!(
+            "{{controllerName: {controller}, ancestorRef: {{group: gateway.networking.k8s.io, kind: Gateway, namespace: shop, name: {name}}}, \
+             conditions: [{{type: Accepted, status: 'True', reason: Accepted, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}}]}}"
+        )
+    };
+    let found = |entries: &[String]| {
+        let status = format!("status: {{ancestors: [{}]}}, spec: {{targetRefs", entries.join(", "));
+        let full = policy("p", 1, ONE, GIVEN).replace("spec: {targetRefs", &status);
+        let gateways = judge_sent(&[&authorities("ca"), &full, &policy("whole", 2, WEB, GIVEN)]);
+        let message = gateways.gateways[&ObjectKey::new("shop", "web")].accepted();
+        assert_eq!(message.status, ConditionStatus::True);
+        assert_eq!(said_of(&gateways, "p"), "Accepted=True Accepted; ResolvedRefs=True ResolvedRefs");
+        let judged = &gateways.policies.judged[&ObjectKey::new("shop", "p")];
+        let outcomes: Vec<String> = judged.outcomes().map(|(_, said)| said[0].to_string()).collect();
+        (hostnames(&gateways), message.message, outcomes)
+    };
+    let others: Vec<String> =
+        (0..16).map(|number| entry("example.com/other", &format!("g{number}"))).collect();
+    let holds = |hostname: &str| {
+        let hostnames = vec![hostname.to_owned(), "whole.example.com".to_owned()];
+        (hostnames, String::new(), vec!["Accepted=True Accepted".to_owned()])
+    };
+    assert_eq!(found(&others[1..]), holds("p.example.com"), "there is room");
+    let own = entry(GATEWAY_CONTROLLER_NAME, "web");
+    assert_eq!(found(&[&others[1..], &[own]].concat()), holds("p.example.com"), "it is named");
+    for last in [entry("example.com/other", "web"), entry(GATEWAY_CONTROLLER_NAME, "other")] {
+        let (hostnames, message, outcomes) = found(&[&others[1..], &[last]].concat());
+        assert_eq!(hostnames, ["refused", "whole.example.com"], "another policy's ports are left alone");
+        assert!(message.starts_with("BackendTLSPolicy shop/p: status.ancestors has no room"), "{message}");
+        assert_eq!(outcomes, ["Accepted=False Invalid: status.ancestors has no room for this Gateway"]);
+    }
+}
+
+#[test]
 fn names_and_authorities_are_read_as_they_are_written() {
     let names =
         "subjectAltNames: [{type: Hostname, hostname: A.Example.com}, {type: URI, uri: 'spiffe://a/B'}]";
     let system = format!("wellKnownCACertificates: System, {names}");
     let gateways = judge(&[SERVICE, &policy("names", 1, WEB, &system)]);
     let key = ServicePortKey::tcp(ObjectKey::new("shop", "web"), 443);
-    let validation = gateways.policies.ports[&key].as_ref().unwrap();
+    let validation = gateways.policies.ports[&key].1.as_ref().unwrap();
     assert!(matches!(validation.authorities, BackendAuthorities::System));
     let expected = [BackendName::Dns("a.example.com".into()), BackendName::Uri("spiffe://a/B".into())];
     assert_eq!(validation.names, expected);
