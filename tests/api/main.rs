@@ -9,6 +9,7 @@ mod definitions;
 mod door;
 mod follower;
 mod gateways;
+mod handshake;
 mod manifests;
 mod marks;
 mod node;

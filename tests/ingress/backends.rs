@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::rig::{ALL, PATIENCE, Stage, gateway, make_certificate, secret, stage};
 
-fn authorities((namespace, name): (&str, &str), text: &str) -> String {
+/// A ConfigMap with such authorities.
+pub(crate) fn authorities((namespace, name): (&str, &str), text: &str) -> String {
     let object = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace},
         "data": {"ca.crt": text},
@@ -93,7 +94,7 @@ fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
             ("/page", "a page over HTTP/2"),
             ("/plain", "open: GET /plain"),
             ("/by-uri", "s_server -accept 8445"),
-            // It has asked the Gateway for a certificate, and got one.
+            // It has asked the Gateway for a certificate, and got one: who has none is refused, as below.
             ("/asks", "s_server -accept 8446"),
             ("/within", "s_server -accept 8443"),
             ("/misnamed", "gammarus-reason: handshake_failed"),
@@ -105,6 +106,7 @@ fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
             assert!(answer.contains(text), "{version} {path}: {answer}");
         }
     }
+    a_certificate_is_asked_for_and_its_end_told(&stage);
     let lines = fs::read_to_string(stage.world().gateway_access_log("careful")).unwrap();
     let is_within = |line: &&str| line.contains("path=/within ") && line.contains("mtls=yes");
     assert_eq!(lines.lines().filter(is_within).count(), 2, "{lines}");
@@ -117,7 +119,41 @@ fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
     connections_are_begun_in_tls_or_reset(&stage, &host);
     let mut lost = || ask("--http1.1", "/lost");
     authorities_are_used_as_soon_as_they_are_there(&stage, &mut lost);
-    stage.world().remove_pod("careful").unwrap();
+    for pod in ["careful", "other"] {
+        stage.world().remove_pod(pod).unwrap();
+    }
+}
+
+/// The control is a Gateway that has no certificate to show. What its policies mean by `System` is a list of its own, so that
+/// it takes what the other one does not.
+fn a_certificate_is_asked_for_and_its_end_told(stage: &Stage) {
+    let listener = format!("{{name: first, port: 8003, protocol: HTTP, {ALL}}}");
+    let flag = format!("--system-authorities={}", stage.file("passed.pem"));
+    let mut world = stage.world();
+    world.apply_in("edge", "another Gateway", &gateway("other", &listener)).unwrap();
+    world.gateway_pod_with("other", ("edge", "other"), "node-a", &[&flag]).unwrap();
+    drop(world);
+    let (host, own) = (stage.address("other"), stage.file("careful.pem"));
+    let ask = |path: &str| stage.curl_at(&host, &[&format!("http://any.example.com:8003{path}")]);
+    let refused = ask("/asks");
+    assert!(refused.status >= 500 && refused.fields.contains_key("gammarus-reason"), "{refused:?}");
+    stage.wait_line_of("other", &["path=/asks ", "reason="]);
+    let fine = ask("/strangers");
+    assert!(fine.body.contains("s_server -accept 8443"), "{fine:?}");
+    let left = |pod: &str| {
+        let probe = ["curl", "-s", "http://127.0.0.1:15000/metrics"];
+        let metrics = stage.world().exec(pod, &probe).unwrap().stdout;
+        let start = "gammarus_client_cert_expiry_seconds{";
+        metrics.lines().find_map(|line| line.strip_prefix(start).map(str::to_owned))
+    };
+    let said = left("careful").unwrap();
+    let seconds: f64 = said.strip_prefix("secret=\"edge/careful\"} ").unwrap().parse().unwrap();
+    let lasts = |seconds: f64| {
+        let check = ["openssl", "x509", "-noout", "-in", &own, "-checkend", &format!("{seconds:.0}")];
+        stage.world().exec("client", &check).unwrap().stdout.contains("will not expire")
+    };
+    assert!(lasts(seconds - 60.0) && !lasts(seconds + 60.0), "{said}");
+    assert_eq!(left("other"), None);
 }
 
 /// What comes out of a TCPRoute and of a TLSRoute whose TLS has ended, and of one that may not go on.

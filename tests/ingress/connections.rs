@@ -6,8 +6,8 @@ use crate::rig::{Stage, stage};
 
 /// Says something to the line protocol of the bytes' server, perhaps in TLS, and returns what it answers.
 #[track_caller]
-fn say(stage: &Stage, port: &str, name: Option<(&str, &str)>) -> String {
-    let target = format!("{}:{port}", stage.gateway());
+pub(crate) fn say(stage: &Stage, (host, port): (&str, &str), name: Option<(&str, &str)>) -> String {
+    let target = format!("{host}:{port}");
     let script = match name {
         Some((name, file)) => {
             let trusted = stage.file(&format!("{file}.pem"));
@@ -17,7 +17,6 @@ fn say(stage: &Stage, port: &str, name: Option<(&str, &str)>) -> String {
             )
         }
         None => {
-            let (host, port) = target.split_once(':').unwrap();
             format!("exec 3<>/dev/tcp/{host}/{port}; printf '*1\\r\\n$4\\r\\nPING\\r\\n' >&3; head -c 7 <&3")
         }
     };
@@ -28,7 +27,7 @@ fn say(stage: &Stage, port: &str, name: Option<(&str, &str)>) -> String {
 #[test]
 fn bytes_go_to_the_backend_of_their_tcp_route() {
     let stage = stage();
-    let said = say(&stage, "9000", None);
+    let said = say(&stage, (&stage.gateway(), "9000"), None);
     assert_eq!(said, "+PONG\r\n");
     let line = stage.wait_line(&["direction=ingress", "route=TCPRoute/plain/bytes/0"]);
     assert!(line.contains("backend=plain/open:9000") && line.contains("protocol=opaque"), "{line}");
@@ -59,7 +58,7 @@ fn tls_that_ends_here_is_routed_by_its_name_or_as_bytes_beside_tls_that_passes()
         ("ended.example.com", "ended", "route=TLSRoute/plain/ended/0"),
         ("bytes.example.com", "bytes", "route=TCPRoute/plain/ended/0"),
     ] {
-        let said = say(&stage, "8443", Some((name, file)));
+        let said = say(&stage, (&stage.gateway(), "8443"), Some((name, file)));
         assert!(said.contains("+PONG"), "{name}: {said}");
         let line = stage.wait_line(&["direction=ingress", route]);
         assert!(line.contains("backend=plain/open:9000"), "{line}");

@@ -13,6 +13,7 @@ mod clients;
 mod connections;
 mod datagrams;
 mod drain;
+mod enrolled;
 mod from_mesh;
 #[path = "../grpc/programs.rs"]
 mod grpc_programs;

@@ -6,15 +6,18 @@ use node_proxy::demo::command::until;
 use node_proxy::demo::world::World;
 
 use crate::certificate::{make_certificate, secret};
+use crate::credentials;
 use crate::h2spec::judge;
 use crate::rig::{PATIENCE, Stage, stage};
 
 /// The Gateway's pod.
 pub(crate) const POD: &str = "gate";
-/// Its ports: HTTP in plain text, HTTP in TLS for any name, and calls in TLS by name.
+/// Its ports: HTTP in plain text, HTTP in TLS for any name, calls in TLS by name and for any name, and calls in plain text.
 pub(crate) const PLAIN: u16 = 80;
 pub(crate) const SECURE: u16 = 443;
 pub(crate) const CALLS: u16 = 8443;
+pub(crate) const UNNAMED: u16 = 8444;
+pub(crate) const OPEN_CALLS: u16 = 8000;
 
 const OBJECTS: &str = "
 apiVersion: gateway.networking.k8s.io/v1
@@ -40,6 +43,12 @@ spec:
       hostname: '*.calls.example.com'
       tls: {certificateRefs: [{name: calls}]}
       allowedRoutes: {namespaces: {from: All}}
+    - name: unnamed
+      port: 8444
+      protocol: HTTPS
+      tls: {certificateRefs: [{name: calls}]}
+      allowedRoutes: {namespaces: {from: All}}
+    - {name: open-calls, port: 8000, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -49,14 +58,17 @@ spec:
   rules: [{backendRefs: [{name: web, port: 80}]}]
 ";
 
-/// Starts the Gateway.
+/// Starts the Gateway, and gives it a certificate: for its address, too, and for the servers that have the same one.
 pub(crate) fn start(world: &mut World) {
     world.namespace("edge", &[]).unwrap();
-    let dir = world.dir().to_owned();
-    make_certificate(&dir, "calls", &["*.calls.example.com"]);
-    let objects = [OBJECTS, &secret(&dir, "calls", ("edge", "calls"))].join("\n---\n");
-    world.apply_in("edge", "the Gateway", &objects).unwrap();
+    world.apply_in("edge", "the Gateway", OBJECTS).unwrap();
     world.gateway_pod(POD, ("edge", "gate"), "node-a").unwrap();
+    let address = |pod| world.running_pod(pod).unwrap().addresses[0].to_string();
+    let (own, bare) = (address(POD), address(credentials::BARE));
+    let below = format!("*.{}", credentials::DOMAIN);
+    let dir = world.dir().to_owned();
+    make_certificate(&dir, "calls", &["*.calls.example.com", &below, &own, &bare]);
+    world.apply_in("edge", "its certificate", &secret(&dir, "calls", ("edge", "calls"))).unwrap();
 }
 
 /// The name by which a Service is reached.

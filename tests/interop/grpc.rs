@@ -1,7 +1,7 @@
 //! gRPC's own interoperability tests: client and server are the gRPC project's, in Go, and the mesh is between them.
 //!
-//! The application speaks plain text; the hop does the rest. Cases that need the credentials of a cloud are not among
-//! them, and those of compression this client does not have.
+//! The application speaks plain text; the hop does the rest. Those cases that have credentials, and so need TLS, are in
+//! `credentials`; those of compression this client does not have.
 
 use crate::gateway;
 use crate::rig::{GRPC, NAMED_GRPC, program, stage};
@@ -23,14 +23,29 @@ enum Server {
 }
 
 /// How the client comes to the server.
-#[derive(Clone, Copy)]
-enum Way {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
     Service,
     Routed,
     /// Without the mesh: what fails here as well is not the mesh's doing.
     Bare,
     /// From outside, by TLS that ends at a Gateway in front of the mesh.
     Gateway,
+    /// The same in plain text (h2c).
+    PlainGateway,
+}
+
+impl Way {
+    /// The Service of a case: each has its own, by which its calls are found.
+    pub(crate) fn service(self, case: &str) -> String {
+        let name = case.replace('_', "-");
+        match self {
+            Self::Routed => format!("routed-{name}"),
+            Self::Gateway => format!("gated-{name}"),
+            Self::PlainGateway => format!("plain-{name}"),
+            Self::Service | Self::Bare => name,
+        }
+    }
 }
 
 impl Case {
@@ -75,6 +90,9 @@ macro_rules! cases {
         mod through_a_gateway {
             $(#[test] fn $name() { super::check(stringify!($name), super::Way::Gateway); })*
         }
+        mod through_a_gateway_in_plain_text {
+            $(#[test] fn $name() { super::check(stringify!($name), super::Way::PlainGateway); })*
+        }
     };
 }
 
@@ -100,16 +118,6 @@ cases! {
     unimplemented_service: Case::of(1);
 }
 
-/// The Service of a case: each has its own, by which its calls are found.
-fn service(name: &str, way: Way) -> String {
-    let name = name.replace('_', "-");
-    match way {
-        Way::Routed => format!("routed-{name}"),
-        Way::Gateway => format!("gated-{name}"),
-        Way::Service | Way::Bare => name,
-    }
-}
-
 /// The pod that serves a case, and its port.
 const fn server(case: &Case, way: Way) -> (&'static str, u16) {
     match (&case.server, way) {
@@ -117,8 +125,9 @@ const fn server(case: &Case, way: Way) -> (&'static str, u16) {
         (Server::Own, Way::Routed) => ("routed-calls", GRPC),
         (Server::Own, Way::Bare) => ("bare-calls", GRPC),
         (Server::Own, Way::Gateway) => ("gated-calls", GRPC),
-        (Server::Named, Way::Service | Way::Routed | Way::Gateway) => ("named", NAMED_GRPC),
+        (Server::Own, Way::PlainGateway) => ("plain-calls", GRPC),
         (Server::Named, Way::Bare) => ("bare-named", NAMED_GRPC),
+        (Server::Named, _) => ("named", NAMED_GRPC),
     }
 }
 
@@ -127,14 +136,14 @@ const fn server(case: &Case, way: Way) -> (&'static str, u16) {
 pub(crate) fn objects() -> String {
     let mut objects = Vec::new();
     for (name, case) in CASES {
-        for way in [Way::Service, Way::Routed, Way::Gateway] {
-            let (service, (pod, port)) = (service(name, way), server(case, way));
+        for way in [Way::Service, Way::Routed, Way::Gateway, Way::PlainGateway] {
+            let (service, (pod, port)) = (way.service(name), server(case, way));
             objects.push(format!(
                 "{{apiVersion: v1, kind: Service, metadata: {{name: {service}}}, spec: {{selector: {{app: {pod}}}, \
                  ports: [{{name: grpc, port: 80, targetPort: {port}}}]}}}}"
             ));
         }
-        let service = service(name, Way::Routed);
+        let service = Way::Routed.service(name);
         objects.push(format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: {service}}}\nspec:\n  \
              parentRefs: [{{group: '', kind: Service, name: {service}}}]\n  rules:\n    \
@@ -146,26 +155,41 @@ pub(crate) fn objects() -> String {
         ));
     }
     objects.extend(CASES.iter().map(|(name, _)| {
-        let service = service(name, Way::Gateway);
-        format!(
-            "{{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {{name: {service}}}, spec: {{\
-             parentRefs: [{{name: gate, namespace: edge, sectionName: calls}}], hostnames: [{}], \
-             rules: [{{backendRefs: [{{name: {service}, port: 80}}]}}]}}}}",
-            gateway::host(&service)
-        )
+        let service = Way::Gateway.service(name);
+        let names = format!("hostnames: [{}], ", gateway::host(&service));
+        at_the_gateway(&service, "calls", &names, "{}")
+    }));
+    objects.extend(CASES.iter().map(|(name, _)| {
+        // By the metadata of a call, since without TLS the client has no name for the server but its address.
+        let mut matches = format!("{{headers: [{{name: x-case, value: {name}}}]}}");
+        if *name == "orca_oob" {
+            // Calls that the balancer makes have none.
+            matches += ", {method: {service: xds.service.orca.v3.OpenRcaService}}";
+        }
+        at_the_gateway(&Way::PlainGateway.service(name), "open-calls", "", &matches)
     }));
     objects.join("\n---\n")
+}
+
+/// The route of a case at one of the Gateway's listeners.
+fn at_the_gateway(service: &str, listener: &str, names: &str, matches: &str) -> String {
+    format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {{name: {service}}}, spec: {{\
+         parentRefs: [{{name: gate, namespace: edge, sectionName: {listener}}}], {names}\
+         rules: [{{matches: [{matches}], backendRefs: [{{name: {service}, port: 80}}]}}]}}}}"
+    )
 }
 
 /// The client is content, and its calls went the way that they were to go.
 #[track_caller]
 fn check(name: &str, way: Way) {
     let (_, case) = CASES.iter().find(|(known, _)| *known == name).unwrap();
-    let (stage, service, (pod, port)) = (stage(), service(name, way), server(case, way));
+    let (stage, service, (pod, port)) = (stage(), way.service(name), server(case, way));
     let reach = match way {
         Way::Service | Way::Routed => stage.service(&service, 80),
         Way::Bare => stage.bare(pod, port),
         Way::Gateway => stage.gateway(gateway::CALLS),
+        Way::PlainGateway => stage.gateway(gateway::OPEN_CALLS),
     };
     let (client, host, port) = (
         program("GRPC_INTEROP", Some("client")),
@@ -174,7 +198,8 @@ fn check(name: &str, way: Way) {
     );
     // It is silent when all is well, unless it is asked to say what it has done.
     let talkative = ["env", "GRPC_GO_LOG_SEVERITY_LEVEL=info", &client];
-    let asked = [&host, "-server_port", &port, "-test_case", name];
+    let metadata = format!("-additional_metadata=x-case:{name}");
+    let asked = [&host, "-server_port", &port, "-test_case", name, &metadata];
     let (trusted, named) = (gateway::trusted(&stage), gateway::host(&service));
     let secure = ["-use_tls", "-use_test_ca", "-ca_file", &trusted, "-server_host_override", &named];
     let secure = if reach.tls { &secure[..] } else { &[] };
@@ -189,6 +214,8 @@ fn check(name: &str, way: Way) {
         _ if case.calls == 0 => {}
         Way::Service => stage.check_travelled(&service, case.calls, &common),
         Way::Routed => stage.check_travelled(&service, case.calls, &[&common[..], &[&*route]].concat()),
-        Way::Gateway => gateway::check_answered(&stage, case.calls, &[&common[..], &[&*route]].concat()),
+        Way::Gateway | Way::PlainGateway => {
+            gateway::check_answered(&stage, case.calls, &[&common[..], &[&*route]].concat())
+        }
     }
 }

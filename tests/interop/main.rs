@@ -8,6 +8,7 @@
 
 #[path = "../ingress/certificate.rs"]
 mod certificate;
+mod credentials;
 mod gateway;
 mod grpc;
 #[path = "../grpc/programs.rs"]

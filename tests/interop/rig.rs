@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use node_proxy::demo::command::{Finished, until};
+use node_proxy::demo::command::{Finished, Process, until};
 use node_proxy::demo::objects::Applied;
 use node_proxy::demo::world::World;
 use serde_json::{Value, json};
+
+use crate::{credentials, gateway};
 
 /// How long anything here may take that should be quick.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,6 +28,7 @@ static SHARED: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
 /// The world with everything on it.
 pub(crate) struct Stage {
     pub(crate) world: World,
+    _servers: [Process; 2],
 }
 
 /// Who asks, and where.
@@ -79,19 +82,24 @@ impl Stage {
             // What it reports is of the whole server: one for each way to it.
             ("routed-calls", "shop", "node-b", &[&calls]),
             ("gated-calls", "shop", "node-b", &[&calls]),
+            ("plain-calls", "shop", "node-b", &[&calls]),
             ("named", "shop", "node-b", &[&named, "-name", "named"]),
+            (credentials::POD, "shop", "node-b", &["sleep", "infinity"]),
             ("stranger", "outside", "node-a", &["sleep", "infinity"]),
             ("bare-web", "outside", "node-b", &web),
             ("bare-calls", "outside", "node-b", &[&calls]),
             ("bare-named", "outside", "node-b", &[&named, "-name", "bare-named"]),
+            (credentials::BARE, "outside", "node-b", &["sleep", "infinity"]),
         ] {
             let pod = world.pod(name).namespace(namespace).service_account(name).on(node);
             pod.labels(&[("app", name)]).program(program).start().unwrap();
         }
-        let yaml = [crate::h2spec::OBJECTS, &crate::grpc::objects()].join("\n---\n");
-        world.apply_in("shop", "the stage", &yaml).unwrap();
-        crate::gateway::start(&mut world);
-        let mut stage = Self { world };
+        gateway::start(&mut world);
+        let servers = credentials::start(&world);
+        let trusted = fs::read_to_string(world.dir().join("calls.pem")).unwrap();
+        let objects = [crate::h2spec::OBJECTS, &crate::grpc::objects(), &credentials::objects(&trusted)];
+        world.apply_in("shop", "the stage", &objects.join("\n---\n")).unwrap();
+        let mut stage = Self { world, _servers: servers };
         stage.settle();
         stage
     }
@@ -105,9 +113,13 @@ impl Stage {
             ("calls", GRPC),
             ("routed-calls", GRPC),
             ("gated-calls", GRPC),
+            ("plain-calls", GRPC),
             ("bare-calls", GRPC),
             ("named", NAMED_GRPC),
             ("bare-named", NAMED_GRPC),
+            (credentials::POD, credentials::CALLS),
+            (credentials::BARE, credentials::CALLS),
+            (gateway::POD, gateway::CALLS),
         ] {
             let listens =
                 || self.world.exec(pod, &["ss", "-Hltn"]).unwrap().stdout.contains(&format!(":{port} "));
@@ -143,8 +155,9 @@ impl Stage {
 
     /// A port of the Gateway, asked from outside of the mesh.
     pub(crate) fn gateway(&self, port: u16) -> Reach {
-        let address = self.world.running_pod(crate::gateway::POD).unwrap().addresses[0];
-        Reach { pod: "stranger", host: address.to_string(), port, tls: port != crate::gateway::PLAIN }
+        let address = self.world.running_pod(gateway::POD).unwrap().addresses[0];
+        let tls = ![gateway::PLAIN, gateway::OPEN_CALLS].contains(&port);
+        Reach { pod: "stranger", host: address.to_string(), port, tls }
     }
 
     /// Runs a program where `reach` says.

@@ -1,11 +1,14 @@
 //! Wiring of the proxy of one Gateway: its objects, its ports, and its end.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use gammarus_ca::{SpiffeId, TrustDomain};
+use rustls::RootCertStore;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -14,12 +17,13 @@ use super::{Telling, cert_store, run_to_end, snapshot_dump, source_ended, start_
 use crate::accept::{Drain, Drainer, JoinedPod, Mesh, Workers};
 use crate::admin::{Admin, Certificates, Doors, Dump, MayCome, Ready};
 use crate::attach::Attachments;
-use crate::attach::gateway::{Gateways, JudgedGateway};
+use crate::attach::gateway::{Gateways, JudgedGateway, NamedCertificate};
+use crate::cluster::certificate::parse_authorities;
 use crate::cluster::directory::Directory;
 use crate::cluster::objects::{Changed, ObjectKey, Objects};
 use crate::cluster::source::{ClusterError, ObjectSource, Update};
 use crate::cluster::writer::{ClusterView, Writer};
-use crate::compile::gateway::{GatewayCompiler, compile_backend_tls};
+use crate::compile::gateway::{GatewayCompiler, compile_backend_tls, well_known_authorities};
 use crate::compile::{Compiler, Step};
 use crate::config::{IngressConfig, IngressObjects};
 use crate::feed::follow::{Feed, FeedPeers};
@@ -50,8 +54,9 @@ pub fn run_ingress(config: IngressConfig) -> anyhow::Result<()> {
 }
 
 async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> anyhow::Result<()> {
-    let IngressConfig { serving, objects, gateway, pod, service_account, intermediaries, drain: farewell } =
-        config;
+    let system = system_authorities(config.system_authorities.as_deref())?;
+    let farewell = config.drain;
+    let IngressConfig { serving, objects, gateway, pod, service_account, intermediaries, .. } = config;
     let ready = Ready::new();
     let loading = ready.block("the Gateway's ports");
     let trust_domain = TrustDomain::new(&serving.trust_domain)?;
@@ -61,7 +66,8 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
     let source = open(objects, (&trust_domain, &identity), &certs)?;
     let gateways = Arc::default();
     let compiler = Compiler::new(&serving.node, trust_domain).with_datagrams();
-    let (writer, view) = Writer::new(source, builder(gateway.clone(), compiler, (&gateways, &metrics)));
+    let (writer, view) =
+        Writer::new(source, builder(gateway.clone(), (compiler, system), (&gateways, &metrics)));
     let (drainer, drain) = Drainer::new();
     let limits = serving.data_path.limits;
     let mesh = Arc::new(Mesh {
@@ -103,6 +109,14 @@ async fn serve(config: IngressConfig, (log, metrics, telemetry): Telling) -> any
         ended = following => ended,
         ended = end_when_told((&ready, &drainer, &workers), farewell) => ended,
     }
+}
+
+/// The authorities that policies mean by `System`: those of the file, or the built-in ones.
+fn system_authorities(file: Option<&Path>) -> anyhow::Result<Arc<RootCertStore>> {
+    let Some(file) = file else { return Ok(Arc::new(well_known_authorities())) };
+    let wrong = |problem: String| anyhow::anyhow!("--system-authorities {}: {problem}", file.display());
+    let text = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    Ok(Arc::new(parse_authorities(&text).map_err(wrong)?))
 }
 
 /// Where the objects are read.
@@ -197,7 +211,7 @@ async fn follow_ports(
 /// What makes snapshots of objects: routes hold on the Gateway's listeners, and those on Services are not applied.
 fn builder(
     gateway: ObjectKey,
-    mut compiler: Compiler,
+    (mut compiler, system): (Compiler, Arc<RootCertStore>),
     (judged, metrics): (&Arc<RwLock<Gateways>>, &Arc<Metrics>),
 ) -> impl FnMut(&Objects, &Changed) -> Snapshot + use<> {
     let (judged, metrics) = (Arc::clone(judged), Arc::clone(metrics));
@@ -213,7 +227,7 @@ fn builder(
             let gateways = Gateways::new(objects);
             served = match gateways.gateways.get(&gateway) {
                 Some(own) => {
-                    let backends = compile_backend_tls(&gateways, own);
+                    let backends = compile_backend_tls(&gateways, own, &system);
                     (Arc::new(ports.update(&gateways, own)), Arc::new(backends))
                 }
                 None => {
@@ -229,7 +243,8 @@ fn builder(
     }
 }
 
-/// When the certificates end that the mesh knows this proxy by, and those that the Gateway's listeners show.
+/// When the certificates end that the mesh knows this proxy by, those that the Gateway's listeners show, and the one that it
+/// shows to backends.
 fn certificates(
     certs: &Arc<CertStore>,
     (judged, gateway): (&Arc<RwLock<Gateways>>, &ObjectKey),
@@ -237,14 +252,19 @@ fn certificates(
     let (certs, judged, gateway) = (Arc::clone(certs), Arc::clone(judged), gateway.clone());
     Arc::new(move || {
         let judged = judged.read().unwrap_or_else(PoisonError::into_inner);
-        let listeners = judged.gateways.get(&gateway).into_iter().flat_map(JudgedGateway::all_listeners);
-        let shown = listeners.flat_map(|(_, listener)| listener.certificates());
-        let ends = shown.filter_map(|(secret, pair)| {
-            let (_, end) = validity(pair.cert.first()?)?;
-            Some((secret.to_string(), end))
-        });
-        Expiries { listeners: ends.collect(), ..certs.expiries() }
+        let gateway = judged.gateways.get(&gateway);
+        let listeners = gateway.into_iter().flat_map(JudgedGateway::all_listeners);
+        let listeners = listeners.flat_map(|(_, listener)| listener.certificates()).filter_map(end_of);
+        let clients = gateway.and_then(|gateway| end_of(gateway.client_certificate.as_ref()?));
+        let (listeners, clients) = (listeners.collect(), clients.into_iter().collect());
+        Expiries { listeners, clients, ..certs.expiries() }
     })
+}
+
+/// A Secret, and when the certificate in it ends.
+fn end_of((secret, pair): &NamedCertificate) -> Option<(String, SystemTime)> {
+    let (_, end) = validity(pair.cert.first()?)?;
+    Some((secret.to_string(), end))
 }
 
 /// The conditions of the Gateway's listeners and routes, and what is wrong with the objects.
@@ -276,4 +296,26 @@ fn status_dump(view: &ClusterView, gateways: Arc<RwLock<Gateways>>) -> Dump {
 
 fn render(conditions: &[crate::attach::Condition]) -> Vec<String> {
     conditions.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_are_those_of_the_file_and_a_file_without_any_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("authorities.pem");
+        let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        fs::write(&file, [made.cert.pem(), made.cert.pem()].concat()).unwrap();
+        assert_eq!(system_authorities(Some(&file)).unwrap().len(), 2);
+        assert_eq!(system_authorities(None).unwrap().len(), well_known_authorities().len());
+        fs::write(&file, "nothing").unwrap();
+        let error = system_authorities(Some(&file)).unwrap_err().to_string();
+        let said = error.strip_prefix("--system-authorities ").unwrap();
+        assert!(
+            said.contains("authorities.pem") && said.ends_with("there is no certificate in it"),
+            "{error}"
+        );
+    }
 }

@@ -37,13 +37,21 @@ pub fn read_pair(secret: &Secret) -> Result<Arc<CertifiedKey>, String> {
 /// In words: that there are none, or that one cannot be read.
 pub fn read_authorities(config_map: &ConfigMap) -> Result<RootCertStore, String> {
     let text = config_map.data.as_ref().and_then(|data| data.get("ca.crt")).ok_or("ca.crt is missing")?;
+    parse_authorities(text.as_bytes()).map_err(|error| format!("ca.crt: {error}"))
+}
+
+/// The certificates of a text in PEM.
+///
+/// # Errors
+/// In words: that there are none, or that one cannot be read.
+pub fn parse_authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut authorities = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
-        let certificate = certificate.map_err(|error| format!("ca.crt: {error}"))?;
-        authorities.add(certificate).map_err(|error| format!("ca.crt: {error}"))?;
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        authorities.add(certificate).map_err(|error| error.to_string())?;
     }
     if authorities.is_empty() {
-        return Err("ca.crt: there is no certificate in it".to_owned());
+        return Err("there is no certificate in it".to_owned());
     }
     Ok(authorities)
 }

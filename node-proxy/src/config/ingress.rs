@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::serving::{HostPort, RawServing, ServingConfig, read_serving};
-use super::values::{address_ranges, directory, host_port, number, object_key, object_name, path};
+use super::values::{address_ranges, directory, file, host_port, number, object_key, object_name, path};
 use super::{ConfigErrors, FlagError, Reading};
 use crate::attach::gateway::{LONGEST_DRAIN_SECONDS, MOST_TRUSTED_HOPS};
 use crate::cluster::objects::ObjectKey;
@@ -52,6 +52,9 @@ pub(super) struct RawIngress {
     /// Who may speak it: nobody else is served [default: anybody]
     #[arg(long, env = "GAMMARUS_PROXY_PROTOCOL_FROM", value_name = "ADDRESS/LENGTH,...")]
     proxy_protocol_from: Option<String>,
+    /// The authorities in PEM that BackendTLSPolicies mean by `System` [default: Mozilla's list]
+    #[arg(long, env = "GAMMARUS_SYSTEM_AUTHORITIES", value_name = "FILE")]
+    system_authorities: Option<String>,
     /// How long those who stay are served once the proxy was told to stop and everybody knows
     #[arg(long, env = "GAMMARUS_DRAIN_SECONDS", value_name = "SECONDS", default_value = "20")]
     drain_seconds: String,
@@ -88,6 +91,8 @@ pub struct IngressConfig {
     pub service_account: String,
     /// Who is believed about clients.
     pub intermediaries: Intermediaries,
+    /// A file of the authorities that everybody takes, in place of those that are built in.
+    pub system_authorities: Option<PathBuf>,
     /// How long those who stay are served at its end, once everybody knows of that.
     pub drain: Duration,
 }
@@ -102,6 +107,7 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
     let pod = reader.required("--pod", raw.pod.as_ref(), object_name);
     let service_account = reader.read("--service-account", &raw.service_account, object_name);
     let intermediaries = read_intermediaries(reader, raw);
+    let authorities = reader.given("--system-authorities", raw.system_authorities.as_ref(), file);
     let drain =
         reader.read("--drain-seconds", &raw.drain_seconds, |value| number(value, 1..=LONGEST_DRAIN_SECONDS));
     let config = (|| {
@@ -113,6 +119,7 @@ pub(super) fn read_ingress(raw: &RawIngress) -> Result<IngressConfig, ConfigErro
             gateway,
             service_account: service_account?,
             intermediaries: intermediaries?,
+            system_authorities: authorities?,
             drain: Duration::from_secs(drain?.into()),
         })
     })();

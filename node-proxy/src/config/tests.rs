@@ -287,7 +287,9 @@ fn a_gateways_proxy_is_told_which_gateway_and_which_pod_it_is() {
     let serving = |gateway: &str| ingress(&[&NEEDED[..], &["--pod=front-1", "--gateway", gateway]].concat());
     let config = serving("edge/front").unwrap();
     assert_eq!((&*config.gateway.to_string(), &*config.pod.to_string()), ("edge/front", "edge/front-1"));
-    assert_eq!(config.service_account, "default");
+    assert_eq!((&*config.service_account, config.system_authorities), ("default", None));
+    let no_file = ingress(&[&NEEDED[..], &["--pod=a", "--gateway=b/c", "--system-authorities=/"]].concat());
+    assert!(no_file.unwrap_err().to_string().contains("is not a file"));
     for wrong in ["front", "edge/", "Edge/front", "edge/front/1"] {
         assert!(serving(wrong).unwrap_err().to_string().contains("is not NAMESPACE/NAME"), "{wrong}");
     }

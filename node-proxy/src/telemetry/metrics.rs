@@ -5,7 +5,7 @@
 //!
 //! Stable, kept from release to release: `gammarus_http_requests_total`, `gammarus_http_request_duration_seconds`,
 //! `gammarus_tcp_*`, `gammarus_udp_*`, `gammarus_endpoint_ejections_total`, `gammarus_failures_total`, `gammarus_panics_total`,
-//! `gammarus_pods_enrolled`, `gammarus_cert_expiry_seconds`, `gammarus_cluster_silence_seconds`,
+//! `gammarus_pods_enrolled`, `gammarus_*_expiry_seconds`, `gammarus_cluster_silence_seconds`,
 //! `gammarus_cluster_change_delay_seconds`, `gammarus_cluster_old_state_seconds`. All others serve whoever works on the proxy and may change.
 
 use std::collections::BTreeMap;
@@ -144,11 +144,54 @@ struct ControlMetrics {
     snapshot_build: Histogram,
     snapshot_generation: IntGauge,
     snapshot_age: Gauge,
-    cert_expiry: GaugeVec,
-    listener_cert_expiry: GaugeVec,
-    issuer_expiry: GaugeVec,
-    root_expiry: GaugeVec,
+    expiries: ExpiryMetrics,
     published: Mutex<Option<Instant>>,
+}
+
+/// When certificates end.
+#[derive(Debug)]
+struct ExpiryMetrics {
+    leaves: GaugeVec,
+    listeners: GaugeVec,
+    clients: GaugeVec,
+    issuers: GaugeVec,
+    roots: GaugeVec,
+}
+
+impl ExpiryMetrics {
+    fn register(registry: &Registry) -> Result<Self, TelemetryError> {
+        let expiry = |of, label, help| {
+            let name = format!("gammarus_{of}_expiry_seconds");
+            register(registry, GaugeVec::new(Opts::new(name, help), &[label])?)
+        };
+        Ok(Self {
+            leaves: expiry(
+                "cert",
+                "identity",
+                "Seconds until the certificate of a local identity expires; negative once it has.",
+            )?,
+            listeners: expiry(
+                "listener_cert",
+                "secret",
+                "Seconds until a certificate expires that a listener of the Gateway shows; negative once it has.",
+            )?,
+            clients: expiry(
+                "client_cert",
+                "secret",
+                "Seconds until the certificate expires that the Gateway shows to backends; negative once it has.",
+            )?,
+            issuers: expiry(
+                "issuer",
+                "fingerprint",
+                "Seconds until an issuer of local certificates expires.",
+            )?,
+            roots: expiry(
+                "root",
+                "fingerprint",
+                "Seconds until a root expires that peers are verified against.",
+            )?,
+        })
+    }
 }
 
 impl ControlMetrics {
@@ -165,22 +208,6 @@ impl ControlMetrics {
         let repairs = Opts::new(
             "gammarus_repairs_total",
             "What somebody had taken away or changed in a pod's network namespace, and was put back.",
-        );
-        let expiry = Opts::new(
-            "gammarus_cert_expiry_seconds",
-            "Seconds until the certificate of a local identity expires; negative once it has.",
-        );
-        let listener = Opts::new(
-            "gammarus_listener_cert_expiry_seconds",
-            "Seconds until a certificate expires that a listener of the Gateway shows; negative once it has.",
-        );
-        let issuer = Opts::new(
-            "gammarus_issuer_expiry_seconds",
-            "Seconds until an issuer of local certificates expires.",
-        );
-        let root = Opts::new(
-            "gammarus_root_expiry_seconds",
-            "Seconds until a root expires that peers are verified against.",
         );
         Ok(Self {
             pods_enrolled: gauge("gammarus_pods_enrolled", "Pods of this node in the mesh.")?,
@@ -202,10 +229,7 @@ impl ControlMetrics {
                 registry,
                 Gauge::new("gammarus_snapshot_age_seconds", "Seconds since the last snapshot.")?,
             )?,
-            cert_expiry: register(registry, GaugeVec::new(expiry, &["identity"])?)?,
-            listener_cert_expiry: register(registry, GaugeVec::new(listener, &["secret"])?)?,
-            issuer_expiry: register(registry, GaugeVec::new(issuer, &["fingerprint"])?)?,
-            root_expiry: register(registry, GaugeVec::new(root, &["fingerprint"])?)?,
+            expiries: ExpiryMetrics::register(registry)?,
             published: Mutex::new(None),
         })
     }
@@ -340,14 +364,15 @@ impl Metrics {
 
     /// When the certificates of now end.
     pub fn set_cert_expiries(&self, expiries: &Expiries) {
-        let control = &self.control;
-        let Expiries { leaves, listeners, issuers, roots } = expiries;
+        let gauges = &self.control.expiries;
+        let Expiries { leaves, listeners, clients, issuers, roots } = expiries;
         let of_one_name = [
-            (&control.listener_cert_expiry, listeners),
-            (&control.issuer_expiry, issuers),
-            (&control.root_expiry, roots),
+            (&gauges.listeners, listeners),
+            (&gauges.clients, clients),
+            (&gauges.issuers, issuers),
+            (&gauges.roots, roots),
         ];
-        control.cert_expiry.reset();
+        gauges.leaves.reset();
         of_one_name.iter().for_each(|(gauge, _)| gauge.reset());
         let now = SystemTime::now();
         let set = |gauge: &GaugeVec, label: &str, expiry: SystemTime| {
@@ -359,7 +384,7 @@ impl Metrics {
         };
         for (identity, expiry) in leaves {
             if let Some(expiry) = expiry {
-                set(&control.cert_expiry, &identity.to_string(), *expiry);
+                set(&gauges.leaves, &identity.to_string(), *expiry);
             }
         }
         for (gauge, expiries) in of_one_name {

@@ -403,8 +403,9 @@ fn what_the_control_side_knows_is_in_the_metrics() {
     let of = |leaf| Expiries { leaves: vec![(identity.clone(), leaf)], ..Expiries::default() };
     let expires = |at| {
         let of_one = |name: &str| [(name.to_owned(), at)].into();
-        let (listeners, issuers, roots) = (of_one("edge/shop"), of_one("a1"), of_one("b2"));
-        metrics.set_cert_expiries(&Expiries { listeners, issuers, roots, ..of(Some(at)) });
+        let (listeners, clients) = (of_one("edge/shop"), of_one("edge/own"));
+        let (issuers, roots) = (of_one("a1"), of_one("b2"));
+        metrics.set_cert_expiries(&Expiries { listeners, clients, issuers, roots, ..of(Some(at)) });
     };
     expires(SystemTime::now() + Duration::from_secs(1000));
     let line = |start: &str| metric(&telemetry, start).pop().unwrap();
@@ -424,6 +425,7 @@ fn what_the_control_side_knows_is_in_the_metrics() {
         ("issuer", "fingerprint=\"a1\""),
         ("root", "fingerprint=\"b2\""),
         ("listener_cert", "secret=\"edge/shop\""),
+        ("client_cert", "secret=\"edge/own\""),
     ] {
         let expiry = line(&format!("gammarus_{what}_expiry_seconds"));
         assert!(expiry.contains(label), "{expiry}");
@@ -432,6 +434,7 @@ fn what_the_control_side_knows_is_in_the_metrics() {
         metrics.set_cert_expiries(&gone);
         assert!(metric(&telemetry, "gammarus_root_expiry_seconds").is_empty());
         assert!(metric(&telemetry, "gammarus_listener_cert_expiry_seconds").is_empty());
+        assert!(metric(&telemetry, "gammarus_client_cert_expiry_seconds").is_empty());
         assert!(metric(&telemetry, "gammarus_cert_expiry_seconds").is_empty());
     }
 }

@@ -72,6 +72,8 @@ pub struct Expiries {
     pub leaves: Vec<(SpiffeId, Option<SystemTime>)>,
     /// Of the certificates that a Gateway's listeners show, by their Secret.
     pub listeners: BTreeMap<String, SystemTime>,
+    /// Of the certificate that a Gateway shows to backends, by its Secret.
+    pub clients: BTreeMap<String, SystemTime>,
     /// Of what those leaves are under.
     pub issuers: BTreeMap<String, SystemTime>,
     /// Of the roots that peers are verified against.

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::provision::{bundle, programmed};
 use super::{Cluster, PATIENCE, SYSTEM, TICK};
 use crate::door;
+use crate::handshake;
 use crate::relay::Relay;
 
 /// What the CA goes by: who runs where. All tokens are of one node's.
@@ -318,10 +319,10 @@ async fn a_certificate_that_comes_late_is_shown_soon_and_nobody_elses_is_told() 
         cluster.apply(&secret(stranger, "shop.example").0).await;
     }
     let (late, certificate) = secret(("shop", "late"), "shop.example");
-    assert!(!door::shows(tls, "shop.example", &certificate));
+    assert!(!handshake::shows(tls, "shop.example", &certificate));
     let begun = Instant::now();
     cluster.apply(&late).await;
-    proxy.when("shows the certificate", || door::shows(tls, "shop.example", &certificate));
+    proxy.when("shows the certificate", || handshake::shows(tls, "shop.example", &certificate));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 
     // What it was told lies in its folder: of Secrets that one.
@@ -340,10 +341,10 @@ async fn a_certificate_that_comes_late_is_shown_soon_and_nobody_elses_is_told() 
     let (exchanged, certificate) = secret(("shop", "late"), "shop.example");
     let begun = Instant::now();
     cluster.apply(&exchanged).await;
-    proxy.when("shows the next certificate", || door::shows(tls, "shop.example", &certificate));
+    proxy.when("shows the next certificate", || handshake::shows(tls, "shop.example", &certificate));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     cluster.delete("Secret", "late").await;
-    proxy.when("shows none", || !door::shows(tls, "shop.example", &certificate));
+    proxy.when("shows none", || !handshake::shows(tls, "shop.example", &certificate));
     assert!(leads_to(port, "one.example"), "its neighbour is served on");
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -31,6 +32,8 @@ import (
 type service struct {
 	pb.UnimplementedTestServiceServer
 	name string
+	// Nobody, if it asks for no credentials.
+	accounts *accounts
 }
 
 // EmptyCall never answers by itself: it is there for deadlines.
@@ -45,6 +48,17 @@ func (s *service) UnaryCall(ctx context.Context, request *pb.SimpleRequest) (*pb
 	if wanted := request.GetResponseStatus(); wanted != nil {
 		return nil, status.Error(codes.Code(wanted.GetCode()), wanted.GetMessage())
 	}
+	answer := &pb.SimpleResponse{
+		ServerId: s.name,
+		Payload:  &pb.Payload{Body: make([]byte, request.GetResponseSize())},
+	}
+	if request.GetFillUsername() && s.accounts != nil {
+		email, scope, err := s.accounts.caller(ctx)
+		if err != nil {
+			return nil, err
+		}
+		answer.Username, answer.OauthScope = email, scope
+	}
 	incoming, _ := metadata.FromIncomingContext(ctx)
 	said := strings.Join(incoming.Get("x-said"), "|")
 	if err := grpc.SendHeader(ctx, metadata.Pairs("x-heard", said)); err != nil {
@@ -58,10 +72,7 @@ func (s *service) UnaryCall(ctx context.Context, request *pb.SimpleRequest) (*pb
 		client = from.Addr.String()
 	}
 	fmt.Printf("%s: a call from %s\n", s.name, client)
-	return &pb.SimpleResponse{
-		ServerId: s.name,
-		Payload:  &pb.Payload{Body: make([]byte, request.GetResponseSize())},
-	}, nil
+	return answer, nil
 }
 
 // StreamingOutputCall sends as many messages as are asked for, each of its size and after its pause.
@@ -159,14 +170,33 @@ func main() {
 	echoPort := flag.Int("echo", 9000, "port on which bytes come back as they are")
 	httpsPort := flag.Int("https", 8443, "port of HTTP in TLS, with a certificate")
 	certificate := flag.String("certificate", "", "folder of tls.crt and tls.key")
+	tls := flag.Bool("tls", false, "the port of gRPC is in TLS, too, with that certificate")
+	account := flag.String("account", "", "file of a service account: calls that ask by whom they are need its credentials")
 	flag.Parse()
 
 	listener, err := net.Listen("tcp", fmt.Sprintf(":%d", *grpcPort))
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.MaxConcurrentStreams(100))
-	pb.RegisterTestServiceServer(server, &service{name: *name})
+	options := []grpc.ServerOption{grpc.MaxConcurrentStreams(100)}
+	chain, key := *certificate+"/tls.crt", *certificate+"/tls.key"
+	if *tls {
+		secure, err := credentials.NewServerTLSFromFile(chain, key)
+		if err != nil {
+			log.Fatal(err)
+		}
+		options = append(options, grpc.Creds(secure))
+	}
+	server := grpc.NewServer(options...)
+	served := &service{name: *name}
+	other := http.Handler(plain(*name))
+	if *account != "" {
+		if served.accounts, err = readAccounts(*account); err != nil {
+			log.Fatal(err)
+		}
+		other = served.accounts.over(other)
+	}
+	pb.RegisterTestServiceServer(server, served)
 	go func() { log.Fatal(server.Serve(listener)) }()
 
 	protocols := new(http.Protocols)
@@ -174,7 +204,7 @@ func main() {
 	protocols.SetUnencryptedHTTP2(true)
 	web := &http.Server{
 		Addr: fmt.Sprintf(":%d", *httpPort), Protocols: protocols,
-		Handler:           &failing{seen: map[string]int{}, calls: server, other: plain(*name)},
+		Handler:           &failing{seen: map[string]int{}, calls: server, other: other},
 		ReadHeaderTimeout: time.Minute,
 	}
 	echoes, err := net.Listen("tcp", fmt.Sprintf(":%d", *echoPort))
@@ -194,7 +224,6 @@ func main() {
 	}
 	if *certificate != "" {
 		go func() {
-			chain, key := *certificate+"/tls.crt", *certificate+"/tls.key"
 			if err := secure.ListenAndServeTLS(chain, key); err != http.ErrServerClosed {
 				log.Fatal(err)
 			}

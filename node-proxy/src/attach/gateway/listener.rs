@@ -72,6 +72,9 @@ impl ListenerProtocol {
     }
 }
 
+/// A certificate with its key, by the Secret that they are in.
+pub type NamedCertificate = (ObjectKey, Arc<CertifiedKey>);
+
 /// What a listener does about TLS.
 #[derive(Clone, Debug)]
 pub enum ListenerTls {
@@ -82,7 +85,7 @@ pub enum ListenerTls {
     /// It ends here.
     Terminate {
         /// With one of these, which are all that can be used.
-        certificates: Vec<(ObjectKey, Arc<CertifiedKey>)>,
+        certificates: Vec<NamedCertificate>,
         /// What clients have to show.
         validation: Option<Validation>,
     },
@@ -169,7 +172,7 @@ impl Listener {
 
     /// The certificates that it shows, by their Secrets.
     #[must_use]
-    pub fn certificates(&self) -> &[(ObjectKey, Arc<CertifiedKey>)] {
+    pub fn certificates(&self) -> &[NamedCertificate] {
         match &self.tls {
             ListenerTls::Terminate { certificates, .. } => certificates,
             _ => &[],
@@ -316,7 +319,7 @@ fn judge_tls(
 pub(super) fn find_certificate(
     home: Home<'_>,
     reference: &Reference,
-) -> Result<(ObjectKey, Arc<CertifiedKey>), (ConditionReason, String)> {
+) -> Result<NamedCertificate, (ConditionReason, String)> {
     let invalid = |message| (ConditionReason::InvalidCertificateRef, message);
     let Reference { group, kind, .. } = reference;
     if kind != "Secret" || !group.is_empty() {

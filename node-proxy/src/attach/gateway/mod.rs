@@ -22,7 +22,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::sign::CertifiedKey;
 use serde::Serialize;
 
 use super::AttachedRoute;
@@ -37,7 +36,7 @@ use conflict::{find_conflicts, find_overlaps};
 pub use extent::Extent;
 use grant::{Reference, Referrer};
 use listener::{Home, find_certificate};
-pub use listener::{Listener, ListenerProtocol, ListenerTls};
+pub use listener::{Listener, ListenerProtocol, ListenerTls, NamedCertificate};
 use parameters::judge_parameters;
 pub use parameters::{
     Autoscaling, JudgedClass, LONGEST_DRAIN_SECONDS, MOST_TRUSTED_HOPS, Parameters, Resources, ServiceType,
@@ -103,8 +102,8 @@ pub struct JudgedGateway {
     pub listeners: Vec<Listener>,
     /// The ListenerSets that name it, in the order in which their listeners count.
     pub listener_sets: Vec<JudgedListenerSet>,
-    /// What it shows to backends that ask for a certificate.
-    pub client_certificate: Option<Arc<CertifiedKey>>,
+    /// What it shows to backends that ask for a certificate, with its Secret.
+    pub client_certificate: Option<NamedCertificate>,
     /// Why it has nothing to show, where it should have.
     unresolved: Option<(ConditionReason, String)>,
     /// How its pods and its Service are to be; or why it is not accepted, whatever its listeners are.
@@ -316,7 +315,7 @@ fn find_client_reference(gateway: &Gateway) -> Option<Reference> {
 fn find_client_certificate(
     home: Home<'_>,
     gateway: &Gateway,
-) -> Option<Result<Arc<CertifiedKey>, (ConditionReason, String)>> {
+) -> Option<Result<NamedCertificate, (ConditionReason, String)>> {
     let reference = find_client_reference(gateway)?;
     let named = |(reason, message): (ConditionReason, String)| {
         let reason = match reason {
@@ -325,7 +324,7 @@ fn find_client_certificate(
         };
         (reason, format!("spec.tls.backend.clientCertificateRef: {message}"))
     };
-    Some(find_certificate(home, &reference).map(|(_, certificate)| certificate).map_err(named))
+    Some(find_certificate(home, &reference).map_err(named))
 }
 
 /// The ListenerSets that name a Gateway: the oldest first, then by name (ListenerSetSpec.listeners).

@@ -6,8 +6,8 @@ mod termination;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{RootCertStore, ServerConfig};
 
 use super::route::compile_table;
 use crate::attach::AttachedRoute;
@@ -19,15 +19,21 @@ use crate::snapshot::gateway::{
 };
 use crate::snapshot::transport::Port;
 use origination::compile_backends;
+pub use origination::well_known_authorities;
 use termination::{Content, Termination};
 
 /// What every TLS library that is in use takes: TLS 1.2 is the floor (RFC 9325 section 3.1.1).
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 
-/// How ports of Services are spoken to behind a Gateway.
+/// How ports of Services are spoken to behind a Gateway. `system` are the authorities that policies mean by `System`.
 #[must_use]
-pub fn compile_backend_tls(gateways: &Gateways, gateway: &JudgedGateway) -> BackendTlsPorts {
-    compile_backends(gateways.policies.ports_at(&gateway.key), gateway.client_certificate.as_ref())
+pub fn compile_backend_tls(
+    gateways: &Gateways,
+    gateway: &JudgedGateway,
+    system: &Arc<RootCertStore>,
+) -> BackendTlsPorts {
+    let client = gateway.client_certificate.as_ref().map(|(_, certificate)| certificate);
+    compile_backends(gateways.policies.ports_at(&gateway.key), client, system)
 }
 
 /// Makes the ports of a Gateway, time after time: what ends TLS stays the same object as long as it says the same, and with

@@ -1,7 +1,7 @@
 //! What a Gateway begins TLS with towards a backend → the configurations of its handshakes.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -18,17 +18,20 @@ use crate::snapshot::gateway::{BackendHandshake, BackendTls, BackendTlsPorts};
 use crate::snapshot::service::ServicePortKey;
 
 /// The authorities that everybody takes, as Mozilla lists them.
-static SYSTEM: LazyLock<Arc<RootCertStore>> =
-    LazyLock::new(|| Arc::new(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()));
+#[must_use]
+pub fn well_known_authorities() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+}
 
 /// How the ports are spoken to for which there are policies; `client` is what the Gateway shows there.
 pub(super) fn compile_backends<'p>(
     policies: impl Iterator<Item = (&'p ServicePortKey, PortPolicy)>,
     client: Option<&Arc<CertifiedKey>>,
+    system: &Arc<RootCertStore>,
 ) -> BackendTlsPorts {
     let compile = |policy: &PortPolicy| {
         let id = identify(policy, client);
-        let handshake = policy.as_ref().and_then(|validation| build(validation, client).ok());
+        let handshake = policy.as_ref().and_then(|validation| build(validation, client, system).ok());
         Arc::new(BackendTls { id, handshake })
     };
     policies.map(|(port, policy)| (port.clone(), compile(&policy))).collect()
@@ -56,11 +59,12 @@ fn identify(policy: &PortPolicy, client: Option<&Arc<CertifiedKey>>) -> u64 {
 fn build(
     validation: &BackendValidation,
     client: Option<&Arc<CertifiedKey>>,
+    system: &Arc<RootCertStore>,
 ) -> Result<BackendHandshake, Error> {
     let name = ServerName::try_from(validation.hostname.to_string())
         .map_err(|_| Error::General("the hostname is no DNS name".to_owned()))?;
     let authorities = match &validation.authorities {
-        BackendAuthorities::System => Arc::clone(&SYSTEM),
+        BackendAuthorities::System => Arc::clone(system),
         BackendAuthorities::Given(authorities) => Arc::clone(authorities),
     };
     let verifier = Backend { authorities, names: validation.names.clone() };
@@ -151,5 +155,23 @@ impl ServerCertVerifier for Backend {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         PROVIDER.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_that_everybody_takes_are_built_in() {
+        let store = well_known_authorities();
+        assert!(store.len() > 100, "{}", store.len());
+        for name in ["ISRG Root X1", "DigiCert Global Root G2", "GTS Root R1"] {
+            let has_it = |root: &&rustls::pki_types::TrustAnchor<'_>| {
+                root.subject.as_ref().windows(name.len()).any(|text| text == name.as_bytes())
+            };
+            let found: Vec<_> = store.roots.iter().filter(has_it).collect();
+            assert!(matches!(found[..], [root] if root.name_constraints.is_none()), "{name}: {found:?}");
+        }
     }
 }
