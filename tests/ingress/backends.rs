@@ -119,7 +119,7 @@ fn backends_are_spoken_to_in_tls_as_their_policy_says_or_not_at_all() {
     connections_are_begun_in_tls_or_reset(&stage, &host);
     let mut lost = || ask("--http1.1", "/lost");
     authorities_are_used_as_soon_as_they_are_there(&stage, &mut lost);
-    for pod in ["careful", "other"] {
+    for pod in ["careful", "silent"] {
         stage.world().remove_pod(pod).unwrap();
     }
 }
@@ -130,14 +130,14 @@ fn a_certificate_is_asked_for_and_its_end_told(stage: &Stage) {
     let listener = format!("{{name: first, port: 8003, protocol: HTTP, {ALL}}}");
     let flag = format!("--system-authorities={}", stage.file("passed.pem"));
     let mut world = stage.world();
-    world.apply_in("edge", "another Gateway", &gateway("other", &listener)).unwrap();
-    world.gateway_pod_with("other", ("edge", "other"), "node-a", &[&flag]).unwrap();
+    world.apply_in("edge", "another Gateway", &gateway("silent", &listener)).unwrap();
+    world.gateway_pod_with("silent", ("edge", "silent"), "node-a", &[&flag]).unwrap();
     drop(world);
-    let (host, own) = (stage.address("other"), stage.file("careful.pem"));
+    let (host, own) = (stage.address("silent"), stage.file("careful.pem"));
     let ask = |path: &str| stage.curl_at(&host, &[&format!("http://any.example.com:8003{path}")]);
     let refused = ask("/asks");
     assert!(refused.status >= 500 && refused.fields.contains_key("gammarus-reason"), "{refused:?}");
-    stage.wait_line_of("other", &["path=/asks ", "reason="]);
+    stage.wait_line_of("silent", &["path=/asks ", "reason="]);
     let fine = ask("/strangers");
     assert!(fine.body.contains("s_server -accept 8443"), "{fine:?}");
     let left = |pod: &str| {
@@ -153,7 +153,7 @@ fn a_certificate_is_asked_for_and_its_end_told(stage: &Stage) {
         stage.world().exec("client", &check).unwrap().stdout.contains("will not expire")
     };
     assert!(lasts(seconds - 60.0) && !lasts(seconds + 60.0), "{said}");
-    assert_eq!(left("other"), None);
+    assert_eq!(left("silent"), None);
 }
 
 /// What comes out of a TCPRoute and of a TLSRoute whose TLS has ended, and of one that may not go on.
