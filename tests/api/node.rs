@@ -3,7 +3,7 @@
 //! pods' objects, and speaks for the plugin.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::api_server::ApiServer;
+use crate::api_server::ports::free_ports;
 
 const NODE: &str = "node-a";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -135,8 +136,7 @@ impl Node {
 
     #[track_caller]
     fn start_proxy(&mut self) {
-        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [admin, health] = ports.map(|listener| listener.local_addr().unwrap());
+        let [admin, health] = free_ports().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
         let log = fs::File::options().create(true).append(true).open(self.file("log")).unwrap();
         let flag = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
         let proxy = Command::new(env!("CARGO_BIN_EXE_node-proxy"))

@@ -1,7 +1,6 @@
 //! The proxy itself at a real API server: what it says of itself while it has the cluster's objects, and while it has not.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -11,6 +10,7 @@ use node_proxy::cluster::kubernetes::MESH_KINDS;
 use tempfile::TempDir;
 
 use crate::api_server::ApiServer;
+use crate::api_server::ports::free_ports;
 use crate::door;
 use crate::follower::PATIENCE;
 use crate::relay::Relay;
@@ -29,8 +29,7 @@ impl Proxy {
 
     /// The same with a level of its log, which is in the file `log` of the folder.
     fn start_at(server: &ApiServer, kubeconfig: &Path, folder: &Path, level: &str) -> Self {
-        let [admin, health] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [admin, health] = [admin, health].map(|listener| listener.local_addr().unwrap().port());
+        let [admin, health] = free_ports();
         let process = command()
             .args(["--node=node-a", "--ca-address=127.0.0.1:1", "--access-log=off", "--workers=1"])
             .arg(format!("--kubeconfig={}", kubeconfig.display()))

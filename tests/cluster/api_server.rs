@@ -7,7 +7,8 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -20,15 +21,18 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 #[path = "ended.rs"]
 mod ended;
+#[path = "ports.rs"]
+pub(crate) mod ports;
 #[path = "stored.rs"]
 pub(crate) mod stored;
 
 pub(crate) use ended::Ended;
 use ended::run;
+use ports::free_ports;
 
 /// How long the server may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -317,7 +321,10 @@ impl ApiServer {
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
         });
         let path = self.file(&format!("{name}.kubeconfig"));
-        fs::write(&path, config.to_string()).unwrap();
+        // Whole at every moment: tests that share a server write and read the same ones.
+        let mut file = NamedTempFile::new_in(self.dir.path()).unwrap();
+        file.write_all(config.to_string().as_bytes()).unwrap();
+        file.persist(&path).unwrap();
         path
     }
 
@@ -459,12 +466,6 @@ fn kube_apiserver(dir: &Path, store: u16, port: u16) -> Command {
         "--allow-privileged",
     ]);
     command
-}
-
-/// Ports of the loopback address that nobody has.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let taken = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    taken.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// An authority, a certificate for both servers, one for who may do everything, and the key of service accounts.

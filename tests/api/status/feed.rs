@@ -1,7 +1,6 @@
 //! The controller feeds the proxies of Gateways, which see nothing of the API server: with a CA, and certificates of its making.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use tempfile::TempDir;
 
 use super::provision::{bundle, programmed};
 use super::{Cluster, PATIENCE, SYSTEM, TICK};
+use crate::api_server::ports::free_ports;
 use crate::door;
 use crate::handshake;
 use crate::relay::Relay;
@@ -58,7 +58,8 @@ const ZONES: &str = "
 ";
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let [port] = free_ports();
+    port
 }
 
 /// A process that goes with its test, its log in a file.

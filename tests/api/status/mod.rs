@@ -15,7 +15,7 @@ mod taint;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ use node_proxy::cluster::kubernetes::connect;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::api_server::ports::free_ports;
 use crate::api_server::stored::Prepared;
 use crate::api_server::{ApiServer, Channel};
 
@@ -275,10 +276,7 @@ struct Controller {
 impl Controller {
     fn start(kubeconfig: &Path, flags: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
-        let [admin, health] = [(); 2].map(|()| {
-            let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-            taken.local_addr().unwrap().port()
-        });
+        let [admin, health] = free_ports();
         let log = File::create(dir.path().join("log")).unwrap();
         // It ends with the thread of its test.
         let mut command = Command::new("setpriv");

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use node_proxy::demo::command::until;
 use tempfile::TempDir;
 
+use crate::api_server::ports::free_ports;
 use crate::counters::Memory;
 use crate::door;
 use crate::installed::{Installed, SYSTEM};
@@ -64,8 +64,7 @@ impl Running {
     }
 
     fn start(arguments: &[String], kubeconfig: &Path, folder: TempDir) -> Self {
-        let [admin, health] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [admin, health] = [admin, health].map(|listener| listener.local_addr().unwrap().port());
+        let [admin, health] = free_ports();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program("node-proxy")).args(arguments);
