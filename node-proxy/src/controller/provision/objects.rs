@@ -412,7 +412,8 @@ impl Made<'_> {
             "imagePullPolicy": image_pull_policy,
             "command": ["/node-proxy", "ingress"],
             "env": self.environment(),
-            "ports": self.container_ports(),
+            // Those of listeners are not named: a listener that comes or goes would start all pods anew.
+            "ports": [{ "name": "metrics", "containerPort": self.free_port(HEALTH), "protocol": "TCP" }],
             "readinessProbe": { "httpGet": { "path": "/readyz", "port": "metrics" }, "periodSeconds": 2 },
             "livenessProbe": {
                 "httpGet": { "path": "/livez", "port": "metrics" }, "periodSeconds": 10, "failureThreshold": 6,
@@ -429,14 +430,6 @@ impl Made<'_> {
                 { "name": "state", "mountPath": "/var/lib/gammarus" },
             ],
         })
-    }
-
-    /// The listeners' and the one for health.
-    fn container_ports(&self) -> Value {
-        let port = |name: String, port: Port| json!({ "name": name, "containerPort": port.number, "protocol": port.transport.as_protocol() });
-        let health = Port { number: self.free_port(HEALTH), transport: Transport::Tcp };
-        let listeners = self.demand.ports.iter().map(|own| port(own.to_string(), *own));
-        std::iter::once(port("metrics".to_owned(), health)).chain(listeners).collect()
     }
 
     /// This port, or the next one on which there is no listener: those are asked for by clients, and the proxy's own by nobody who

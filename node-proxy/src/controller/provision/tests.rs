@@ -140,11 +140,15 @@ fn udp_and_tcp_share_a_number() {
     let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "targetPort": 53, "protocol": protocol});
     let service = part(&demand, Part::Service).object;
     assert_eq!(service["spec"]["ports"], json!([port("tcp-53", "TCP"), port("udp-53", "UDP")]));
-    let deployment = part(&demand, Part::Deployment).object;
-    let ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"].as_array().unwrap();
-    let ports: Vec<String> =
-        ports.iter().map(|own| format!("{}/{}", own["containerPort"], own["protocol"])).collect();
-    assert_eq!(ports, ["15021/\"TCP\"", "53/\"TCP\"", "53/\"UDP\""]);
+}
+
+#[test]
+fn a_listener_more_or_less_is_no_reason_for_other_pods() {
+    let tcp = |number| Port { number, transport: Transport::Tcp };
+    let one = Demand { ports: [tcp(80)].into(), ..web() };
+    let more = Demand { ports: [tcp(80), tcp(443), tcp(9000)].into(), ..web() };
+    assert_eq!(part(&one, Part::Deployment).object, part(&more, Part::Deployment).object);
+    assert_ne!(part(&one, Part::Service).object, part(&more, Part::Service).object);
 }
 
 #[test]
@@ -161,15 +165,15 @@ fn the_proxys_own_ports_make_room_for_listeners() {
         (numbers, variable("GAMMARUS_HEALTH_LISTEN"), variable("GAMMARUS_ADMIN_LISTEN"))
     };
     let admin = || "127.0.0.1:15000".to_owned();
-    assert_eq!(ports(&web()), (vec![15022, 80, 9000, 15021], "[::]:15022".to_owned(), admin()));
+    assert_eq!(ports(&web()), (vec![15022], "[::]:15022".to_owned(), admin()));
     let tcp = |number| Port { number, transport: Transport::Tcp };
     let others = Demand { ports: [80, 15000, 15001].map(tcp).into(), ..web() };
     let moved = "127.0.0.1:15002".to_owned();
-    assert_eq!(ports(&others), (vec![15021, 80, 15000, 15001], "[::]:15021".to_owned(), moved));
+    assert_eq!(ports(&others), (vec![15021], "[::]:15021".to_owned(), moved));
     // A port of UDP is another one.
     let datagrams = Port { number: 15021, transport: Transport::Udp };
     let datagrams = Demand { ports: [datagrams].into(), ..web() };
-    assert_eq!(ports(&datagrams), (vec![15021, 15021], "[::]:15021".to_owned(), admin()));
+    assert_eq!(ports(&datagrams), (vec![15021], "[::]:15021".to_owned(), admin()));
 }
 
 #[test]
