@@ -15,18 +15,6 @@ pub(crate) fn make_certificate(dir: &Path, name: &str, hosts: &[&str]) {
     fs::write(dir.join(format!("{name}.pem")), made.cert.pem()).unwrap();
 }
 
-/// A folder with such a certificate and its key under the names that they have in a Secret.
-#[allow(dead_code, reason = "not every suite has servers that want one")]
-#[track_caller]
-pub(crate) fn certificate_folder(dir: &Path, name: &str) -> String {
-    let folder = dir.join(format!("{name}-certificate"));
-    fs::create_dir_all(&folder).unwrap();
-    for (file, end) in [("tls.crt", "pem"), ("tls.key", "key")] {
-        fs::copy(dir.join(format!("{name}.{end}")), folder.join(file)).unwrap();
-    }
-    folder.display().to_string()
-}
-
 /// The Secret of such a certificate, by its namespace and name.
 #[track_caller]
 pub(crate) fn secret(dir: &Path, file: &str, (namespace, name): (&str, &str)) -> String {

@@ -5,7 +5,7 @@ use std::fs;
 use node_proxy::demo::command::{Process, until};
 
 use crate::backends::authorities;
-use crate::certificate::certificate_folder;
+use crate::certificate_folder::certificate_folder;
 use crate::connections::say;
 use crate::grpc_programs::grpc_tool;
 use crate::rig::{ALL, PATIENCE, Stage, gateway, stage};

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::precedence::Crowd;
+use crate::precedence::{Crowd, call};
 
 //= gateway-api GRPCRouteSpec.hostnames
 //# If both the Listener and GRPCRoute have specified hostnames, any GRPCRoute hostnames that do not match the Listener
@@ -34,27 +34,18 @@ fn check_calls(crowd: &Crowd) {
     assert_eq!(answer.fields["gammarus-reason"], "no_matching_rule", "{answer:?}");
 }
 
-/// What makes a call of gRPC of a request.
-fn call(url: &str) -> [&str; 6] {
-    ["--http2-prior-knowledge", "-X", "POST", "-H", "content-type: application/grpc", url]
-}
-
 //= gateway-api TLSRouteSpec.hostnames
 //# If both the Listener and TLSRoute have specified hostnames, any TLSRoute hostnames that do not match the Listener
 //# hostname MUST be ignored.
 fn check_names(crowd: &Crowd) {
-    for (name, route) in [
+    crowd.check_names(&[
         ("one.names.example.com", "t-exact"),
         ("two.names.example.com", "t-below"),
         ("three.names.example.com", "t-isolated"),
         ("four.names.example.com", "t-all"),
         ("a.deep.names.example.com", "t-below"),
         ("deep.names.example.com", "t-all"),
-    ] {
-        // Who answers has another certificate; it is the line that tells by which route it did.
-        let went = crowd.route_of(&["-k", &format!("https://{name}:8445/")]);
-        assert_eq!(went, format!("TLSRoute/plain/{route}/0"), "{name}");
-    }
+    ]);
     // Routes have such names, and no listener has.
     for name in ["other.example.com", "names.example.com"] {
         let refused = crowd.stage.curl_at(&crowd.host, &["-k", &format!("https://{name}:8445/")]);

@@ -8,6 +8,7 @@
 mod backends;
 mod calls;
 mod certificate;
+mod certificate_folder;
 mod changes;
 mod clients;
 mod connections;

@@ -46,6 +46,16 @@ impl Crowd {
         fields.filter_map(|field| field.strip_prefix("route=")).map(str::to_owned).collect()
     }
 
+    /// By which TLSRoute each of these names went.
+    #[track_caller]
+    pub(crate) fn check_names(&self, names: &[(&str, &str)]) {
+        for (name, route) in names {
+            // Who answers has another certificate; it is the line that tells by which route it did.
+            let went = self.route_of(&["-k", &format!("https://{name}:8445/")]);
+            assert_eq!(went, format!("TLSRoute/plain/{route}/0"), "{name}");
+        }
+    }
+
     /// Asks, and says by which route that went; nobody else asks this Gateway anything.
     #[track_caller]
     pub(crate) fn route_of(&self, arguments: &[&str]) -> String {
@@ -54,6 +64,11 @@ impl Crowd {
         assert!(until(PATIENCE, || self.routes().len() > before), "no line of {arguments:?}");
         self.routes().remove(before)
     }
+}
+
+/// What makes a call of gRPC of a request.
+pub(crate) fn call(url: &str) -> [&str; 6] {
+    ["--http2-prior-knowledge", "-X", "POST", "-H", "content-type: application/grpc", url]
 }
 
 //= gateway-api GRPCRouteSpec.hostnames
@@ -66,8 +81,7 @@ fn check_grpc_hosts(crowd: &Crowd) {
         ("a.one.calls.example.com", "shop.Orders/Get", "below"),
     ] {
         let url = format!("http://{host}:8003/{method}");
-        let call = ["--http2-prior-knowledge", "-X", "POST", "-H", "content-type: application/grpc", &url];
-        let seen = crowd.ask(&call);
+        let seen = crowd.ask(&call(&url));
         assert_eq!(seen["headers"]["x-by"], json!([told]), "{host} {method}: {seen}");
     }
 }
@@ -75,17 +89,13 @@ fn check_grpc_hosts(crowd: &Crowd) {
 //= gateway-api TLSRouteSpec.hostnames
 //# the most specific match takes precedence
 fn check_tls_names(crowd: &Crowd) {
-    for (name, route) in [
+    crowd.check_names(&[
         ("one.names.example.com", "tls-exact"),
         ("two.names.example.com", "tls-below"),
         ("deep.names.example.com", "tls-below"),
         ("x.deep.names.example.com", "tls-deeper"),
         ("a.b.names.example.com", "tls-below"),
-    ] {
-        // Who answers has another certificate; it is the line that tells by which route it did.
-        let went = crowd.route_of(&["-k", &format!("https://{name}:8445/")]);
-        assert_eq!(went, format!("TLSRoute/plain/{route}/0"), "{name}");
-    }
+    ]);
 }
 
 //= gateway-api HTTPRouteRule.matches

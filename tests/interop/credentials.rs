@@ -10,9 +10,9 @@ use node_proxy::demo::command::{Finished, Process};
 use node_proxy::demo::world::World;
 use serde_json::json;
 
-use crate::certificate::certificate_folder;
+use crate::certificate_folder::certificate_folder;
 use crate::gateway;
-use crate::grpc::Way;
+use crate::grpc::{Way, cases, check_content};
 use crate::rig::{Stage, program, stage};
 
 /// The server's ports: calls in TLS, and who gives tokens.
@@ -29,34 +29,18 @@ const TLS: &[&str] = &["-use_tls"];
 const DEFAULT: &[&str] = &["-custom_credentials_type", "google_default_credentials"];
 const ENGINE: &[&str] = &["-custom_credentials_type", "compute_engine_channel_creds"];
 
-/// Makes a test of each case by each way.
-macro_rules! cases {
-    ($($name:ident: $transport:expr;)*) => {
-        const CASES: &[(&str, &[&str])] = &[$((stringify!($name), $transport)),*];
-
-        mod without_a_route {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Service); })*
-        }
-        mod under_a_route {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Routed); })*
-        }
-        mod without_the_mesh {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Bare); })*
-        }
-        mod through_a_gateway {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Gateway); })*
-        }
-    };
-}
-
 cases! {
-    compute_engine_channel_credentials: ENGINE;
-    compute_engine_creds: TLS;
-    google_default_credentials: DEFAULT;
-    jwt_token_creds: TLS;
-    oauth2_auth_token: TLS;
-    per_rpc_creds: TLS;
-    service_account_creds: TLS;
+    &[&str],
+    [without_a_route: Service, under_a_route: Routed, without_the_mesh: Bare, through_a_gateway: Gateway],
+    {
+        compute_engine_channel_credentials: ENGINE;
+        compute_engine_creds: TLS;
+        google_default_credentials: DEFAULT;
+        jwt_token_creds: TLS;
+        oauth2_auth_token: TLS;
+        per_rpc_creds: TLS;
+        service_account_creds: TLS;
+    }
 }
 
 /// What routes and Services of all cases there are. In the mesh the TLS is the client's and the server's; a Gateway ends the
@@ -165,9 +149,7 @@ fn run(stage: &Stage, (name, said): (&str, &str), way: Way) -> Finished {
 #[track_caller]
 fn check(name: &str, way: Way) {
     let (stage, service) = (stage(), way.service(name));
-    let done = run(&stage, (name, name), way);
-    let is_done = done.stderr.lines().any(|line| line.contains("[interop]") && line.ends_with(" done"));
-    assert!(done.success() && is_done, "{}: {}\n{}{}", done.command, done.status, done.stdout, done.stderr);
+    check_content(&run(&stage, (name, name), way));
     let workload = format!("dst.workload={POD} ");
     let common = ["mtls=yes ", &workload];
     match way {

@@ -3,6 +3,8 @@
 //! The application speaks plain text; the hop does the rest. Those cases that have credentials, and so need TLS, are in
 //! `credentials`; those of compression this client does not have.
 
+use node_proxy::demo::command::Finished;
+
 use crate::gateway;
 use crate::rig::{GRPC, NAMED_GRPC, program, stage};
 
@@ -73,49 +75,48 @@ const SOAK: &[&str] = &[
     "-soak_overall_timeout_seconds=50",
 ];
 
-/// Makes a test of each case by each way.
+/// Makes a table of cases, and a test of each by each way, which `check` is told.
 macro_rules! cases {
-    ($($name:ident: $case:expr;)*) => {
-        const CASES: &[(&str, Case)] = &[$((stringify!($name), $case)),*];
-
-        mod without_a_route {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Service); })*
-        }
-        mod under_a_route {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Routed); })*
-        }
-        mod without_the_mesh {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Bare); })*
-        }
-        mod through_a_gateway {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::Gateway); })*
-        }
-        mod through_a_gateway_in_plain_text {
-            $(#[test] fn $name() { super::check(stringify!($name), super::Way::PlainGateway); })*
+    (@table $of:ty, { $($name:ident: $case:expr;)* }) => {
+        const CASES: &[(&str, $of)] = &[$((stringify!($name), $case)),*];
+    };
+    (@tests $module:ident, $way:ident, { $($name:ident: $case:expr;)* }) => {
+        mod $module {
+            $(#[test] fn $name() { super::check(stringify!($name), crate::grpc::Way::$way); })*
         }
     };
+    ($of:ty, [$($module:ident: $way:ident),*], $cases:tt) => {
+        $crate::grpc::cases! { @table $of, $cases }
+        $($crate::grpc::cases! { @tests $module, $way, $cases })*
+    };
 }
+pub(crate) use cases;
 
 cases! {
-    cancel_after_begin: Case::of(0);
-    cancel_after_first_response: Case::of(1);
-    channel_soak: Case::of(40).with(SOAK);
-    client_streaming: Case::of(1);
-    custom_metadata: Case::of(2);
-    empty_stream: Case::of(1);
-    empty_unary: Case::of(1);
-    large_unary: Case::of(1);
-    orca_oob: Case::of(4).with(ORCA);
-    orca_per_rpc: Case::of(1).with(ORCA);
-    pick_first_unary: Case::of(100).at(Server::Named);
-    ping_pong: Case::of(1);
-    rpc_soak: Case::of(40).with(SOAK);
-    server_streaming: Case::of(1);
-    special_status_message: Case::of(1);
-    status_code_and_message: Case::of(2);
-    timeout_on_sleeping_server: Case::of(0);
-    unimplemented_method: Case::of(1);
-    unimplemented_service: Case::of(1);
+    Case,
+    [without_a_route: Service, under_a_route: Routed, without_the_mesh: Bare, through_a_gateway: Gateway,
+     through_a_gateway_in_plain_text: PlainGateway],
+    {
+        cancel_after_begin: Case::of(0);
+        cancel_after_first_response: Case::of(1);
+        channel_soak: Case::of(40).with(SOAK);
+        client_streaming: Case::of(1);
+        custom_metadata: Case::of(2);
+        empty_stream: Case::of(1);
+        empty_unary: Case::of(1);
+        large_unary: Case::of(1);
+        orca_oob: Case::of(4).with(ORCA);
+        orca_per_rpc: Case::of(1).with(ORCA);
+        pick_first_unary: Case::of(100).at(Server::Named);
+        ping_pong: Case::of(1);
+        rpc_soak: Case::of(40).with(SOAK);
+        server_streaming: Case::of(1);
+        special_status_message: Case::of(1);
+        status_code_and_message: Case::of(2);
+        timeout_on_sleeping_server: Case::of(0);
+        unimplemented_method: Case::of(1);
+        unimplemented_service: Case::of(1);
+    }
 }
 
 /// The pod that serves a case, and its port.
@@ -180,6 +181,13 @@ fn at_the_gateway(service: &str, listener: &str, names: &str, matches: &str) -> 
     )
 }
 
+/// The client is content, and says so.
+#[track_caller]
+pub(crate) fn check_content(done: &Finished) {
+    let is_done = done.stderr.lines().any(|line| line.contains("[interop]") && line.ends_with(" done"));
+    assert!(done.success() && is_done, "{}: {}\n{}{}", done.command, done.status, done.stdout, done.stderr);
+}
+
 /// The client is content, and its calls went the way that they were to go.
 #[track_caller]
 fn check(name: &str, way: Way) {
@@ -204,8 +212,7 @@ fn check(name: &str, way: Way) {
     let secure = ["-use_tls", "-use_test_ca", "-ca_file", &trusted, "-server_host_override", &named];
     let secure = if reach.tls { &secure[..] } else { &[] };
     let done = stage.run(&reach, &[&talkative, &asked[..], secure, case.arguments].concat());
-    let is_done = done.stderr.lines().any(|line| line.contains("[interop]") && line.ends_with(" done"));
-    assert!(done.success() && is_done, "{}: {}\n{}{}", done.command, done.status, done.stdout, done.stderr);
+    check_content(&done);
     let workload = format!("dst.workload={pod} ");
     let route = format!("route=GRPCRoute/shop/{service}/");
     let common = ["protocol=grpc ", "status=200 ", "mtls=yes ", &workload];

@@ -8,6 +8,8 @@
 
 #[path = "../ingress/certificate.rs"]
 mod certificate;
+#[path = "../ingress/certificate_folder.rs"]
+mod certificate_folder;
 mod credentials;
 mod gateway;
 mod grpc;

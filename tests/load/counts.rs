@@ -1,7 +1,5 @@
 //! What became of a load: how much was sent, how much was answered well, and each failure with its time.
 
-#![allow(dead_code, reason = "every test that has this among its modules uses a part of it")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -162,8 +160,6 @@ impl Counts {
 }
 
 impl Kind {
-    /// Those of clients of a mesh, which speak plain text to it.
-    pub(crate) const ALL: [Self; 4] = [Self::Http, Self::Grpc, Self::Held, Self::Fresh];
     /// Those of clients from outside.
     pub(crate) const OUTSIDE: [Self; 5] = [Self::Http, Self::Https, Self::Grpc, Self::Held, Self::Fresh];
 

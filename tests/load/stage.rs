@@ -230,6 +230,11 @@ impl Stage {
     }
 }
 
+impl Kind {
+    /// Those of clients of a mesh, which speak plain text to it.
+    pub(crate) const ALL: [Self; 4] = [Self::Http, Self::Grpc, Self::Held, Self::Fresh];
+}
+
 impl Load {
     /// All kinds from both clients.
     #[track_caller]

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::provision::CLASS;
 use super::{Cluster, conditions, describe};
 
 const README: &str = include_str!("../../../README.md");
-const CLASS: &str = "{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}";
 const GOOD: &str = "Accepted=True Accepted; ResolvedRefs=True ResolvedRefs";
 
 /// The blocks of YAML in a text that are whole objects.

@@ -11,8 +11,8 @@ use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::provision::{bundle, programmed};
-use super::{Cluster, PATIENCE, SYSTEM, TICK};
+use super::provision::{CLASS, bundle, programmed};
+use super::{Cluster, Controller, PATIENCE, SYSTEM, TICK};
 use crate::api_server::ports::free_ports;
 use crate::door;
 use crate::handshake;
@@ -143,11 +143,12 @@ impl Place {
         ]
     }
 
-    /// What a controller that feeds is started with.
-    fn controller_flags(&self) -> Vec<String> {
+    /// A controller that feeds, with these flags more.
+    async fn controller(&self, cluster: &Cluster, more: &[&str]) -> Controller {
         let mut flags = self.ca_flags();
         flags.push(format!("--feed-listen=127.0.0.1:{}", self.feed));
-        flags
+        let flags = flags.iter().map(String::as_str).chain(more.iter().copied());
+        cluster.controller_with(&flags.collect::<Vec<_>>()).await
     }
 
     /// A proxy of the Gateway `web` as this service account, and the port of its admin server.
@@ -202,16 +203,14 @@ fn leads_to(port: u16, target: &str) -> bool {
 async fn a_gateways_proxy_is_fed_by_who_it_is_and_serves_on_without_a_controller() {
     let cluster = Cluster::start().await;
     let place = Place::new();
-    let flags = place.controller_flags();
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let port = free_port();
-    cluster.apply("{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}").await;
+    cluster.apply(CLASS).await;
     cluster.apply(&web(port, "one.example")).await;
 
     // It waits for a controller, and is served by the first.
     let (proxy, admin) = place.proxy("web-gammarus");
     proxy.when("asks for a controller", || proxy.log().contains("the controller cannot be followed"));
-    let controller = cluster.controller_with(&flags).await;
+    let controller = place.controller(&cluster, &[]).await;
     proxy.when("serves", || leads_to(port, "one.example"));
     proxy.when("is ready", || door::ask(admin, "/readyz").ends_with("ready\n"));
     assert!(controller.log().contains("feeding the proxy of a Gateway"), "{}", controller.log());
@@ -262,7 +261,7 @@ async fn a_gateways_proxy_is_fed_by_who_it_is_and_serves_on_without_a_controller
 
     // And follows the next one.
     cluster.apply(&web(port, "three.example")).await;
-    let controller = cluster.controller_with(&flags).await;
+    let controller = place.controller(&cluster, &[]).await;
     proxy.when("follows the next controller", || leads_to(port, "three.example"));
 
     // With the Gateway everything goes: nothing listens any more.
@@ -291,9 +290,7 @@ fn secret((namespace, name): (&str, &str), host: &str) -> (String, CertificateDe
 async fn a_certificate_that_comes_late_is_shown_soon_and_nobody_elses_is_told() {
     let cluster = Cluster::start().await;
     let place = Place::new();
-    let flags = place.controller_flags();
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    cluster.apply("{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}").await;
+    cluster.apply(CLASS).await;
     let (port, tls) = (free_port(), free_port());
     let https = |name: &str, port: u16, certificate: &str| {
         format!("{{name: {name}, port: {port}, protocol: HTTPS, tls: {{certificateRefs: [{certificate}]}}}}")
@@ -310,7 +307,7 @@ async fn a_certificate_that_comes_late_is_shown_soon_and_nobody_elses_is_told() 
     cluster
         .apply(&format!("{{kind: Gateway, metadata: {{name: other}}, spec: {{gatewayClassName: gammarus, listeners: [{}]}}}}", https("https", 8443, "{name: others}")))
         .await;
-    let _controller = cluster.controller_with(&flags).await;
+    let _controller = place.controller(&cluster, &[]).await;
     let (proxy, _) = place.proxy("web-gammarus");
     proxy.when("serves", || leads_to(port, "one.example"));
 
@@ -373,14 +370,12 @@ async fn beat(cluster: &Cluster, node: &str, time: u32) {
 async fn a_gateways_proxy_is_told_of_nodes_zones_and_ranges_and_of_no_heartbeat() {
     let cluster = Cluster::start().await;
     let place = Place::new();
-    let flags = place.controller_flags();
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    cluster.apply("{kind: GatewayClass, metadata: {name: gammarus}, spec: {controllerName: gammarus.io/gateway-controller}}").await;
+    cluster.apply(CLASS).await;
     cluster.apply(&web(free_port(), "one.example")).await;
     cluster.apply(ZONES).await;
     cluster.apply(&node("here", "zone-a", "10.244.0.0/24")).await;
     cluster.apply(&node("there", "zone-b", "10.244.1.0/24")).await;
-    let controller = cluster.controller_with(&flags).await;
+    let controller = place.controller(&cluster, &[]).await;
     let way = Relay::to_address(format!("127.0.0.1:{}", place.feed));
     let (proxy, admin) = place.proxy_by("web-gammarus", way.port());
     let snapshot = || {
@@ -420,17 +415,15 @@ async fn a_gateways_proxy_is_told_of_nodes_zones_and_ranges_and_of_no_heartbeat(
 async fn of_two_gateways_that_meet_in_one_name_the_first_stays_fed_and_the_other_says_why_it_is_not() {
     let cluster = Cluster::start().await;
     let place = Place::new();
-    let mut flags = place.controller_flags();
-    flags.push("--ingress-image=registry.example.com/gammarus:1".to_owned());
-    flags.push(format!("--feed-address=127.0.0.1:{}", place.feed));
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let feed = format!("--feed-address=127.0.0.1:{}", place.feed);
+    let providing = ["--ingress-image=registry.example.com/gammarus:1", &feed];
     for class in ["b-c", "c"] {
         cluster.apply(&format!("{{kind: GatewayClass, metadata: {{name: {class}}}, spec: {{controllerName: gammarus.io/gateway-controller}}}}")).await;
     }
     cluster.apply(&bundle("one")).await;
     let (port, others) = (free_port(), free_port());
     cluster.apply(&front(("web", "b-c"), port, "one.example")).await;
-    let controller = cluster.controller_with(&flags).await;
+    let controller = place.controller(&cluster, &providing).await;
     cluster.when(("ServiceAccount", "shop", "web-b-c"), "made", |_| true).await;
     let (proxy, _) = place.proxy("web-b-c");
     proxy.when("serves", || leads_to(port, "one.example"));
@@ -453,7 +446,7 @@ async fn of_two_gateways_that_meet_in_one_name_the_first_stays_fed_and_the_other
     proxy.when("serves from nothing", || leads_to(port, "two.example"));
     controller.terminate().await;
     cluster.apply(&front(("web", "b-c"), port, "three.example")).await;
-    let controller = cluster.controller_with(&flags).await;
+    let controller = place.controller(&cluster, &providing).await;
     proxy.when("follows the next controller", || leads_to(port, "three.example"));
     assert!(door::ask(others, "/").is_empty(), "{}", proxy.log());
     drop((controller, place.ca));

@@ -223,7 +223,6 @@ fn written(value: &Value) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     fn good(item: &Item, kind: Kind) -> Object {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::live::Address;
 use super::plan::{JudgedParent, Judgement, Role};
 use super::provision::demand::Demands;
-use super::provision::{Demand, name_of};
+use super::provision::{Demand, key_of};
 use super::subject::Subject;
 use crate::attach::gateway::{
     GROUP, Gateways, JudgedClass, JudgedGateway, JudgedListenerSet, Listener, ListenerId, ListenerOwner,
@@ -241,8 +241,10 @@ impl GatewayStatuses {
         }
         for (key, policy) in &self.judged.policies.judged {
             let subject = Subject::BackendTlsPolicy(key.clone());
-            for (gateway, conditions) in policy.outcomes().filter(|_| is_wanted(&subject)) {
-                add(&format!("{subject} at Gateway {gateway}"), &conditions);
+            if is_wanted(&subject) {
+                for (gateway, conditions) in policy.outcomes() {
+                    add(&format!("{subject} at Gateway {gateway}"), &conditions);
+                }
             }
         }
         lines
@@ -311,7 +313,8 @@ impl Reach {
             let message = format!("spec.addresses: it was not given {}{asked}", missing.join(", "));
             Err((ConditionReason::AddressNotUsable, message))
         } else if addresses.is_empty() {
-            let message = format!("Service {} has not been given an address yet", service_of(gateway));
+            let message =
+                format!("Service {} has not been given an address yet", key_of(&gateway.key, &gateway.class));
             Err((ConditionReason::AddressNotAssigned, message))
         } else {
             Ok(())
@@ -415,7 +418,7 @@ fn is_same_address(one: &str, other: &str) -> bool {
 fn find_addresses(objects: &Objects, gateway: &JudgedGateway) -> Vec<Address> {
     let own = objects.gateways.get(&gateway.key).and_then(|own| own.metadata.uid.as_deref());
     // One that is left of another class of this Gateway leads to pods that nobody feeds any more.
-    let service = objects.services.get(&service_of(gateway)).filter(|service| {
+    let service = objects.services.get(&key_of(&gateway.key, &gateway.class)).filter(|service| {
         let mut owners = service.metadata.owner_references.iter().flatten();
         owners.any(|owner| owner.kind == "Gateway" && Some(&*owner.uid) == own)
     });
@@ -424,11 +427,6 @@ fn find_addresses(objects: &Objects, gateway: &JudgedGateway) -> Vec<Address> {
     addresses.dedup();
     addresses.truncate(MOST_ADDRESSES);
     addresses
-}
-
-/// By which name a Gateway has a Service.
-fn service_of(gateway: &JudgedGateway) -> ObjectKey {
-    ObjectKey::new(&gateway.key.namespace, &name_of(&gateway.key, &gateway.class))
 }
 
 fn addresses_of(service: &Service) -> Vec<Address> {

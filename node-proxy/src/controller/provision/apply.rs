@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::demand::Demand;
-use super::name::name_of;
+use super::name::key_of;
 use super::objects::{Part, Settings, Wanted};
 use super::shortfall::{Provisions, Shortfall};
 use super::watch::{Known, Seen};
@@ -90,7 +90,7 @@ impl Provisioner {
             tracing::info!(gateway = %demand.gateway, "{} is made", describe(wanted));
             return self.finish(wanted, seen).await;
         };
-        if !is_own(demand, &seen) {
+        if !seen.is_of(&demand.gateway, &demand.uid) {
             let what = describe(wanted);
             return Err(Trouble::Foreign(format!(
                 "{what} is there already and not of this Gateway: it is left alone"
@@ -213,9 +213,9 @@ impl Provisioner {
 
     /// Deletes what is not asked for any more. One without our label is not seen, and goes with the Gateway.
     async fn withdraw(&self, demand: &Demand, part: Part) -> Result<(), Trouble> {
-        let key = ObjectKey::new(&demand.gateway.namespace, &name_of(&demand.gateway, &demand.class_name));
+        let key = key_of(&demand.gateway, &demand.class_name);
         let Some(seen) = self.parts.known.find(part, &key) else { return Ok(()) };
-        if seen.is_leaving || !is_own(demand, &seen) {
+        if seen.is_leaving || !seen.is_of(&demand.gateway, &demand.uid) {
             return Ok(());
         }
         let preconditions = Preconditions { uid: Some(seen.uid.clone()), resource_version: None };
@@ -313,12 +313,6 @@ enum Forced {
 
 fn describe(wanted: &Wanted) -> String {
     format!("{} {}", wanted.part.resource().kind, wanted.key)
-}
-
-/// Whether it is this Gateway, not one of its name before it, whose it is.
-fn is_own(demand: &Demand, seen: &Seen) -> bool {
-    let owner = seen.owner.as_ref().map(|(name, uid)| (name.as_str(), uid.as_str()));
-    owner == Some((&*demand.gateway.name, demand.uid.as_str()))
 }
 
 fn no_answer(what: &str) -> Trouble {

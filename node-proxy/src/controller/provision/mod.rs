@@ -14,7 +14,7 @@ pub mod shortfall;
 pub mod watch;
 
 pub use demand::Demand;
-pub use name::{label_of, name_of};
+pub use name::{key_of, label_of, name_of};
 pub use objects::Settings;
 
 #[cfg(test)]

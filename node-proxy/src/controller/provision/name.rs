@@ -28,6 +28,12 @@ pub fn name_of(gateway: &ObjectKey, class_name: &str) -> String {
     join(&start.replace('.', "-"), &end)
 }
 
+/// The key of all objects that are made for a Gateway of a class.
+#[must_use]
+pub fn key_of(gateway: &ObjectKey, class_name: &str) -> ObjectKey {
+    ObjectKey::new(&gateway.namespace, &name_of(gateway, class_name))
+}
+
 /// The value of a label for a name of up to 253 characters: that name, or its beginning and a hash of it.
 #[must_use]
 pub fn label_of(name: &str) -> String {

@@ -70,6 +70,11 @@ impl Seen {
         }
         Self { object: data, ..seen }
     }
+
+    /// Whether it is this Gateway, not one of its name before it, whose it is.
+    pub(super) fn is_of(&self, gateway: &ObjectKey, uid: &str) -> bool {
+        self.owner.as_ref().is_some_and(|(name, own)| *name == *gateway.name && own == uid)
+    }
 }
 
 /// All objects that are known, by kind and key.
@@ -89,9 +94,7 @@ impl Known {
         gateways: impl IntoIterator<Item = (&'a ObjectKey, &'a str)>,
     ) -> Option<&'a ObjectKey> {
         let seen = self.find(Part::ServiceAccount, account)?;
-        let (name, uid) = seen.owner.as_ref()?;
-        let mut gateways = gateways.into_iter();
-        gateways.find(|(key, own)| *key.name == **name && own == uid).map(|(key, _)| key)
+        gateways.into_iter().find(|(key, uid)| seen.is_of(key, uid)).map(|(key, _)| key)
     }
 
     /// Takes what was seen or written, and gives the newest that is known: an answer to a write may overtake the watch.
