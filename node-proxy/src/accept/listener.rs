@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -16,6 +16,7 @@ use crate::error::FailureReason;
 use crate::forward::{Reset as _, Socket};
 use crate::pod::{Direction, PodListener};
 use crate::telemetry::{ConnectionRecord, Journey, Peer};
+use crate::turns::Until;
 
 /// How long the loop rests when the process has no descriptor left, or after a panic.
 const REST: Duration = Duration::from_millis(50);
@@ -33,13 +34,7 @@ pub async fn run(worker: Rc<Worker>, pod: Arc<JoinedPod>, listener: PodListener)
         }
     };
     let accepting = accept((&pod, direction), &socket, |accepted| deal(&worker, &pod, direction, accepted));
-    pod.while_there(async {
-        tokio::select! {
-            () = accepting => {}
-            () = superseded => {}
-        }
-    })
-    .await;
+    pod.while_there(Until::new(accepting, superseded)).await;
 }
 
 /// Accepts on the socket until somebody closes it. A panic costs the connection that was being dealt and no other: the
@@ -69,15 +64,14 @@ pub(super) async fn accept(
             }
         }
     };
-    while ends_in_a_panic(accepting()).await {
+    while ends_in_a_panic(pin!(accepting())).await {
         tracing::error!(pod = %pod.pod.pod, ?direction, "a panic while a connection was dealt: accepting goes on");
         tokio::time::sleep(REST).await;
     }
 }
 
 /// Runs a task to its end, and says whether that was a panic. The process's hook has told and counted it.
-pub(crate) async fn ends_in_a_panic(task: impl Future<Output = ()>) -> bool {
-    let mut task = pin!(task);
+pub(crate) async fn ends_in_a_panic(mut task: Pin<&mut impl Future<Output = ()>>) -> bool {
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
         Ok(polled) => polled.map(|()| false),
         Err(_) => Poll::Ready(true),

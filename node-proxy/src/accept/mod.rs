@@ -27,7 +27,7 @@ use crate::ingress::intermediaries::Intermediaries;
 use crate::pod::{Direction, EnrolledPod};
 use crate::telemetry::{Peer, Telemetry};
 use crate::tls::CertStore;
-use crate::turns::{Memory, Share};
+use crate::turns::{Memory, Share, Until};
 pub use client::ClientStream;
 pub use drain::{Drain, Drainer};
 use limits::Rate;
@@ -107,13 +107,7 @@ impl JoinedPod {
     where
         T: Future<Output = ()>,
     {
-        let gone = self.gone();
-        async move {
-            tokio::select! {
-                () = task => {}
-                () = gone => {}
-            }
-        }
+        Until::new(task, self.gone())
     }
 
     /// The pod as an end of a journey.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_task::Task;
+use futures::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -136,21 +137,13 @@ impl Worker {
     /// Runs what serves one connection of a pod on this thread, as long as the pod is there.
     pub fn run(&self, (pod, share): (&JoinedPod, &Share), serving: impl Future<Output = ()> + 'static) {
         let counted = Counted::new(&self.inboxes[self.index].connections);
-        let serving = pod.while_there(serving);
-        let serving = async move {
-            serving.await;
-            drop(counted);
-        };
-        share.run(serving).detach();
+        share.run(pod.while_there(serving).map(|()| drop(counted))).detach();
     }
 
     /// Runs what is a connection of a pod to others, on this thread, until what is returned is dropped.
     pub fn run_beside(&self, pod: &JoinedPod, serving: impl Future<Output = ()> + 'static) -> Task<()> {
         let counted = Counted::new(&self.inboxes[self.index].connections);
-        pod.share(self.index).run(async move {
-            serving.await;
-            drop(counted);
-        })
+        pod.share(self.index).run(serving.map(|()| drop(counted)))
     }
 
     /// A share of this thread beside the pod's own; what it holds is the pod's.

@@ -100,7 +100,7 @@ pub(super) fn judge_alone(objects: &Objects, route: &RouteRef) -> Option<Pending
 }
 
 fn find_candidates(objects: &Objects, view: &RouteView) -> Vec<Candidate> {
-    let mut candidates = Vec::<Candidate>::new();
+    let mut candidates = Vec::<Candidate>::with_capacity(view.parents.len());
     for (index, parent_ref) in view.parents.iter().enumerate() {
         let ownership = parent_ref.ownership();
         if ownership == Ownership::Foreign || candidates.iter().any(|known| known.parent_ref == *parent_ref) {
@@ -256,11 +256,11 @@ pub(super) fn judge_rules(objects: &Objects, view: &RouteView, parent: ParentKin
     if parent == ParentKind::Service {
         remarks.extend(view.remarks_on_services.iter().cloned());
     }
-    let mut rules = Vec::new();
+    let mut rules = Vec::with_capacity(view.rules.len());
     let mut any_rule_holds = false;
     for (index, rule) in view.rules.iter().enumerate() {
         let mut judge = RuleJudge { objects, view, parent, index, refusals: &mut refusals };
-        let filters = Arc::new(judge.resolve_mirrors(&rule.filters));
+        let filters = judge.resolve_mirrors(&rule.filters).shared();
         let backends = judge.judge_backends(&filters);
         unsupported.extend(rule.unsupported.iter().cloned());
         any_rule_holds |= rule.unsupported.is_empty();
@@ -300,7 +300,7 @@ fn decide(
         vec![WeightedBackend { backend, weight: 1, filters }]
     };
     if !rule.unsupported.is_empty() {
-        let nothing = Arc::default();
+        let nothing = Filters::default().shared();
         let backends = failing(FailureReason::UnsupportedRule, &nothing);
         (nothing, backends)
     } else if backends.iter().all(|backend| backend.weight == 0) {
@@ -324,8 +324,9 @@ impl RuleJudge<'_> {
     /// The backends; those that may not be used keep their share, as failures.
     fn judge_backends(&mut self, rule: &Arc<Filters>) -> Vec<WeightedBackend> {
         let view = self.view;
-        let mut backends = Vec::new();
-        for (place, BackendView { backend, filters }) in view.rules[self.index].backends.iter().enumerate() {
+        let views = &view.rules[self.index].backends;
+        let mut backends = Vec::with_capacity(views.len());
+        for (place, BackendView { backend, filters }) in views.iter().enumerate() {
             let path = format!("spec.rules[{}].backendRefs[{place}]", self.index);
             let own = self.resolve_mirrors(filters);
             backends.push(WeightedBackend {
@@ -333,7 +334,7 @@ impl RuleJudge<'_> {
                     .resolve(&path, backend)
                     .unwrap_or(Backend::Failing(FailureReason::InvalidBackend)),
                 weight: backend.weight,
-                filters: if own == Filters::default() { Arc::clone(rule) } else { Arc::new(rule.then(&own)) },
+                filters: if own.is_empty() { Arc::clone(rule) } else { Arc::new(rule.then(&own)) },
             });
         }
         backends

@@ -41,7 +41,7 @@ struct Line<'a, W> {
 }
 
 impl<W: Write> Line<'_, W> {
-    /// Erased, as what is read is: the code that writes is not there once more for each type.
+    /// Erased: the code that writes is not there once more for each type.
     fn write(&mut self, object: &dyn erased_serde::Serialize) -> serde_json::Result<()> {
         let ObjectKey { namespace, name } = &self.id.key;
         serde_json::to_writer(&mut *self.out, &(self.id.kind.as_label(), namespace, name, object))

@@ -4,6 +4,7 @@
 //! be repeated (RFC 9110 section 9.2.2), after an answer with one of the rule's codes as after none. Its body is kept for
 //! that while it is sent, up to [`KEPT`] bytes; a longer one is gone by then, and with it the other tries.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -126,7 +127,7 @@ impl Limit {
     }
 
     /// What comes of it, or the reason why nothing has come in time.
-    pub(super) async fn hold<T>(self, task: impl Future<Output = T>) -> Result<T, FailureReason> {
+    pub(super) async fn hold<T>(self, task: Pin<&mut impl Future<Output = T>>) -> Result<T, FailureReason> {
         match self.0 {
             None => Ok(task.await),
             Some((end, late)) => timeout_at(end, task).await.map_err(|_| late),

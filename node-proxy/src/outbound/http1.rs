@@ -1,6 +1,7 @@
 //! HTTP/1.1 from a pod: request after request on the client's connection, each planned by itself.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -193,7 +194,8 @@ impl Connection {
             record.journey.begin_again();
             let limit = attempts.limit();
             let finding = self.find_upstream(&port, (reuse, &mut attempts.wish), &mut record);
-            let mut chosen = match limit.hold(finding).await.flatten() {
+            let found = limit.hold(pin!(finding)).await.flatten();
+            let mut chosen = match found {
                 Ok(chosen) => chosen,
                 Err(_) if attempts.goes_on(false).await => continue,
                 Err(reason) => {
@@ -254,7 +256,7 @@ impl Connection {
             .judged_by(tried.attempts);
         let client = (&mut self.stream, &mut self.buffer);
         let running = exchange.run(client, (&mut chosen.dialled.transport, &mut chosen.buffer));
-        let outcome = tried.limit.hold(running).await;
+        let outcome = tried.limit.hold(pin!(running)).await;
         note(&self.session, tried.port, (chosen, &outcome));
         record.journey.bytes_sent = exchange.bytes_sent();
         record.journey.bytes_received = exchange.bytes_received();

@@ -53,7 +53,8 @@ impl PodRegistry {
             }
             let next = {
                 let mut state = slot.state.lock().await;
-                self.step(pod, slot, &mut state).await;
+                // In a box of its own, as there is a pod between two steps for most of its life.
+                Box::pin(self.step(pod, slot, &mut state)).await;
                 if state.is_empty() {
                     self.parts.troubles.solve(pod);
                     // With the state locked, so that nobody takes this task for one that goes on.

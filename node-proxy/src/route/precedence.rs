@@ -44,7 +44,7 @@ pub struct RouteInput {
 /// The rules that hold on one Service port for one group of clients, best match first.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    entries: Vec<Entry>,
+    entries: Box<[Entry]>,
     index: Index,
     server_names: Hostnames<usize>,
 }
@@ -72,7 +72,8 @@ impl RouteTable {
             }
         }
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let entries: Vec<Entry> = keyed.into_iter().map(|(_, entry)| entry).collect();
+        // Not a `Vec`, which would keep the room that the keys had.
+        let entries: Box<[Entry]> = keyed.into_iter().map(|(_, entry)| entry).collect();
         let index = Index::new(places(&entries, Matcher::of_request));
         let names = places(&entries, Matcher::of_server_name);
         let server_names = Hostnames::new(names.map(|(place, name)| (Some(name.clone()), place)));

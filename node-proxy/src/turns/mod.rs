@@ -7,6 +7,7 @@
 //! ([`memory`]).
 
 pub mod memory;
+mod until;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use tokio::task::coop;
 
 use memory::Part;
 pub use memory::{Holding, Memory};
+pub use until::Until;
 
 /// Steps between two looks at the sockets: a look is a system call, and who has just become ready waits for it.
 const STEPS: usize = 16;

@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,7 +126,7 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<JoinedPod>, listening: PortSocke
     let course = RefCell::new(Course::find(&worker.mesh.snapshot.load(), number));
     let port = Rc::new(Port { number, socket, occupancy, worker, pod, course, sessions: RefCell::default() });
     // A panic costs the datagram that was being dealt and no other.
-    while ends_in_a_panic(port.run(&mut open)).await {
+    while ends_in_a_panic(pin!(port.run(&mut open))).await {
         tracing::error!(port = number, "a panic while a datagram was dealt: the port is served on");
         tokio::time::sleep(REST).await;
     }

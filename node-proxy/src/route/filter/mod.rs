@@ -8,7 +8,7 @@ pub mod cors;
 pub mod fields;
 pub mod location;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub use cors::{Cors, Preflight};
 pub use fields::FieldEdit;
@@ -33,7 +33,16 @@ pub struct Filters {
     pub cors: Option<Arc<Cors>>,
 }
 
+/// What most rules have.
+static NOTHING: LazyLock<Arc<Filters>> = LazyLock::new(Arc::default);
+
 impl Filters {
+    /// The filters for many to hold. Those that do nothing are there once.
+    #[must_use]
+    pub fn shared(self) -> Arc<Self> {
+        if self.is_empty() { Arc::clone(&NOTHING) } else { Arc::new(self) }
+    }
+
     /// Whether nothing is done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
