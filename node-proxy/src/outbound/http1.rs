@@ -97,7 +97,7 @@ pub(super) async fn serve(session: Session, stream: ClientStream, buffer: ReadBu
 impl Connection {
     /// Ends the connection so that the client gets the last answer even if it is still sending: bytes that
     /// nobody has read would turn the end into a reset, and that would take the answer with it.
-    async fn close(mut self) {
+    async fn close(&mut self) {
         self.part_with_own();
         let _ = self.stream.shutdown().await;
         let draining = async {

@@ -62,7 +62,7 @@ pub(super) async fn serve(session: Session, stream: ClientStream, buffer: ReadBu
         .max_pending_accept_reset_streams(Some(MAX_RESETS))
         .max_local_error_reset_streams(Some(MAX_RESETS))
         .serve_connection(TokioIo::new(Rewind::new(buffer, stream)), service);
-    serve_to_end(&session, pin!(serving), |serving| serving.graceful_shutdown()).await;
+    serve_to_end(&session, Box::pin(serving), |serving| serving.graceful_shutdown()).await;
 }
 
 /// Serves a client's connection of HTTP/1.1 whose requests go on by HTTP/2. `buffer` holds its first bytes.
@@ -74,7 +74,7 @@ pub(super) async fn serve_version1(session: Session, stream: ClientStream, buffe
         .max_headers(FIELD_LIMIT)
         .max_buf_size(MAX_HEAD as usize)
         .serve_connection(TokioIo::new(Rewind::new(buffer, stream)), service);
-    serve_to_end(&session, pin!(serving), |serving| serving.graceful_shutdown()).await;
+    serve_to_end(&session, Box::pin(serving), |serving| serving.graceful_shutdown()).await;
 }
 
 /// Answers the requests of one connection.
@@ -90,7 +90,9 @@ fn answering(
 }
 
 /// Serves a connection to its end, which it is asked for when another proxy has taken over.
-async fn serve_to_end<C>(session: &Session, mut serving: Pin<&mut C>, ask_to_end: impl FnOnce(Pin<&mut C>))
+///
+/// It has a place of its own, so that a connection that never comes to this has no room for it.
+async fn serve_to_end<C>(session: &Session, mut serving: Pin<Box<C>>, ask_to_end: impl FnOnce(Pin<&mut C>))
 where
     C: Future<Output = hyper::Result<()>>,
 {
